@@ -1,0 +1,1 @@
+"""The nouns: frozen values without clocks, ids of their own, I/O or wire. Floor 0: everything may import them."""

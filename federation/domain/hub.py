@@ -1,0 +1,83 @@
+"""A member university's site: its hub, its agents, their nodes, and the datasets that lie there."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from federation.domain.ids import AgentId, AgentKey, HubId
+from federation.domain.quantities import Resources
+
+SUSPECT_AFTER_MS = 60_000
+LOST_AFTER_MS = 600_000
+
+
+class HubState(enum.StrEnum):
+    """Whether it takes new work."""
+
+    ACTIVE = "ACTIVE"
+    DRAINING = "DRAINING"
+
+
+class LinkState(enum.StrEnum):
+    """How long ago an agent was heard of. Unknown is not dead: neither SUSPECT nor LOST frees a lease."""
+
+    ONLINE = "ONLINE"
+    SUSPECT = "SUSPECT"
+    LOST = "LOST"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine. `offered` is what the federation may use after the home share is taken off."""
+
+    name: str
+    offered: Resources
+    capacity: Resources
+    load_cpu_milli: int = 0
+    memory_available_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Named, versioned, immutable bytes that lie at a hub. `policy`: open, members, hubs, compute-to-data."""
+
+    name: str
+    version: str
+    size_bytes: int
+    policy: str
+    title: str = ""
+    readers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A program in front of one machine or of one engine-owned pool, as the control plane knows it."""
+
+    hub_id: HubId
+    agent_id: AgentId
+    instance_id: str
+    session_id: str
+    version: str
+    link: LinkState
+    last_sync_ms: int
+    nodes: tuple[Node, ...]
+    engines: tuple[str, ...]
+    datasets: tuple[Dataset, ...] = ()
+    features: tuple[str, ...] = ()
+    round_trip_ms: int = -1
+
+    @property
+    def key(self) -> AgentKey:
+        """(hub_id, agent_id)."""
+        return (self.hub_id, self.agent_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A member."""
+
+    id: HubId
+    title: str
+    state: HubState = HubState.ACTIVE
+    note: str = ""

@@ -1,0 +1,57 @@
+"""A lease: the right of one agent to run one attempt of a job until a moment."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from federation.domain.ids import AgentId, AgentKey, HubId, JobId, LeaseId
+from federation.domain.job import Epoch, OnPartition
+from federation.domain.quantities import Resources
+
+LEASE_MS_BATCH = 40 * 60_000
+LEASE_MS_LAB = 15 * 60_000
+KILL_GRACE_MS = 60_000
+SKEW_BOUND_MS = 30_000
+"""Nobody else starts a job before its lease's end + kill grace + skew bound."""
+
+
+class LeaseState(enum.StrEnum):
+    """GRANTED: the agent has not yet said that it has it. REVOKING: it was told to end. ENDED: it said that it has."""
+
+    GRANTED = "GRANTED"
+    ACTIVE = "ACTIVE"
+    REVOKING = "REVOKING"
+    ENDED = "ENDED"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One attempt's right. `expires_ms` is renewed by sync for `stop` and `rerun`; for `keep` it is `run_until`."""
+
+    id: LeaseId
+    job_id: JobId
+    epoch: Epoch
+    hub_id: HubId
+    agent_id: AgentId
+    nodes: tuple[str, ...]
+    """The node of each task, in order; length is the job's replicas."""
+    per_task: Resources
+    state: LeaseState
+    on_partition: OnPartition
+    granted_ms: int
+    expires_ms: int
+    revoke_code: str = ""
+    revoke_message: str = ""
+    usage_stored: int = -1
+    """Usage intervals are stored up to and with this index."""
+
+    @property
+    def agent_key(self) -> AgentKey:
+        """Whose lease it is."""
+        return (self.hub_id, self.agent_id)
+
+    @property
+    def live(self) -> bool:
+        """Whether it holds capacity."""
+        return self.state is not LeaseState.ENDED

@@ -1,0 +1,24 @@
+"""Why a job is not running yet: the closed list of reason codes. The Plan itself is arrays: `federation/scheduling`."""
+
+from __future__ import annotations
+
+import enum
+
+
+class ReasonCode(enum.StrEnum):
+    """One a (job shape, owner class, hub), or one for the whole federation."""
+
+    WOULD_RUN = "WOULD_RUN"  # it fits there now; it waits only for the next round
+    CAPACITY = "CAPACITY"  # it would fit there if less were running
+    SHAPE_NEVER_FITS = "SHAPE_NEVER_FITS"  # it does not fit even there when all is idle
+    ENGINE_MISSING = "ENGINE_MISSING"  # the hub does not run this engine
+    HUB_EXCLUDED = "HUB_EXCLUDED"  # the job's own allow and deny lists
+    HUB_SUSPECT = "HUB_SUSPECT"  # not heard of for 60 s
+    HUB_DRAINING = "HUB_DRAINING"  # its operator takes no new work
+    NO_AGENT = "NO_AGENT"  # the hub has no agent yet
+    DATA_ELSEWHERE = "DATA_ELSEWHERE"  # an input does not lie there, and moving data is not built yet
+    DATA_POLICY = "DATA_POLICY"  # its owner does not let this job read it
+    SHARE_POLICY = "SHARE_POLICY"  # the hub refused this job
+    FAIRNESS_TURN = "FAIRNESS_TURN"  # others are first
+    UNKNOWN_DATASET = "UNKNOWN_DATASET"  # no hub announces it
+    RUNNING = "RUNNING"  # it does not wait: it runs there
