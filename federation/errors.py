@@ -9,6 +9,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # grpc costs a quarter of a second: `brhub --help` and the pure floors must not pay it
+    import grpc
+    from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ships no stubs
 
 DOMAIN = "federation"
 
@@ -167,3 +172,96 @@ def invalid(message: str, *, hint: str = "", code: Code = Code.INVALID_ARGUMENT,
 def not_found(code: Code, what: str, name: str, *, hint: str = "") -> FederationError:
     """Something named does not exist, or is not the caller's to see: the answer is the same on purpose."""
     return FederationError(code, f"there is no {what} {name!r}", fault=Fault.CALLER, hint=hint, metadata={what: name})
+
+
+# ---- the wire: google.rpc.ErrorInfo both ways -----------------------------------------------------------------------
+# Trailing metadata travels in HTTP/2 headers, which peers limit to 8 KiB: long texts are cut rather than lost whole.
+_TEXT_CHARACTERS_MAX = 600
+_ENTRIES_MAX = 24
+
+_BY_STATUS: Mapping[str, tuple[Code, Fault]] = {
+    "INVALID_ARGUMENT": (Code.INVALID_ARGUMENT, Fault.CALLER),
+    "NOT_FOUND": (Code.OBJECT_NOT_FOUND, Fault.CALLER),
+    "ALREADY_EXISTS": (Code.REQUEST_ID_REUSED, Fault.CALLER),
+    "OUT_OF_RANGE": (Code.OFFSET_OUT_OF_RANGE, Fault.CALLER),
+    "UNAUTHENTICATED": (Code.UNAUTHENTICATED, Fault.CALLER),
+    "PERMISSION_DENIED": (Code.PERMISSION_DENIED, Fault.POLICY),
+    "FAILED_PRECONDITION": (Code.ILLEGAL_TRANSITION, Fault.CALLER),
+    "ABORTED": (Code.SESSION_SUPERSEDED, Fault.FEDERATION),
+    "RESOURCE_EXHAUSTED": (Code.LIMIT_EXCEEDED, Fault.CALLER),
+    "UNIMPLEMENTED": (Code.PROTOCOL_UNSUPPORTED, Fault.FEDERATION),
+    "UNAVAILABLE": (Code.UNREACHABLE, Fault.NETWORK),
+    "CANCELLED": (Code.UNREACHABLE, Fault.NETWORK),
+    "DEADLINE_EXCEEDED": (Code.TIMED_OUT, Fault.NETWORK),
+    "DATA_LOSS": (Code.DIGEST_MISMATCH, Fault.FEDERATION),
+}
+"""What a bare gRPC status means when the other side, or something between us, sent no ErrorInfo."""
+
+
+def from_parts(code: str, message: str, fault: str, hint: str, metadata: Mapping[str, str]) -> FederationError:
+    """An error rebuilt from the texts of a `Problem` or an ErrorInfo; a code of a newer peer becomes INTERNAL."""
+    known = code in Code.__members__
+    return FederationError(
+        Code(code) if known else Code.INTERNAL,
+        message,
+        fault=Fault(fault) if fault in {each.value for each in Fault} else Fault.FEDERATION,
+        hint=hint,
+        metadata=dict(metadata) if known else {**metadata, "reason": code},
+    )
+
+
+def to_grpc_status(error: FederationError) -> grpc.Status:
+    """`error` as a grpc.Status: `code`, `details` and `trailing_metadata` with google.rpc.Status and ErrorInfo.
+
+    In a grpc.aio servicer: `await context.abort(status.code, status.details, status.trailing_metadata)`.
+    """
+    from google.protobuf import any_pb2
+    from google.rpc import error_details_pb2, status_pb2
+    from grpc import StatusCode
+    from grpc_status import rpc_status
+
+    entries = {**dict(list(error.metadata.items())[:_ENTRIES_MAX]), "fault": str(error.fault), "hint": error.hint}
+    info = error_details_pb2.ErrorInfo(
+        reason=error.code.value,
+        domain=DOMAIN,
+        metadata={name[:64]: text[:_TEXT_CHARACTERS_MAX] for name, text in entries.items()},
+    )
+    packed = any_pb2.Any()
+    packed.Pack(info)
+    number: int = StatusCode[error.kind.grpc].value[0]
+    return rpc_status.to_status(
+        status_pb2.Status(code=number, message=error.message[:_TEXT_CHARACTERS_MAX], details=[packed])
+    )
+
+
+def from_rpc_error(rpc_error: grpc.RpcError) -> FederationError:
+    """The FederationError that a failed call carries; without ErrorInfo, the nearest that its status allows."""
+    status = getattr(rpc_error, "code", lambda: None)()
+    details = getattr(rpc_error, "details", lambda: "")() or ""
+    name = status.name if status is not None else "UNKNOWN"
+    info = _error_info(rpc_error)
+    if info is not None:
+        metadata = dict(info.metadata)
+        fault, hint = metadata.pop("fault", ""), metadata.pop("hint", "")
+        return from_parts(info.reason, details, fault, hint, metadata)
+    code, fault_of_status = _BY_STATUS.get(name, (Code.INTERNAL, Fault.FEDERATION))
+    hint = "Run `brhub doctor`: it names the hop that breaks." if fault_of_status is Fault.NETWORK else ""
+    return FederationError(code, details or name, fault=fault_of_status, hint=hint, metadata={"grpc_status": name})
+
+
+def _error_info(rpc_error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
+    from google.protobuf.message import DecodeError
+    from google.rpc import error_details_pb2, status_pb2
+
+    for key, value in getattr(rpc_error, "trailing_metadata", lambda: None)() or ():
+        if key != "grpc-status-details-bin":
+            continue
+        info = error_details_pb2.ErrorInfo()
+        try:
+            rich = status_pb2.Status.FromString(value)
+            for detail in rich.details:
+                if detail.Is(info.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN:
+                    return info
+        except DecodeError:
+            return None  # something between us garbled it; the bare status still says enough
+    return None
