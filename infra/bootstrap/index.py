@@ -1,0 +1,132 @@
+"""Which package index this machine uses, as pip and uv were told, so that no host name stands in the repository.
+
+Read from pip's configuration files, `PIP_*` and `UV_*`. uv does not read pip's files, so `uv_environment` translates.
+Not here: asking an index for anything (`simple_api`), or running uv (`uv`).
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import ssl
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+class IndexSettings(NamedTuple):
+    """How packages are reached. Empty means: not configured, each tool uses its own default."""
+
+    default: str = ""
+    extra: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+    ca_file: str = ""
+    proxy: str = ""
+    trusted_hosts: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The address for people, without the password that may stand in it."""
+        return hide_password(self.default) if self.default else "the default package index"
+
+
+def hide_password(url: str) -> str:
+    """`url` with user and password replaced by stars."""
+    return re.sub(r"(?<=//)[^/@]+@", "***@", url)
+
+
+def pip_files(environ: Mapping[str, str], home: Path, prefix: Path) -> list[Path]:
+    """pip's configuration files in the order in which later ones win."""
+    chosen = environ.get("PIP_CONFIG_FILE")
+    if chosen == os.devnull:
+        return []
+    system = [Path(base) / "pip" / "pip.conf" for base in environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":") if base]
+    config_home = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+    files = [
+        *reversed(system),
+        Path("/Library/Application Support/pip/pip.conf"),
+        Path("/etc/pip.conf"),
+        home / ".pip" / "pip.conf",
+        home / "Library" / "Application Support" / "pip" / "pip.conf",
+        config_home / "pip" / "pip.conf",
+        prefix / "pip.conf",
+    ]
+    return files + ([Path(chosen)] if chosen else [])
+
+
+def pip_options(files: list[Path], environ: Mapping[str, str]) -> dict[str, str]:
+    """pip's options by their long name: [global], then [install] of each file, then `PIP_*`."""
+    options: dict[str, str] = {}
+    for section in ("global", "install"):
+        for file in files:
+            parser = configparser.RawConfigParser()
+            try:
+                parser.read(str(file), encoding="utf-8")
+            except (configparser.Error, UnicodeDecodeError, OSError):
+                continue  # pip itself complains about such a file; we only borrow from it
+            if parser.has_section(section):
+                options.update({key.replace("_", "-"): value for key, value in parser.items(section)})
+    for key, value in environ.items():
+        if key.startswith("PIP_") and value:
+            options[key[4:].lower().replace("_", "-")] = value
+    return options
+
+
+def read_settings(
+    environ: Mapping[str, str] | None = None, home: Path | None = None, prefix: Path | None = None
+) -> IndexSettings:
+    """What this machine was told. uv's own variables win over pip's, since uv does the work."""
+    env = os.environ if environ is None else environ
+    files = pip_files(env, home or Path.home(), prefix or Path(sys.prefix))
+    options = pip_options(files, env)
+    ca_file = next((env[name] for name in CA_VARIABLES if env.get(name)), "") or options.get("cert", "")
+    return IndexSettings(
+        default=env.get("UV_DEFAULT_INDEX") or env.get("UV_INDEX_URL") or options.get("index-url", ""),
+        extra=tuple((env.get("UV_INDEX") or env.get("UV_EXTRA_INDEX_URL") or options.get("extra-index-url", "")).split()),
+        find_links=tuple(re.split(r"[\s,]+", env.get("UV_FIND_LINKS") or options.get("find-links", "")))
+        if env.get("UV_FIND_LINKS") or options.get("find-links")
+        else (),
+        ca_file=ca_file,
+        proxy=env.get("HTTPS_PROXY") or env.get("https_proxy") or options.get("proxy", ""),
+        trusted_hosts=tuple(options.get("trusted-host", "").split()),
+    )
+
+
+def uv_environment(settings: IndexSettings, environ: Mapping[str, str], cache: Path) -> dict[str, str]:
+    """The variables that make uv use `settings`; what the user already told uv stays as it is.
+
+    Several indexes are searched for the best match, as pip does: every file is pinned by its hash, so an index cannot
+    slip in another one.
+    """
+    wanted = {
+        "UV_DEFAULT_INDEX": settings.default,
+        "UV_INDEX": " ".join(settings.extra),
+        "UV_FIND_LINKS": ",".join(settings.find_links),
+        "UV_INDEX_STRATEGY": "unsafe-best-match" if settings.extra else "",
+        "UV_INSECURE_HOST": " ".join(settings.trusted_hosts),
+        "SSL_CERT_FILE": settings.ca_file,
+        "HTTPS_PROXY": settings.proxy,
+        "UV_SYSTEM_CERTS": "true" if not settings.ca_file and has_system_certificates() else "",
+        "UV_PYTHON_INSTALL_DIR": str(cache / "python"),
+        "UV_NO_PROGRESS": "" if sys.stderr.isatty() else "1",
+        "UV_LINK_MODE": "",
+    }
+    env = dict(environ)
+    for key, value in wanted.items():
+        if value and not env.get(key):
+            env[key] = value
+    if env.get("UV_INDEX_URL"):
+        env.pop("UV_DEFAULT_INDEX", None)  # the older name of the same thing, set by the user
+    return env
+
+
+def has_system_certificates() -> bool:
+    """Whether this machine has a certificate store of its own (a bare container has none)."""
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile and Path(paths.cafile).is_file():
+        return True
+    return bool(paths.capath) and any(Path(str(paths.capath)).glob("*.0"))
