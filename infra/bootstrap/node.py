@@ -16,7 +16,7 @@ from pathlib import Path
 from infra.bootstrap.places import ROOT, VENV, cache_folder, short
 from infra.bootstrap.trouble import BootstrapError, say
 
-OLDEST = 18
+OLDEST = 20
 LOCK_FOLDER = ROOT / "infra" / "jupyterhub"
 FOLDER = VENV / "node"
 PROXY = VENV / "bin" / "configurable-http-proxy"
