@@ -1,0 +1,265 @@
+"""A job and its one live lease, stepped by facts: `step(record, fact, now_ms) -> Transition`.
+
+A job has at most one live lease, so the two move together and nothing else needs to be looked at. `JOB_TABLE` and
+`LEASE_TABLE` are the whole truth on what may follow what; a fact that they do not list is an ILLEGAL_TRANSITION and
+changes nothing. Facts about an older lease are STALE_EPOCH: late words are never taken for news.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from federation.domain.job import Epoch, Job, JobState, OnPartition, OutputFile, Reason
+from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS, Lease, LeaseState
+from federation.errors import Code, Fault, FederationError
+
+
+class Trigger(enum.StrEnum):
+    """What can happen to a job, past tense."""
+
+    LEASE_GRANTED = "LeaseGranted"
+    RUN_ACCEPTED = "RunAccepted"
+    RUN_STAGING = "RunStaging"
+    RUN_STARTED = "RunStarted"
+    RUN_STOPPING = "RunStopping"
+    RUN_SUCCEEDED = "RunSucceeded"
+    RUN_FAILED = "RunFailed"
+    RUN_STOPPED = "RunStopped"
+    RUN_REFUSED = "RunRefused"
+    RUN_ABSENT = "RunAbsent"
+    """The agent's full list lacks a run that it had."""
+    LEASE_RENEWED = "LeaseRenewed"
+    LEASE_EXPIRED = "LeaseExpired"
+    CANCEL_REQUESTED = "CancelRequested"
+    RETRY_REQUESTED = "RetryRequested"
+
+
+J, L, T = JobState, LeaseState, Trigger
+
+_SAME = {T.RUN_ACCEPTED: None, T.RUN_STOPPING: None, T.LEASE_RENEWED: None}
+_ENDS = {T.RUN_SUCCEEDED: J.SUCCEEDED, T.RUN_FAILED: J.FAILED, T.RUN_STOPPED: J.FAILED, T.RUN_REFUSED: J.QUEUED}
+_RUNS = {T.RUN_STAGING: J.STAGING, T.RUN_STARTED: J.RUNNING}
+_LEASED = {
+    **_SAME, **_RUNS, **_ENDS, T.CANCEL_REQUESTED: J.CANCELLING, T.LEASE_EXPIRED: J.UNKNOWN, T.RUN_ABSENT: J.UNKNOWN,
+}
+
+JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
+    J.QUEUED: {T.LEASE_GRANTED: J.LEASED, T.CANCEL_REQUESTED: J.CANCELLED},
+    J.LEASED: {**_LEASED, T.RUN_ABSENT: None},
+    J.STAGING: {**_LEASED},
+    # A restarted agent may prepare again what had already run: the later word of the same epoch counts.
+    J.RUNNING: {**_LEASED},
+    J.CANCELLING: {
+        **_SAME, T.RUN_STAGING: None, T.RUN_STARTED: None, T.CANCEL_REQUESTED: None,
+        T.RUN_SUCCEEDED: J.SUCCEEDED, T.RUN_FAILED: J.FAILED, T.RUN_STOPPED: J.CANCELLED, T.RUN_REFUSED: J.CANCELLED,
+        T.RUN_ABSENT: J.CANCELLED, T.LEASE_EXPIRED: J.UNKNOWN,
+    },
+    J.UNKNOWN: {**_LEASED, T.LEASE_EXPIRED: None, T.RUN_ABSENT: None},
+    J.SUCCEEDED: {T.RETRY_REQUESTED: J.QUEUED, T.CANCEL_REQUESTED: None},
+    J.FAILED: {T.RETRY_REQUESTED: J.QUEUED, T.CANCEL_REQUESTED: None},
+    J.CANCELLED: {T.RETRY_REQUESTED: J.QUEUED, T.CANCEL_REQUESTED: None},
+}
+"""Job state and trigger -> next state; None: it stays as it is. What is not listed is illegal.
+
+Two outcomes depend on the job's own word and are decided in `_target`: an expired lease, and a cancel that finds the
+lease long over.
+"""
+
+_LEASE_LIVE = {
+    T.RUN_ACCEPTED: L.ACTIVE, T.RUN_STAGING: L.ACTIVE, T.RUN_STARTED: L.ACTIVE, T.RUN_STOPPING: L.ACTIVE,
+    T.RUN_SUCCEEDED: L.ENDED, T.RUN_FAILED: L.ENDED, T.RUN_STOPPED: L.ENDED, T.RUN_REFUSED: L.ENDED,
+    T.RUN_ABSENT: None, T.LEASE_RENEWED: None, T.LEASE_EXPIRED: None, T.CANCEL_REQUESTED: L.REVOKING,
+}
+
+LEASE_TABLE: Mapping[LeaseState, Mapping[Trigger, LeaseState | None]] = {
+    L.GRANTED: _LEASE_LIVE,
+    L.ACTIVE: _LEASE_LIVE,
+    L.REVOKING: {
+        **_LEASE_LIVE,
+        T.RUN_ACCEPTED: None, T.RUN_STAGING: None, T.RUN_STARTED: None, T.RUN_STOPPING: None,
+        T.RUN_ABSENT: L.ENDED, T.CANCEL_REQUESTED: None,
+    },
+    L.ENDED: {},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job and its live lease; `lease` is None while nobody holds one."""
+
+    job: Job
+    lease: Lease | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that happened. Fields that its trigger does not use keep their defaults."""
+
+    trigger: Trigger
+    epoch: Epoch | None = None
+    """Which lease it speaks of; None for what a person asked."""
+    lease: Lease | None = None
+    """LEASE_GRANTED: the new lease."""
+    reason: Reason | None = None
+    exit_code: int = 0
+    started_ms: int = 0
+    ended_ms: int = 0
+    progress: str = ""
+    url: str = ""
+    outputs: tuple[OutputFile, ...] = ()
+    expires_ms: int = 0
+    """LEASE_RENEWED: the new end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What follows: the records to save, whether anything changed, and whether the agent has new orders."""
+
+    record: JobRecord
+    ended_lease: Lease | None = None
+    """The lease as it ended in this step; `record.lease` is None then."""
+    changed: bool = True
+    orders: bool = False
+
+
+def step(record: JobRecord, fact: Fact, now_ms: int) -> Transition:
+    """The state after `fact`. Pure; raises ILLEGAL_TRANSITION or STALE_EPOCH and then nothing has changed."""
+    job, lease = record.job, record.lease
+    table = JOB_TABLE[job.state]
+    _refuse_stale(record, fact)
+    if fact.trigger not in table:
+        raise FederationError(
+            Code.ILLEGAL_TRANSITION,
+            f"job {job.id} is {job.state}: {fact.trigger} cannot follow",
+            fault=Fault.CALLER,
+            hint=_HINTS.get((fact.trigger, job.state.terminal), ""),
+            metadata={"job_id": job.id, "state": job.state, "event": fact.trigger},
+        )
+    target = _target(record, fact, now_ms)
+    new_lease, ended = _step_lease(record, fact, target)
+    new_job = _APPLY.get(fact.trigger, _keep)(job, fact)
+    if target is not job.state:
+        new_job = replace(new_job, state=target, state_since_ms=now_ms)
+        if target.terminal:
+            new_job = replace(new_job, ended_ms=fact.ended_ms or now_ms, progress="", url="")
+        elif target is J.QUEUED:
+            new_job = replace(new_job, progress="", url="")
+    changed = new_job != job or new_lease != lease
+    if changed:
+        new_job = replace(new_job, revision=job.revision + 1)
+    orders = changed and (fact.trigger in (T.LEASE_GRANTED, T.CANCEL_REQUESTED) and new_lease is not None)
+    return Transition(JobRecord(new_job, new_lease), ended, changed, orders)
+
+
+_HINTS = {
+    (T.RETRY_REQUESTED, False): "Wait until it has ended, or cancel it first.",
+}
+
+
+def _refuse_stale(record: JobRecord, fact: Fact) -> None:
+    if fact.epoch is None or fact.trigger is T.LEASE_GRANTED:
+        return
+    if record.lease is None or record.lease.epoch != fact.epoch:
+        raise FederationError(
+            Code.STALE_EPOCH,
+            f"{fact.trigger} speaks of attempt {fact.epoch} of job {record.job.id}, whose lease is over",
+            fault=Fault.HUB,
+            hint="The run may be forgotten at the hub.",
+            metadata={"job_id": record.job.id, "epoch": str(fact.epoch)},
+        )
+
+
+def _target(record: JobRecord, fact: Fact, now_ms: int) -> JobState:
+    """The job's next state: the table's word, but for the three that depend on what the job itself said."""
+    job, lease = record.job, record.lease
+    target = JOB_TABLE[job.state][fact.trigger]
+    if fact.trigger is T.LEASE_EXPIRED and job.state is not J.CANCELLING:
+        if job.spec.on_partition is OnPartition.STOP:
+            return J.FAILED
+        if job.spec.on_partition is OnPartition.RERUN or job.spec.idempotent:
+            return J.QUEUED
+    if fact.trigger is T.LEASE_EXPIRED and job.state is J.CANCELLING and job.spec.on_partition is not OnPartition.KEEP:
+        return J.CANCELLED
+    if fact.trigger is T.CANCEL_REQUESTED and job.state is J.UNKNOWN and lease is not None and over(lease, now_ms):
+        return J.CANCELLED  # its guard has ended it by now: a person may close the file without the hub's word
+    return job.state if target is None else target
+
+
+def over(lease: Lease, now_ms: int) -> bool:
+    """Whether a run under `lease` has ended for certain: its guard's deadline, kill grace and skew are past."""
+    return now_ms >= lease.expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS
+
+
+def _step_lease(record: JobRecord, fact: Fact, target: JobState) -> tuple[Lease | None, Lease | None]:
+    """(the live lease afterwards, the lease that ended in this step)."""
+    lease = record.lease
+    if fact.trigger is T.LEASE_GRANTED:
+        assert fact.lease is not None and lease is None, "a grant comes with its lease, to a job that has none"
+        return fact.lease, None
+    if lease is None:
+        return None, None
+    next_state = LEASE_TABLE[lease.state][fact.trigger]
+    if target.terminal or target is J.QUEUED:
+        next_state = L.ENDED  # whatever ended the job's attempt ended its right too
+    if fact.trigger is T.LEASE_RENEWED:
+        lease = replace(lease, expires_ms=max(lease.expires_ms, fact.expires_ms))
+    if next_state is L.REVOKING and lease.state is not L.REVOKING and fact.reason is not None:
+        lease = replace(lease, revoke_code=fact.reason.code, revoke_message=fact.reason.message)
+    if next_state is not None and next_state is not lease.state:
+        lease = replace(lease, state=next_state)
+    return (None, lease) if lease.state is L.ENDED else (lease, None)
+
+
+def _keep(job: Job, fact: Fact) -> Job:
+    return job
+
+
+def _granted(job: Job, fact: Fact) -> Job:
+    lease = fact.lease
+    assert lease is not None
+    return replace(
+        job, reason=None, epoch=lease.epoch, attempts=job.attempts + 1, hub_id=lease.hub_id, agent_id=lease.agent_id,
+        nodes=lease.nodes, started_ms=0, ended_ms=0, exit_code=0, progress="", url="", tracking_run_id="",
+    )
+
+
+def _progressed(job: Job, fact: Fact) -> Job:
+    return replace(
+        job, started_ms=fact.started_ms or job.started_ms, progress=fact.progress, url=fact.url or job.url,
+        reason=None if job.state is J.UNKNOWN else job.reason,
+    )
+
+
+def _ended(job: Job, fact: Fact) -> Job:
+    job = replace(job, exit_code=fact.exit_code, started_ms=fact.started_ms or job.started_ms, reason=fact.reason)
+    if fact.trigger is T.RUN_SUCCEEDED and job.result_epoch is None:
+        job = replace(job, result_epoch=job.epoch, outputs=fact.outputs)  # compare-and-swap: the first result stays
+    return job
+
+
+def _reasoned(job: Job, fact: Fact) -> Job:
+    return replace(job, reason=fact.reason or job.reason)
+
+
+def _requeued(job: Job, fact: Fact) -> Job:
+    return replace(
+        job, reason=None, result_epoch=None, outputs=(), hub_id=type(job.hub_id)(""), agent_id=type(job.agent_id)(""),
+        nodes=(), started_ms=0, ended_ms=0, exit_code=0, tracking_run_id="",
+    )
+
+
+_APPLY: Mapping[Trigger, Callable[[Job, Fact], Job]] = {
+    T.LEASE_GRANTED: _granted,
+    T.RUN_STAGING: _progressed,
+    T.RUN_STARTED: _progressed,
+    T.RUN_SUCCEEDED: _ended,
+    T.RUN_FAILED: _ended,
+    T.RUN_STOPPED: _ended,
+    T.RUN_REFUSED: _reasoned,
+    T.RUN_ABSENT: _reasoned,
+    T.LEASE_EXPIRED: _reasoned,
+    T.CANCEL_REQUESTED: _reasoned,
+    T.RETRY_REQUESTED: _requeued,
+}
