@@ -1,0 +1,1 @@
+"""What jobs need around them at this hub: environments, datasets, packages."""
