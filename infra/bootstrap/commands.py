@@ -46,39 +46,39 @@ def start(words: list[str], *, output: int | None = None, extra: dict[str, str] 
 
 
 def run_setup(_arguments: list[str]) -> int:
-    """only the environment, in .venv; says first how many MB it fetches, and from where"""
+    """Only the environment, in .venv; says first how many MB it fetches, and from where."""
     if not setup():
         say("nothing to do")
     return 0
 
 
 def run_demo(arguments: list[str]) -> int:
-    """a three-hub federation and the tour on real data (KEEP=1 leaves it running, DEMO=core is the small one)"""
+    """A three-hub federation and the tour on real data (KEEP=1 leaves it running, DEMO=core is the small one)."""
     setup()
     return start(["brhub", "demo", *arguments])
 
 
 def run_test(arguments: list[str]) -> int:
-    """the whole suite, but for what is marked long"""
+    """The whole suite, but for what is marked long."""
     setup()
     return start(["python", "-m", "pytest", "-m", "not long", *arguments])
 
 
 def run_quick(arguments: list[str]) -> int:
-    """unit, property and tidy rooms, under 60 s"""
+    """unit, property and tidy rooms, under 60 s."""
     setup()
     rooms = [room for room in QUICK_ROOMS if (ROOT / room).is_dir()]
     return start(["python", "-m", "pytest", "-q", "-m", "not long and not heavy", *(arguments or rooms)])
 
 
 def run_long(arguments: list[str]) -> int:
-    """everything: many seeds, all courses, long fuzz"""
+    """everything: many seeds, all courses, long fuzz."""
     setup()
     return start(["python", "-m", "pytest", *arguments], extra={"BRHUB_LONG": "1"})
 
 
 def run_check(arguments: list[str]) -> int:
-    """format, lint, types, import contracts, wire rules, docs links, ratchets; --fix formats and repairs"""
+    """format, lint, types, import contracts, wire rules, docs links, ratchets; --fix formats and repairs."""
     setup()
     if "--fix" in arguments:
         start(["ruff", "check", "--fix", "--quiet", "."])
@@ -89,7 +89,10 @@ def run_check(arguments: list[str]) -> int:
         ("lint", ["ruff", "check", "--quiet", "."]),
         ("types", ["mypy", "--no-error-summary", *typed]),
         ("import contracts", ["lint-imports", "--no-logo"]),
-        ("wire, docs, ratchets", ["python", "-m", "pytest", "-q", "--no-header", "-m", "not heavy and not long", "tests/tidy"]),
+        (
+            "wire, docs, ratchets",
+            ["python", "-m", "pytest", "-q", "--no-header", "-m", "not heavy and not long", "tests/tidy"],
+        ),
     )
     failed = []
     for name, words in steps:
@@ -103,7 +106,7 @@ def run_check(arguments: list[str]) -> int:
 
 
 def run_bench(arguments: list[str]) -> int:
-    """[NAME] [OPTIONS]: every benchmark, or one; JSON lines into benchmarks/out/NAME.jsonl"""
+    """[NAME] [OPTIONS]: every benchmark, or one; JSON lines into benchmarks/out/NAME.jsonl."""
     setup()
     folder = ROOT / "benchmarks" / "out"
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,20 +137,20 @@ def benchmark_names() -> list[str]:
 
 
 def run_up(arguments: list[str]) -> int:
-    """a federation of three hubs that stays, in .brhub/"""
+    """A federation of three hubs that stays, in .brhub/."""
     setup()
     words = ["brhub", "up", "--hubs", "3", "--dir", STATE_FOLDER, "--detach", "--sample-data"]
     return start([*words, *arguments])
 
 
 def run_down(arguments: list[str]) -> int:
-    """ends what `up` started; leaves no process behind"""
+    """Ends what `up` started; leaves no process behind."""
     setup()
     return start(["brhub", "down", "--dir", STATE_FOLDER, *arguments])
 
 
 def run_lock(arguments: list[str]) -> int:
-    """resolve pyproject.toml into infra/locks anew (--upgrade takes the newest versions)"""
+    """Resolve pyproject.toml into infra/locks anew (--upgrade takes the newest versions)."""
     from infra.bootstrap.lock import lock
 
     lock(arguments)
@@ -155,13 +158,13 @@ def run_lock(arguments: list[str]) -> int:
 
 
 def run_generate(_arguments: list[str]) -> int:
-    """generate code from federation/v1/*.proto"""
+    """Generate code from federation/v1/*.proto."""
     setup()
     return start(["python", "-m", "infra.bootstrap.proto", "generate"])
 
 
 def run_baseline(_arguments: list[str]) -> int:
-    """accept additions to the wire into its committed baseline; breaking changes are refused"""
+    """Accept additions to the wire into its committed baseline; breaking changes are refused."""
     setup()
     return start(["python", "-m", "infra.bootstrap.proto", "baseline"])
 
@@ -180,12 +183,17 @@ EVERYDAY: dict[str, Command] = {
 UPKEEP: dict[str, Command] = {"lock": run_lock, "generate": run_generate, "baseline": run_baseline}
 
 
+def summary(command: Command) -> str:
+    """A command's docstring as a line of the help."""
+    return (command.__doc__ or "").rstrip(".")
+
+
 def help_text() -> str:
     """What `./run help` prints."""
     lines = ["usage: ./run COMMAND [OPTIONS]", ""]
-    lines += [f"  {name:<10}{command.__doc__}" for name, command in EVERYDAY.items()]
+    lines += [f"  {name:<10}{summary(command)}" for name, command in EVERYDAY.items()]
     lines += ["", "for those who change the code:"]
-    lines += [f"  {name:<10}{command.__doc__}" for name, command in UPKEEP.items()]
+    lines += [f"  {name:<10}{summary(command)}" for name, command in UPKEEP.items()]
     lines += [
         "",
         "Every command first sets up what is missing: packages by hash into .venv, caches in ~/.cache; never as root.",

@@ -56,7 +56,7 @@ class OnlyImporters(DirectContract):
     targets = fields.SetField(subfield=fields.StringField())
     importers = fields.SetField(subfield=fields.StringField())
 
-    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
+    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:  # noqa: ARG002 - the base class's signature
         """Look for importers that are not named."""
         breaches = find_breaches(graph, self.importers, self.targets)
         return ContractCheck(kept=not breaches, metadata={"breaches": breaches})
@@ -71,7 +71,7 @@ class OnlyImports(DirectContract):
     target = fields.StringField()
     allowed = fields.SetField(subfield=fields.StringField())
 
-    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
+    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:  # noqa: ARG002 - the base class's signature
         """Look for imports that are not named."""
         breaches = find_breaches(graph, {self.importer}, {self.target}, allowed=self.allowed)
         return ContractCheck(kept=not breaches, metadata={"breaches": breaches})

@@ -141,7 +141,9 @@ def make_venv(uv: str, env: Mapping[str, str]) -> None:
     suitable = sys.version_info[:2] in PYTHONS and sys.platform != "win32"
     wanted = sys.executable if suitable else next(iter(pythons_on_path()), PYTHON_TO_FETCH)
     if wanted == PYTHON_TO_FETCH:
-        say(f"Python {PYTHON_TO_FETCH} (about 35 MB) into {short(cache_folder() / 'python')}, as the one here is too old")
+        say(
+            f"Python {PYTHON_TO_FETCH} (about 35 MB) into {short(cache_folder() / 'python')}, as the one here is too old"
+        )
     done = subprocess.run([uv, "venv", "--quiet", "--python", wanted, str(VENV)], env=dict(env), cwd=str(ROOT))
     if done.returncode != 0:
         raise BootstrapError(
@@ -173,7 +175,9 @@ def run_uv(words: list[str], env: Mapping[str, str]) -> str:
     Raises:
         BootstrapError: it failed; with its own words.
     """
-    done = subprocess.run(words, env={**env, "VIRTUAL_ENV": str(VENV)}, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        words, env={**env, "VIRTUAL_ENV": str(VENV)}, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     text = done.stdout.decode("utf-8", "replace")
     if done.returncode != 0:
         raise BootstrapError("uv could not install the locked packages:\n" + text.strip())
@@ -181,7 +185,7 @@ def run_uv(words: list[str], env: Mapping[str, str]) -> str:
 
 
 def sync_command(uv: str, locks: list[Path]) -> list[str]:
-    """uv's command line that makes `.venv` equal to `locks`, each file checked by hash."""
+    """Uv's command line that makes `.venv` equal to `locks`, each file checked by hash."""
     constraints = str(LOCKS / "build.txt")
     return [uv, "pip", "sync", "--require-hashes", "--build-constraints", constraints, *[str(lock) for lock in locks]]
 
@@ -197,7 +201,9 @@ def say_cost(uv: str, env: Mapping[str, str], locks: list[Path], settings: Index
     elif "Would download" not in plan:
         say(f"{len(new)} packages, all in uv's cache already, into {short(VENV)}")
     else:
-        say(f"fetches up to {total / 1e6:.0f} MB ({len(new)} packages) from {settings.name} into {short(VENV)} and ~/.cache")
+        say(
+            f"fetches up to {total / 1e6:.0f} MB ({len(new)} packages) from {settings.name} into {short(VENV)} and ~/.cache"
+        )
 
 
 def install(uv: str, env: Mapping[str, str], locks: list[Path]) -> None:

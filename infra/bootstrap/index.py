@@ -40,7 +40,7 @@ def hide_password(url: str) -> str:
 
 
 def pip_files(environ: Mapping[str, str], home: Path, prefix: Path) -> list[Path]:
-    """pip's configuration files in the order in which later ones win."""
+    """Pip's configuration files in the order in which later ones win."""
     chosen = environ.get("PIP_CONFIG_FILE")
     if chosen == os.devnull:
         return []
@@ -59,7 +59,7 @@ def pip_files(environ: Mapping[str, str], home: Path, prefix: Path) -> list[Path
 
 
 def pip_options(files: list[Path], environ: Mapping[str, str]) -> dict[str, str]:
-    """pip's options by their long name: [global], then [install] of each file, then `PIP_*`."""
+    """Pip's options by their long name: [global], then [install] of each file, then `PIP_*`."""
     options: dict[str, str] = {}
     for section in ("global", "install"):
         for file in files:
@@ -86,7 +86,9 @@ def read_settings(
     ca_file = next((env[name] for name in CA_VARIABLES if env.get(name)), "") or options.get("cert", "")
     return IndexSettings(
         default=env.get("UV_DEFAULT_INDEX") or env.get("UV_INDEX_URL") or options.get("index-url", ""),
-        extra=tuple((env.get("UV_INDEX") or env.get("UV_EXTRA_INDEX_URL") or options.get("extra-index-url", "")).split()),
+        extra=tuple(
+            (env.get("UV_INDEX") or env.get("UV_EXTRA_INDEX_URL") or options.get("extra-index-url", "")).split()
+        ),
         find_links=tuple(re.split(r"[\s,]+", env.get("UV_FIND_LINKS") or options.get("find-links", "")))
         if env.get("UV_FIND_LINKS") or options.get("find-links")
         else (),
@@ -97,9 +99,9 @@ def read_settings(
 
 
 def uv_environment(settings: IndexSettings, environ: Mapping[str, str], cache: Path) -> dict[str, str]:
-    """The variables that make uv use `settings`; what the user already told uv stays as it is.
+    """The variables that make uv (and npm, for proxies and certificates) use `settings`.
 
-    Several indexes are searched for the best match, as pip does: every file is pinned by its hash, so an index cannot
+    What the user already told them stays as it is. Several indexes are searched for the best match, as pip does: every file is pinned by its hash, so an index cannot
     slip in another one.
     """
     wanted = {
@@ -110,10 +112,10 @@ def uv_environment(settings: IndexSettings, environ: Mapping[str, str], cache: P
         "UV_INSECURE_HOST": " ".join(settings.trusted_hosts),
         "SSL_CERT_FILE": settings.ca_file,
         "HTTPS_PROXY": settings.proxy,
-        "UV_SYSTEM_CERTS": "true" if not settings.ca_file and has_system_certificates() else "",
+        "UV_SYSTEM_CERTS": "true" if not settings.ca_file and system_ca_file() else "",
         "UV_PYTHON_INSTALL_DIR": str(cache / "python"),
         "UV_NO_PROGRESS": "" if sys.stderr.isatty() else "1",
-        "UV_LINK_MODE": "",
+        "NODE_EXTRA_CA_CERTS": settings.ca_file or system_ca_file(),
     }
     env = dict(environ)
     for key, value in wanted.items():
@@ -124,9 +126,12 @@ def uv_environment(settings: IndexSettings, environ: Mapping[str, str], cache: P
     return env
 
 
-def has_system_certificates() -> bool:
-    """Whether this machine has a certificate store of its own (a bare container has none)."""
+def system_ca_file() -> str:
+    """This machine's own bundle of certificate authorities; empty where it has none (a bare container)."""
     paths = ssl.get_default_verify_paths()
-    if paths.cafile and Path(paths.cafile).is_file():
-        return True
-    return bool(paths.capath) and any(Path(str(paths.capath)).glob("*.0"))
+    candidates = [paths.cafile, paths.openssl_cafile]
+    candidates += [
+        str(Path(folder) / "ca-certificates.crt") for folder in (paths.capath, paths.openssl_capath) if folder
+    ]
+    candidates += ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"]
+    return next((path for path in candidates if path and Path(path).is_file()), "")

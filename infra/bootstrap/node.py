@@ -75,10 +75,15 @@ def install_proxy(environ: Mapping[str, str]) -> None:
     env.setdefault("npm_config_cache", str(cache_folder().parent / "npm"))
     say(f"npm packages (about {MEGABYTES} MB) into {short(FOLDER)}")
     command = [*npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    done = subprocess.run(command, cwd=str(FOLDER), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=NPM_TIMEOUT_S)
+    done = subprocess.run(
+        command, cwd=str(FOLDER), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=NPM_TIMEOUT_S
+    )
     if done.returncode != 0:
         raise BootstrapError(
             "npm could not install configurable-http-proxy:\n" + done.stdout.decode("utf-8", "replace").strip(),
             "npm_config_registry=https://YOUR-REGISTRY ./run setup",
         )
-    write_shim("configurable-http-proxy", [node, str(FOLDER / "node_modules" / "configurable-http-proxy" / "bin" / "configurable-http-proxy")])
+    write_shim(
+        "configurable-http-proxy",
+        [node, str(FOLDER / "node_modules" / "configurable-http-proxy" / "bin" / "configurable-http-proxy")],
+    )

@@ -82,7 +82,9 @@ def parse_page(body: bytes, content_type: str, page_url: str) -> list[IndexFile]
                 if not file.get("yanked")
             ]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BootstrapError(f"the package index answered something unreadable at {hide_password(page_url)}") from error
+            raise BootstrapError(
+                f"the package index answered something unreadable at {hide_password(page_url)}"
+            ) from error
     reader = LinkReader()
     reader.feed(body.decode("utf-8", "replace"))
     found = []
@@ -93,7 +95,9 @@ def parse_page(body: bytes, content_type: str, page_url: str) -> list[IndexFile]
     return found
 
 
-def open_url(url: str, settings: IndexSettings, accept: str = "*/*", size_max: int = FILE_BYTES_MAX) -> tuple[bytes, str]:
+def open_url(
+    url: str, settings: IndexSettings, accept: str = "*/*", size_max: int = FILE_BYTES_MAX
+) -> tuple[bytes, str]:
     """GET `url`: (body, content type). Bodies over `size_max` bytes are refused.
 
     Raises:
@@ -176,7 +180,9 @@ def pick_wheel(files: list[IndexFile], version: str, python: str, machine: str, 
             continue
         interpreter, abi, platforms = parts[-3:]
         native = interpreter == "cp" + python and abi == "cp" + python
-        stable = abi == "abi3" and any(p.startswith("cp3") and int(p[3:]) <= int(python[1:]) for p in interpreter.split("."))
+        stable = abi == "abi3" and any(
+            p.startswith("cp3") and int(p[3:]) <= int(python[1:]) for p in interpreter.split(".")
+        )
         pure = abi == "none" and bool({"py3", "py2", "cp" + python, "py" + python} & set(interpreter.split(".")))
         score = platform_score(platforms, machine, system)
         if score and (native or stable or pure) and (best is None or score > best[0]):
