@@ -1,0 +1,29 @@
+"""What time alone brings about: agents fall silent, leases run out. One command, given once a second."""
+
+from __future__ import annotations
+
+from federation.domain.job import Reason
+from federation.lifecycle.agent import aged
+from federation.lifecycle.job import Fact, Trigger, over
+from federation.service.jobs import apply
+from federation.service.world import ACTOR_CONTROL, Unit
+
+TICK_MS = 1_000
+
+
+def expire(unit: Unit) -> None:
+    """Age every link, and end every lease whose run is over for certain though nobody said so."""
+    for agent in list(unit.world.agents.values()):
+        older = aged(agent, unit.now_ms)
+        if older is not agent:
+            unit.put_agent(older)
+            unit.event(
+                "agent", "/".join(agent.key), "AgentFellSilent", cause="time", actor=ACTOR_CONTROL,
+                payload={"from": agent.link, "to": older.link},
+            )
+    for lease in list(unit.world.leases.values()):
+        if not over(lease, unit.now_ms):
+            continue
+        reason = Reason("LEASE_RAN_OUT", f"hub {lease.hub_id} did not say how the run ended", lease.hub_id)
+        job = unit.world.jobs[lease.job_id]
+        apply(unit, job, Fact(Trigger.LEASE_EXPIRED, lease.epoch, reason=reason), cause="time", actor=ACTOR_CONTROL)

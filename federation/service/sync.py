@@ -1,0 +1,244 @@
+"""SyncHub: take what a hub says, and say what is to be done. Also OpenSession, which is a sync with the full list.
+
+Orders are not a queue: they are computed from the leases each time, so repeating a lost answer costs nothing. Absence is
+never an order. The revision of an answer is the last committed event's seq: it survives a restart and only grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from federation.domain.hub import Agent, Hub, Node
+from federation.domain.ids import AgentKey, JobId, LeaseId
+from federation.domain.job import Epoch, Job, OnPartition, OutputFile, Reason
+from federation.domain.lease import LEASE_MS_BATCH, LEASE_MS_LAB, Lease, LeaseState
+from federation.domain.usage import UsageInterval
+from federation.errors import Code, Fault, FederationError
+from federation.lifecycle import agent as lifecycle_agent
+from federation.lifecycle.job import Fact, Trigger
+from federation.ports import Store
+from federation.service.jobs import apply
+from federation.service.world import Unit
+
+STOP_GRACE_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a hub says of a run, translated: `trigger` joins the wire's state and outcome."""
+
+    lease_id: LeaseId
+    job_id: JobId
+    epoch: Epoch
+    trigger: Trigger
+    reason: Reason | None = None
+    exit_code: int = 0
+    started_ms: int = 0
+    ended_ms: int = 0
+    progress: str = ""
+    url: str = ""
+    outputs: tuple[OutputFile, ...] = ()
+    usage: tuple[tuple[int, int, int], ...] = ()
+    """(index, start_ms, end_ms)."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self.trigger in _ENDED
+
+
+_ENDED = frozenset({Trigger.RUN_SUCCEEDED, Trigger.RUN_FAILED, Trigger.RUN_STOPPED, Trigger.RUN_REFUSED})
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """One SyncHub call, translated."""
+
+    session_id: str
+    changed: tuple[RunReport, ...]
+    runs_digest: str
+    nodes: tuple[Node, ...] = ()
+    full: bool = False
+    round_trip_ms: int = -1
+
+
+@dataclass(slots=True)
+class Orders:
+    """What is to be done, for one agent."""
+
+    key: AgentKey
+    incarnation: int
+    revision: int
+    starts: list[tuple[Lease, Job]] = field(default_factory=list)
+    revokes: list[tuple[LeaseId, Epoch, Reason]] = field(default_factory=list)
+    renewals: list[tuple[Lease, int]] = field(default_factory=list)
+    """(lease, how long it now holds, ms, from when the agent sent its request)."""
+    releases: list[tuple[LeaseId, Epoch]] = field(default_factory=list)
+    usage_stored: dict[str, int] = field(default_factory=dict)
+    send_full: bool = False
+
+    @property
+    def urgent(self) -> bool:
+        """Whether the answer should leave now rather than be held."""
+        return bool(self.starts or self.revokes or self.releases or self.send_full or self.usage_stored or self.renewals)
+
+
+def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Sequence[RunReport]) -> Orders:
+    """A new session: it ends the agent's older one, brings the full list of runs, and is told everything anew."""
+    if arriving.hub_id not in unit.world.hubs:
+        unit.put_hub(Hub(arriving.hub_id, title or arriving.hub_id))
+        unit.event("hub", arriving.hub_id, "HubJoined", cause="OpenSession", actor=_actor(arriving))
+    elif title and unit.world.hubs[arriving.hub_id].title != title:
+        unit.put_hub(replace(unit.world.hubs[arriving.hub_id], title=title))
+    agent = lifecycle_agent.admit(unit.world.agents.get(arriving.key), arriving, unit.now_ms)
+    unit.put_agent(agent)
+    unit.event(
+        "agent", "/".join(agent.key), "SessionOpened", cause="OpenSession", actor=_actor(agent),
+        payload={"version": agent.version, "instance": agent.instance_id},
+    )
+    return _take(unit, store, agent, runs, full=True)
+
+
+def sync(unit: Unit, store: Store, beat: Heartbeat) -> Orders:
+    """Take the heartbeat's news; the orders of this moment. SESSION_UNKNOWN when nobody has opened this session here."""
+    agent = lifecycle_agent.heard(_session(unit, beat.session_id), beat.session_id, unit.now_ms)
+    before = unit.world.agents[agent.key]
+    nodes_changed = bool(beat.nodes) and beat.nodes != agent.nodes
+    agent = replace(agent, nodes=beat.nodes or agent.nodes, round_trip_ms=beat.round_trip_ms)
+    unit.put_agent(agent, save=nodes_changed or before.link is not agent.link)
+    if before.link is not agent.link:
+        unit.event(
+            "agent", "/".join(agent.key), "AgentReturned", cause="SyncHub", actor=_actor(agent),
+            payload={"from": before.link},
+        )
+    orders = _take(unit, store, agent, beat.changed, beat.full)
+    orders.send_full = not beat.full and beat.runs_digest != digest_of(_expected(unit, agent.key, beat.changed))
+    return orders
+
+
+def orders_of(unit: Unit, session_id: str) -> Orders:
+    """The orders of this moment, for a held call that was woken."""
+    agent = lifecycle_agent.heard(_session(unit, session_id), session_id, unit.now_ms)
+    unit.put_agent(agent, save=False)
+    return _orders(unit, agent)
+
+
+def digest_of(runs: Sequence[tuple[str, Epoch]]) -> str:
+    """sha256 (hex) over sorted "lease_id:incarnation-n" lines: the same text on both sides."""
+    return hashlib.sha256("\n".join(sorted(f"{lease_id}:{epoch}" for lease_id, epoch in runs)).encode()).hexdigest()
+
+
+def _session(unit: Unit, session_id: str) -> Agent:
+    key = unit.world.sessions.get(session_id)
+    if key is None:
+        raise FederationError(
+            Code.SESSION_UNKNOWN, "this session is not open here", fault=Fault.FEDERATION,
+            hint="Open a session; runs go on meanwhile.", metadata={"session_id": session_id[:80]},
+        )
+    return unit.world.agents[key]
+
+
+def _expected(unit: Unit, key: AgentKey, changed: Sequence[RunReport]) -> list[tuple[str, Epoch]]:
+    """The runs that the agent must have: those it has acknowledged, and those it has just said are over."""
+    runs = {
+        lease.id: lease.epoch for lease in unit.world.held_by(key) if lease.state is not LeaseState.GRANTED
+    }
+    runs |= {report.lease_id: report.epoch for report in changed if report.ended}
+    return list(runs.items())
+
+
+def _take(unit: Unit, store: Store, agent: Agent, runs: Sequence[RunReport], full: bool) -> Orders:
+    usage_stored: dict[str, int] = {}
+    releases: list[tuple[LeaseId, Epoch]] = []
+    revokes: list[tuple[LeaseId, Epoch, Reason]] = []
+    for report in runs:
+        lease = unit.world.leases.get(report.lease_id)
+        current = lease is not None and lease.epoch == report.epoch and lease.agent_key == agent.key
+        if report.usage:
+            _post_usage(unit, store, agent, report, usage_stored)
+        if current:
+            assert lease is not None
+            _report(unit, agent, unit.world.jobs[lease.job_id], report)
+            if report.ended:
+                releases.append((report.lease_id, report.epoch))
+        elif report.ended:
+            releases.append((report.lease_id, report.epoch))  # stored before, or over and done: either way, forget it
+        else:
+            reason = Reason("LEASE_OVER", "the federation gave this attempt up")
+            revokes.append((report.lease_id, report.epoch, reason))
+    if full:
+        _absent(unit, agent, {report.lease_id for report in runs})
+    orders = _orders(unit, agent)
+    orders.usage_stored |= usage_stored
+    orders.releases += releases
+    orders.revokes += revokes
+    return orders
+
+
+def _report(unit: Unit, agent: Agent, job: Job, report: RunReport) -> None:
+    fact = Fact(
+        report.trigger, report.epoch, reason=report.reason, exit_code=report.exit_code, started_ms=report.started_ms,
+        ended_ms=report.ended_ms, progress=report.progress, url=report.url, outputs=report.outputs,
+    )
+    apply(unit, job, fact, cause="SyncHub", actor=_actor(agent))
+
+
+def _absent(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
+    """The full list lacks runs that this agent had: its memory of them is gone."""
+    for lease in unit.world.held_by(agent.key):
+        if lease.id in present or lease.state is LeaseState.GRANTED:
+            continue
+        reason = Reason("RUN_ABSENT", "the hub no longer knows this run", agent.hub_id)
+        fact = Fact(Trigger.RUN_ABSENT, lease.epoch, reason=reason)
+        apply(unit, unit.world.jobs[lease.job_id], fact, cause="SyncHub", actor=_actor(agent))
+
+
+def _post_usage(unit: Unit, store: Store, agent: Agent, report: RunReport, stored: dict[str, int]) -> None:
+    """Store what is new. A lease that has ended may still bring its last stretch; somebody else's may not."""
+    lease = unit.world.leases.get(report.lease_id) or unit.leases.get(report.lease_id) or store.get_lease(report.lease_id)
+    if lease is None or lease.agent_key != agent.key or lease.epoch != report.epoch:
+        return
+    newest = lease.usage_stored
+    for index, start_ms, end_ms in sorted(report.usage):
+        if index <= newest or end_ms < start_ms:
+            continue
+        newest = index
+        unit.put_usage(UsageInterval(lease.id, index, start_ms, end_ms))
+        unit.event(
+            "lease", lease.id, "UsageRecorded", cause="SyncHub", actor=_actor(agent),
+            payload={"index": index, "start_ms": start_ms, "end_ms": end_ms, "job_id": lease.job_id},
+        )
+    if newest != lease.usage_stored:
+        unit.put_lease(replace(lease, usage_stored=newest))
+    stored[report.lease_id] = newest
+
+
+def _orders(unit: Unit, agent: Agent) -> Orders:
+    orders = Orders(agent.key, unit.world.incarnation, unit.next_seq() - 1)
+    for lease in unit.world.held_by(agent.key):
+        if lease.state is LeaseState.GRANTED:
+            orders.starts.append((lease, unit.world.jobs[lease.job_id]))
+        elif lease.state is LeaseState.REVOKING:
+            code = lease.revoke_code or "CANCEL_REQUESTED"
+            orders.revokes.append((lease.id, lease.epoch, Reason(code, lease.revoke_message or "asked to end")))
+        elif lease.on_partition is not OnPartition.KEEP:
+            _renew(unit, lease, orders)
+    return orders
+
+
+def _renew(unit: Unit, lease: Lease, orders: Orders) -> None:
+    """A renewal is a fenced write: it is saved before it is said. Half a length is left before the next is due."""
+    job = unit.world.jobs[lease.job_id]
+    length_ms = LEASE_MS_LAB if job.spec.engine == "lab" else LEASE_MS_BATCH
+    if lease.expires_ms - unit.now_ms > length_ms // 2:
+        return
+    expires_ms = unit.now_ms + length_ms
+    fact = Fact(Trigger.LEASE_RENEWED, lease.epoch, expires_ms=expires_ms)
+    apply(unit, job, fact, cause="SyncHub", actor="control")
+    orders.renewals.append((lease, length_ms))
+
+
+def _actor(agent: Agent) -> str:
+    return f"agent:{agent.hub_id}/{agent.agent_id}"

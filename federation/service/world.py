@@ -1,0 +1,200 @@
+"""What the control plane keeps in memory, and the unit of work that changes it.
+
+A command decides on the world and writes through a `Unit`. What it writes is visible to the commands after it in the
+same batch, saved in one transaction at the batch's end, and undone when that fails: memory never runs ahead of the store
+in anything that was answered. Terminal jobs are not kept here; the store has them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from federation.domain.hub import Agent, Hub, LinkState
+from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
+from federation.domain.job import Job
+from federation.domain.lease import Lease
+from federation.domain.usage import UsageInterval
+from federation.ports import EventRow, Loaded, RequestRow, Transaction
+
+K = TypeVar("K")
+V = TypeVar("V")
+ACTOR_CONTROL = "control"
+
+
+@dataclass
+class World:
+    """Live jobs, live leases, hubs, agents, and the indexes that the use cases need."""
+
+    incarnation: int
+    last_seq: int
+    jobs: dict[JobId, Job] = field(default_factory=dict)
+    leases: dict[LeaseId, Lease] = field(default_factory=dict)
+    hubs: dict[HubId, Hub] = field(default_factory=dict)
+    agents: dict[AgentKey, Agent] = field(default_factory=dict)
+    lease_of_job: dict[JobId, LeaseId] = field(default_factory=dict)
+    leases_of_agent: dict[AgentKey, dict[LeaseId, None]] = field(default_factory=dict)
+    sessions: dict[str, AgentKey] = field(default_factory=dict)
+
+    @classmethod
+    def rebuilt(cls, loaded: Loaded, now_ms: int) -> World:
+        """The world as the store has it. Every agent gets full grace: our absence was not its silence."""
+        world = cls(loaded.incarnation, loaded.last_seq)
+        for hub in loaded.hubs:
+            world.hubs[hub.id] = hub
+        for agent in loaded.agents:
+            world.agents[agent.key] = _regraced(agent, now_ms)
+        for job in loaded.jobs:
+            world.jobs[job.id] = job
+        for lease in loaded.leases:
+            world.index_lease(lease)
+        return world
+
+    def index_lease(self, lease: Lease) -> None:
+        """Take in a live lease."""
+        self.leases[lease.id] = lease
+        self.lease_of_job[lease.job_id] = lease.id
+        self.leases_of_agent.setdefault(lease.agent_key, {})[lease.id] = None
+
+    def drop_lease(self, lease: Lease) -> None:
+        """Forget a lease that ended."""
+        self.leases.pop(lease.id, None)
+        if self.lease_of_job.get(lease.job_id) == lease.id:
+            del self.lease_of_job[lease.job_id]
+        self.leases_of_agent.get(lease.agent_key, {}).pop(lease.id, None)
+
+    def lease_for(self, job_id: JobId) -> Lease | None:
+        """The job's live lease."""
+        lease_id = self.lease_of_job.get(job_id)
+        return None if lease_id is None else self.leases[lease_id]
+
+    def held_by(self, key: AgentKey) -> list[Lease]:
+        """The agent's live leases."""
+        return [self.leases[lease_id] for lease_id in self.leases_of_agent.get(key, ())]
+
+
+def _regraced(agent: Agent, now_ms: int) -> Agent:
+    return replace(agent, last_sync_ms=now_ms, link=LinkState.SUSPECT, session_id="")
+
+
+class Unit:
+    """The writes of one batch of commands."""
+
+    def __init__(self, world: World, now_ms: int) -> None:
+        self.world = world
+        self.now_ms = now_ms
+        self.jobs: dict[JobId, Job] = {}
+        self.leases: dict[LeaseId, Lease] = {}
+        self.hubs: dict[HubId, Hub] = {}
+        self.agents: dict[AgentKey, Agent] = {}
+        self.events: list[EventRow] = []
+        self.requests: dict[tuple[str, str], RequestRow] = {}
+        self.usage: list[UsageInterval] = []
+        self.orders: dict[AgentKey, None] = {}
+        self._undo: list[Callable[[], None]] = []
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there is anything to save."""
+        return bool(self.events or self.jobs or self.leases or self.hubs or self.agents or self.requests or self.usage)
+
+    def next_seq(self) -> int:
+        """The seq that the next event will get."""
+        return self.world.last_seq + len(self.events) + 1
+
+    def put_job(self, job: Job) -> None:
+        """Save a job; a terminal one leaves memory, and its queue place with it."""
+        jobs = self.world.jobs
+        _put(jobs, job.id, None if job.state.terminal else job, self._undo)
+        _put(self.jobs, job.id, job, self._undo)
+
+    def put_lease(self, lease: Lease) -> None:
+        """Save a lease; an ended one leaves memory."""
+        world, before = self.world, self.world.leases.get(lease.id)
+        if lease.live:
+            world.index_lease(lease)
+            self._undo.append(lambda: world.index_lease(before) if before else world.drop_lease(lease))
+        else:
+            world.drop_lease(lease)
+            self._undo.append(lambda: world.index_lease(before) if before else None)
+        _put(self.leases, lease.id, lease, self._undo)
+
+    def put_hub(self, hub: Hub) -> None:
+        """Save a hub."""
+        _put(self.world.hubs, hub.id, hub, self._undo)
+        _put(self.hubs, hub.id, hub, self._undo)
+
+    def put_agent(self, agent: Agent, save: bool = True) -> None:
+        """Keep an agent; `save=False` for what only memory needs, such as when it was last heard of."""
+        before = self.world.agents.get(agent.key)
+        if before is not None and before.session_id != agent.session_id:
+            _put(self.world.sessions, before.session_id, None, self._undo)
+        if agent.session_id:
+            _put(self.world.sessions, agent.session_id, agent.key, self._undo)
+        _put(self.world.agents, agent.key, agent, self._undo)
+        if save:
+            _put(self.agents, agent.key, agent, self._undo)
+
+    def put_request(self, row: RequestRow) -> None:
+        """Remember an answer."""
+        _put(self.requests, (row.principal, row.request_id), row, self._undo)
+
+    def put_usage(self, interval: UsageInterval) -> None:
+        """Post a stretch of use."""
+        self.usage.append(interval)
+        self._undo.append(lambda: self.usage.remove(interval))
+
+    def event(
+        self, entity: str, entity_id: str, kind: str, *, cause: str, actor: str, payload: Mapping[str, object] | None = None
+    ) -> None:
+        """Write down a fact."""
+        text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False) if payload else "{}"
+        self.events.append(
+            EventRow(self.now_ms, entity, entity_id, kind, cause, actor, text, incarnation=self.world.incarnation)
+        )
+        self._undo.append(self._pop_event)
+
+    def _pop_event(self) -> None:
+        self.events.pop()
+
+    def wake(self, key: AgentKey) -> None:
+        """After the commit, tell the agent's held call that there are orders."""
+        self.orders[key] = None
+
+    def savepoint(self) -> int:
+        """Where to roll back to when the next command fails half-way."""
+        return len(self._undo)
+
+    def rollback(self, savepoint: int = 0) -> None:
+        """Take back everything since `savepoint`, in memory and in the batch."""
+        while len(self._undo) > savepoint:
+            self._undo.pop()()
+
+    def save(self, transaction: Transaction) -> None:
+        """Write the batch. The caller commits."""
+        transaction.append_events(self.events)
+        transaction.put_jobs(list(self.jobs.values()))
+        transaction.put_leases(list(self.leases.values()))
+        transaction.put_hubs(list(self.hubs.values()))
+        transaction.put_agents(list(self.agents.values()))
+        transaction.put_requests(list(self.requests.values()))
+        transaction.put_usage(self.usage)
+
+
+def _put(into: dict[K, V], key: K, value: V | None, undo: list[Callable[[], None]]) -> None:
+    """Set or (None) remove, and remember how to take it back."""
+    if key in into:
+        before = into[key]
+        undo.append(lambda: into.__setitem__(key, before))
+    else:
+        undo.append(lambda: _forget(into, key))
+    if value is None:
+        into.pop(key, None)
+    else:
+        into[key] = value
+
+
+def _forget(of: dict[K, V], key: K) -> None:
+    of.pop(key, None)
