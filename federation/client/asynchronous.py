@@ -1,0 +1,211 @@
+"""`AsyncClient`: the same verbs for programs on asyncio; one event loop each.
+
+Deliberately not here: what a verb does (`steps.py`). Transfers to the object store run in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from federation.client import steps, transport
+from federation.client.settings import Settings, find_settings
+from federation.client.transfer import Mover, Progress
+from federation.client.transport import TERMINAL, Patience
+from federation.client.watching import Watch
+from federation.errors import FederationError, from_rpc_error
+from federation.v1 import hub_pb2, hub_pb2_grpc, job_pb2, job_pb2_grpc
+
+
+class AsyncClient:
+    """As `Client`, awaited. Open it inside the event loop that uses it."""
+
+    def __init__(self, settings: Settings, patience: Patience | None = None) -> None:
+        self.settings = settings
+        self.patience = patience or Patience()
+        target, credentials = transport.credentials(settings)
+        options = transport.options(target)
+        self._channel = (
+            grpc.aio.secure_channel(target, credentials, options)
+            if credentials
+            else grpc.aio.insecure_channel(target, options)
+        )
+        self._stubs: dict[str, Any] = {
+            steps.JOBS: job_pb2_grpc.JobServiceStub(self._channel),
+            steps.HUBS: hub_pb2_grpc.HubServiceStub(self._channel),
+        }
+        self._metadata = transport.metadata(settings)
+        self._mover = Mover(settings.ca, self.patience)
+
+    @classmethod
+    def from_environment(cls, server: str = "", patience: Patience | None = None) -> Self:
+        """The federation that BRHUB_SERVER, BRHUB_TOKEN, BRHUB_CA or BRHUB_DIR name. Raises: FederationError."""
+        return cls(find_settings(server), patience)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._channel.close(None)
+        self._mover.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # ---- jobs -------------------------------------------------------------------------------------------------------
+    async def submit(
+        self, job: steps.Request, request_id: str | None = None, *, progress: Progress | None = None
+    ) -> str:
+        """As `Client.submit`."""
+        return await self._run(steps.submit(job, request_id, progress))
+
+    async def submit_many(
+        self, jobs: Iterable[steps.Request | tuple[steps.Request, str | None]], *, progress: Progress | None = None
+    ) -> builtins.list[str | FederationError]:
+        """As `Client.submit_many`."""
+        pairs = (job if isinstance(job, tuple) else (job, None) for job in jobs)
+        return await self._run(steps.submit_many(pairs, progress))
+
+    async def get(self, job_id: str) -> job_pb2.Job:
+        """As `Client.get`."""
+        return await self._run(steps.get(job_id))
+
+    async def list(
+        self,
+        *,
+        states: Sequence[str] = (),
+        project: str = "",
+        hub_id: str = "",
+        all_owners: bool = False,
+        limit: int = 1_000,
+    ) -> builtins.list[job_pb2.Job]:
+        """As `Client.list`."""
+        return await self._run(steps.list_jobs(states, project, hub_id, all_owners, limit))
+
+    async def watch(self, job_ids: Sequence[str] = (), timeout_s: float | None = None) -> AsyncIterator[job_pb2.Job]:
+        """As `Client.watch`."""
+        watch = Watch(self.patience, time.monotonic(), timeout_s)
+        while True:
+            request = job_pb2.WatchJobsRequest(job_ids=job_ids)
+            timeout = watch.stream_timeout_s(time.monotonic())
+            stream = self._stubs[steps.JOBS].WatchJobs(request, timeout=timeout, metadata=self._metadata)
+            try:
+                async for response in stream:
+                    if watch.is_news(response.job, time.monotonic()):
+                        yield response.job
+                pause_s = watch.ended(time.monotonic())
+            except grpc.RpcError as problem:
+                pause_s = watch.broke(from_rpc_error(problem), time.monotonic())
+            finally:
+                stream.cancel()
+            await asyncio.sleep(pause_s)
+
+    async def wait(self, job_id: str, timeout_s: float | None = None) -> job_pb2.Job:
+        """As `Client.wait`."""
+        changes = self.watch([job_id], timeout_s)
+        try:
+            async for job in changes:
+                if job.state in TERMINAL:
+                    return job
+        finally:
+            await changes.aclose()  # type: ignore[attr-defined]  # an async generator, typed as its iterator
+        raise AssertionError("a watch ends by an error only")
+
+    async def logs(
+        self, job_id: str, follow: bool = False, *, offset: int = 0, attempt: str = ""
+    ) -> AsyncIterator[bytes]:
+        """As `Client.logs`."""
+        cursor = steps.LogCursor(job_id, offset, attempt)
+        done = False
+        while not done:
+            data, done = await self._run(steps.read_log(cursor, follow))
+            if data:
+                yield data
+
+    async def cancel(self, job_id: str, note: str = "") -> job_pb2.Job:
+        """As `Client.cancel`."""
+        return await self._run(steps.cancel(job_id, note))
+
+    async def retry(self, job_id: str) -> job_pb2.Job:
+        """As `Client.retry`."""
+        return await self._run(steps.retry(job_id))
+
+    async def explain(self, job_id: str) -> job_pb2.ExplainJobResponse:
+        """As `Client.explain`."""
+        return await self._run(steps.explain(job_id))
+
+    async def explain_spec(self, job: steps.Request) -> job_pb2.ExplainJobResponse:
+        """As `Client.explain_spec`."""
+        return await self._run(steps.explain_spec(job))
+
+    async def results(self, job_id: str) -> job_pb2.ListResultsResponse:
+        """As `Client.results`."""
+        return await self._run(steps.results(job_id))
+
+    async def fetch(self, job_id: str, folder: Path | str, *, progress: Progress | None = None) -> builtins.list[Path]:
+        """As `Client.fetch`."""
+        return await self._run(steps.fetch(job_id, Path(folder), progress))
+
+    # ---- hubs -------------------------------------------------------------------------------------------------------
+    async def list_hubs(self) -> builtins.list[hub_pb2.Hub]:
+        """As `Client.list_hubs`."""
+        return await self._run(steps.list_hubs())
+
+    async def get_hub(self, hub_id: str) -> hub_pb2.Hub:
+        """As `Client.get_hub`."""
+        return await self._run(steps.get_hub(hub_id))
+
+    async def drain_hub(self, hub_id: str, *, undo: bool = False, note: str = "") -> hub_pb2.Hub:
+        """As `Client.drain_hub`."""
+        return await self._run(steps.drain_hub(hub_id, undo, note))
+
+    # ---- how steps are carried out ----------------------------------------------------------------------------------
+    async def _run(self, verb: steps.Steps[steps.T]) -> steps.T:
+        step = next(verb)
+        while True:
+            try:
+                try:
+                    answer = await self._carry_out(step)
+                except FederationError as error:
+                    step = verb.throw(error)
+                else:
+                    step = verb.send(answer)
+            except StopIteration as end:
+                value: steps.T = end.value
+                return value
+
+    async def _carry_out(self, step: steps.Step) -> Any:
+        match step:
+            case steps.Call():
+                return await self._call(step)
+            case steps.Put(url, data, progress):
+                return await asyncio.to_thread(self._mover.put, url, data, progress)
+            case steps.Get(url, path, sha256, progress):
+                return await asyncio.to_thread(self._mover.get, url, path, sha256, progress)
+            case steps.Pause(seconds):
+                return await asyncio.sleep(seconds)
+
+    async def _call(self, step: steps.Call) -> Any:
+        method = getattr(self._stubs[step.service], step.method)
+        began, attempt = time.monotonic(), 0
+        while True:
+            try:
+                return await method(step.request, timeout=self.patience.call_s + step.extra_s, metadata=self._metadata)
+            except grpc.RpcError as problem:
+                error = from_rpc_error(problem)
+                pause_s = self.patience.pause(attempt)
+                over = time.monotonic() - began + pause_s > self.patience.retry_s
+                if over or not transport.is_retried(error):
+                    raise error from problem
+            await asyncio.sleep(pause_s)
+            attempt += 1

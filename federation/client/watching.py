@@ -1,0 +1,63 @@
+"""The bookkeeping of a watch that outlives its connections: what was seen, and when to stop trying.
+
+Pure: times are arguments. Both clients use it; what differs is only how they wait.
+"""
+
+from __future__ import annotations
+
+from federation.client.transport import Patience, is_retried
+from federation.errors import Code, Fault, FederationError
+from federation.v1 import job_pb2
+
+STREAM_S = 120.0
+"""A stream is opened anew after this long, so that a dead box in the middle is noticed."""
+
+
+class Watch:
+    """One watch over one or many streams. All times in seconds of one monotonic clock."""
+
+    def __init__(self, patience: Patience, now_s: float, timeout_s: float | None) -> None:
+        self._patience = patience
+        self._timeout_s = timeout_s
+        self._ends_s = None if timeout_s is None else now_s + timeout_s
+        self._heard_s = now_s
+        self._failures = 0
+        self._seen: dict[str, int] = {}
+
+    def stream_timeout_s(self, now_s: float) -> float:
+        """How long the next stream may live. Raises: FederationError TIMED_OUT when there is no time left."""
+        if self._ends_s is None:
+            return STREAM_S
+        if now_s >= self._ends_s:
+            raise FederationError(
+                Code.TIMED_OUT,
+                f"it had not ended after {self._timeout_s:g} s",
+                fault=Fault.CALLER,
+                hint="It goes on; look again with `brhub job show`, or wait longer.",
+                metadata={"timeout_s": f"{self._timeout_s:g}"},
+            )
+        return min(STREAM_S, self._ends_s - now_s)
+
+    def is_news(self, job: job_pb2.Job, now_s: float) -> bool:
+        """Whether this revision of the job was not seen yet."""
+        self._heard_s, self._failures = now_s, 0
+        if job.revision <= self._seen.get(job.id, -1):
+            return False
+        self._seen[job.id] = job.revision
+        return True
+
+    def ended(self, now_s: float) -> float:
+        """The server closed the stream in order; seconds to wait before the next."""
+        self._heard_s = now_s
+        self._failures += 1
+        return self._patience.pause(self._failures - 1)
+
+    def broke(self, error: FederationError, now_s: float) -> float:
+        """The stream failed; seconds to wait before the next. Raises: `error` when trying again is of no use."""
+        if error.code is Code.TIMED_OUT:  # the stream's own life was over: the way may well be fine
+            self._heard_s = now_s
+            return 0.0
+        if not is_retried(error) or now_s - self._heard_s > self._patience.retry_s:
+            raise error
+        self._failures += 1
+        return self._patience.pause(self._failures - 1)
