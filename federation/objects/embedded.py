@@ -25,6 +25,8 @@ READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.05
 LOG_TAIL_BYTES = 2_000
+ACCESS_KEY_CHARS_MIN = 3
+SECRET_KEY_CHARS_MIN = 8
 LOOPBACK = "127.0.0.1"
 
 
@@ -107,6 +109,12 @@ def start_embedded(settings: EmbeddedSettings, *, bucket: str = "federation") ->
         raise invalid("TLS needs a certificate and a key, or neither.", code=Code.CONFIGURATION_INVALID)
     if any(char in settings.access_key + settings.secret_key for char in ',"\n\r'):
         raise invalid("The store's keys may hold no comma, quote or line end.", code=Code.CONFIGURATION_INVALID)
+    if len(settings.access_key) < ACCESS_KEY_CHARS_MIN or len(settings.secret_key) < SECRET_KEY_CHARS_MIN:
+        # The server would start and then refuse every request.
+        raise invalid(
+            f"The store's access key needs {ACCESS_KEY_CHARS_MIN} characters, its secret key {SECRET_KEY_CHARS_MIN}.",
+            code=Code.CONFIGURATION_INVALID,
+        )
     port = settings.port or _free_port(settings.host)
     _refuse_taken(settings, port)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -61,11 +61,13 @@ def test_a_server_that_ends_at_once_tells_its_log(tmp_path: Path) -> None:
     assert "PEM" in caught.value.metadata["log"]
 
 
-def test_half_a_certificate_and_a_key_with_a_comma_are_refused(tmp_path: Path) -> None:
+def test_half_a_certificate_and_keys_that_cannot_work_are_refused(tmp_path: Path) -> None:
     """Before anything is started."""
     for wrong in (
         replace(settings(tmp_path), certificate=tmp_path / "x.pem"),
-        replace(settings(tmp_path), secret_key="one,two"),
+        replace(settings(tmp_path), secret_key="one,two,three"),
+        replace(settings(tmp_path), access_key="AK"),
+        replace(settings(tmp_path), secret_key="short"),
     ):
         with pytest.raises(FederationError) as caught:
             start_embedded(wrong)
