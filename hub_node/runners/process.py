@@ -1,0 +1,296 @@
+"""The base of every engine whose run is a process: it starts it under `guard.py`, watches it, stops it, finds it again.
+
+An engine overrides `program(attempt)`: which program, where, with which environment. Example:
+
+    class SparkRunner(ProcessRunner):
+        def program(self, attempt: Attempt) -> Program:
+            return Program(argv=(str(submit), "--master", "local[2]", ...), cwd=attempt.package, env=attempt.variables)
+
+and, where a run can be looked at while it runs, `address()`. Everything else is here: `start` returns in a few
+milliseconds (a program that cannot be started shows in `poll` as ENDED, FAILED_TO_START); starting the same attempt folder twice
+starts one program, because the guard claims the folder; `save_state` holds no more than the folder and the guard's
+identity, and is valid before the guard has said a word. A pid counts only with its start time and its boot.
+Deliberately not here: retries, what a run's end means for its job, engines that are services (`ray.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from federation.errors import Code, Fault, FederationError
+from hub_node.ports import Attempt, Phase, Status
+from hub_node.runners import guard
+
+LOG_BYTES_MAX = 1024**3
+MEMORY_SLACK_BYTES = 512 * 1024**2
+"""A program is ended OUT_OF_MEMORY past 1.5 times its lease plus this: resident sizes count shared pages twice."""
+GUARD_STARTS_WITHIN_S = 30.0
+_WORDS = {
+    "RUNTIME_LIMIT": "It ran to its runtime limit and was ended.",
+    "LEASE_RAN_OUT": "Its lease ran out without renewal and the hub ended it.",
+    "OUT_OF_MEMORY": "It used far more memory than its lease holds and was ended.",
+    "LOG_LIMIT": f"It wrote more than {LOG_BYTES_MAX // 1024**2} MiB of log and was ended.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to start: `argv[0]` is a path, `env` the whole environment."""
+
+    argv: tuple[str, ...]
+    cwd: Path
+    env: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process for good: a pid is used again, its start time in this boot is not."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+    def alive(self) -> bool:
+        """Whether it still runs; a zombie does not (and is reaped when it is our child)."""
+        if self.boot_id != boot_id():
+            return False
+        try:
+            os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            pass  # an earlier process of the agent started it
+        found = stat_of(self.pid)
+        return found is not None and found[0] not in "ZX" and found[1] in (self.start_ticks, 0)
+
+
+def boot_id() -> str:
+    """This boot of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def boot_time_ms(wall_ms: int) -> int:
+    """A wall-clock moment on CLOCK_BOOTTIME; 0 stays 0. Both clocks are read now."""
+    if wall_ms <= 0:
+        return 0
+    return max(1, guard.boot_ms() + wall_ms - time.time_ns() // 1_000_000)
+
+
+def stat_of(pid: int) -> tuple[str, int, int] | None:
+    """(state, start time in ticks, session) of a process, or None when there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+    return fields[0].decode(), int(fields[19]), int(fields[3])
+
+
+class ProcessRunner:
+    """A Runner (`hub_node/ports.py`) for one process under guard. Subclasses say which."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._guard: Identity | None = None
+        self._job = ("", "")
+        self._launched_s = 0.0
+        self._final: Status | None = None
+
+    # ---- for subclasses ---------------------------------------------------------------------------------------------
+    def program(self, attempt: Attempt) -> Program:
+        """Which program this attempt is. Raises FederationError where the spec asks for something that cannot be."""
+        return Program(argv=(attempt.run.lease.work.entrypoint,), cwd=attempt.package, env=attempt.variables)
+
+    def address(self) -> str:
+        """Where the run can be looked at while it runs; empty when nowhere."""
+        return ""
+
+    def memory_bytes_max(self, attempt: Attempt) -> int:
+        """Resident bytes of all its processes past which the guard ends it; 0 for no watch."""
+        work = attempt.run.lease.work
+        wanted = work.memory_bytes * work.replicas
+        return wanted * 3 // 2 + MEMORY_SLACK_BYTES if wanted else 0
+
+    @property
+    def folder(self) -> Path:
+        """The attempt's folder."""
+        assert self._folder is not None, "start or load_state comes first"
+        return self._folder
+
+    # ---- the Runner contract ----------------------------------------------------------------------------------------
+    def start(self, attempt: Attempt) -> None:
+        """Start the program under a guard, or take up the one that this attempt already has."""
+        self._folder = attempt.folder
+        self._job = (attempt.run.lease.job_id, str(attempt.run.lease.epoch))
+        if self._claimed():
+            return
+        program = self.program(attempt)
+        spec = {
+            "folder": str(attempt.folder),
+            "argv": [resolved(program.argv[0], program), *program.argv[1:]],
+            "cwd": str(program.cwd),
+            "env": dict(program.env),
+            "log": str(attempt.log),
+            "grace_ms": attempt.grace_ms,
+            "memory_bytes_max": self.memory_bytes_max(attempt),
+            "log_bytes_max": LOG_BYTES_MAX,
+        }
+        try:
+            self._write_deadline(attempt.deadline_ms, attempt.run.lease.valid_until_ms)
+            guard.write_json(str(attempt.folder / "guard-spec.json"), spec)
+            self._launch(attempt.folder)
+        except OSError as problem:
+            raise FederationError(
+                Code.ENGINE_UNAVAILABLE,
+                f"This hub could not start a process: {problem.strerror or problem}.",
+                fault=Fault.HUB,
+                hint="Look at the agent machine's disk, memory and process limits.",
+                metadata={"errno": str(problem.errno)},
+            ) from problem
+
+    def poll(self) -> Status:
+        """RUNNING while the guard lives, then what it wrote."""
+        if self._final is not None:
+            return self._final
+        self._claimed()
+        if self._guard is not None and self._guard.alive():
+            return Status(Phase.RUNNING, url=self.address())
+        said = guard.read_json(str(self.folder / "exit.json"))
+        if said:
+            self._final = _status_of(said)
+        elif self._guard is None and time.monotonic() - self._launched_s < GUARD_STARTS_WITHIN_S:
+            return Status(Phase.RUNNING)  # a guard that has not yet claimed the folder
+        elif self._guard is not None and self._guard.boot_id != boot_id():
+            self._final = Status(Phase.ENDED, 1, "REBOOTED", "The machine restarted while it ran.")
+        else:
+            self._end_orphans()
+            self._final = Status(Phase.ENDED, 137, "GUARD_LOST", "Its guard was killed; what it ran was ended.")
+        return self._final
+
+    def stop(self, grace_ms: int) -> None:
+        """Ask the guard to end it."""
+        self._claimed()
+        if self._guard is None or not self._guard.alive():
+            return
+        try:
+            guard.write_json(str(self.folder / "stop.json"), {"grace_ms": grace_ms})
+        except OSError:
+            pass  # a full disk: the guard then takes the attempt's own grace
+        try:
+            os.kill(self._guard.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+
+    def extend(self, deadline_ms: int, lease_until_ms: int) -> None:
+        """New wall-clock deadlines (0 for none); the guard takes them up within a second."""
+        self._write_deadline(deadline_ms, lease_until_ms)
+
+    def save_state(self) -> str:
+        """The attempt's folder and, once known, the guard."""
+        known = self._guard
+        state: dict[str, object] = {"folder": str(self.folder), "job": list(self._job)}
+        if known is not None:
+            state["guard"] = [known.pid, known.start_ticks, known.boot_id]
+        return json.dumps(state)
+
+    def load_state(self, text: str) -> None:
+        """Find the run of an earlier process of the agent."""
+        state = json.loads(text)
+        self._folder = Path(state["folder"])
+        self._job = (state["job"][0], state["job"][1])
+        if "guard" in state:
+            pid, start_ticks, boot = state["guard"]
+            self._guard = Identity(pid, start_ticks, boot)
+        self._claimed()
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+    def _launch(self, folder: Path) -> None:
+        errors = str(folder / "guard.err")
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", guard.__file__, str(folder / "guard-spec.json")],
+            {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            ],
+            setsid=True,
+            setsigmask=[],
+        )
+        self._launched_s = time.monotonic()
+        found = stat_of(pid)
+        self._guard = Identity(pid, found[1] if found else 0, boot_id())
+
+    def _claimed(self) -> bool:
+        """Whether a guard has claimed the folder; if so it is the one we watch."""
+        said = guard.read_json(str(self.folder / "guard.json"))
+        if not said:
+            return False
+        self._guard = Identity(
+            guard.number(said, "pid"), guard.number(said, "start_ticks"), str(said.get("boot_id", ""))
+        )
+        return True
+
+    def _write_deadline(self, deadline_ms: int, lease_until_ms: int) -> None:
+        content: guard.Json = {
+            "runtime_boot_ms": boot_time_ms(deadline_ms),
+            "lease_boot_ms": boot_time_ms(lease_until_ms),
+        }
+        guard.write_json(str(self.folder / "deadline.json"), content)
+
+    def _end_orphans(self) -> None:
+        """Only when somebody killed the guard: end its session, and whatever carries the attempt's own variables."""
+        job, attempt = self._job
+        marks = (f"BRHUB_JOB_ID={job}".encode(), f"BRHUB_ATTEMPT={attempt}".encode())
+        session = self._guard.pid if self._guard is not None else -1
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            found = stat_of(int(entry.name))
+            if found is None or found[0] in "ZX":
+                continue
+            try:
+                environment = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                environment = []
+            if found[2] == session or all(mark in environment for mark in marks):
+                try:
+                    os.kill(int(entry.name), signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    pass
+
+
+def resolved(name: str, program: Program) -> str:
+    """The path of a program: absolute, relative to its folder, or a bare name on its PATH."""
+    if "/" in name:
+        return str(program.cwd / name)
+    found = shutil.which(name, path=program.env.get("PATH", os.defpath))
+    if found is None:
+        raise FederationError(
+            Code.TOOL_MISSING,
+            f"There is no program {name!r} at this hub.",
+            fault=Fault.CALLER,
+            hint="Put it into the package and name it by its path there, or ask the hub's operator.",
+            metadata={"program": name},
+        )
+    return found
+
+
+def _status_of(said: guard.Json) -> Status:
+    cause, exit_code = str(said.get("cause", "")), guard.number(said, "exit_code")
+    message = str(said.get("message", ""))
+    if cause == "exited":
+        by = guard.number(said, "signal")
+        text = f"A signal ended it ({signal.Signals(by).name})." if by else ""
+        return Status(Phase.ENDED, exit_code, "", text)
+    if cause == "stopped":
+        return Status(Phase.ENDED, exit_code, "STOPPED", "It was asked to end.")
+    if cause == "FAILED_TO_START":
+        return Status(Phase.ENDED, exit_code, "FAILED_TO_START", f"It could not be started: {message}.")
+    return Status(Phase.ENDED, exit_code or 1, cause, _WORDS.get(cause, message))
