@@ -1,0 +1,192 @@
+"""Rounds: plan on a snapshot on a thread of their own, commit on the writer thread, where each placement is verified.
+
+What changed is gathered after every commit (`collect`); a round starts as soon as there is something to decide, so that
+an idle federation places a job within milliseconds, and a busy one decides on whatever gathered meanwhile. Only this room
+talks to `federation/scheduling`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from federation.domain.ids import JobId, LeaseId
+from federation.domain.job import Job, JobState
+from federation.errors import FederationError
+from federation.lifecycle import commit as lifecycle_commit
+from federation.lifecycle.job import Fact, Trigger
+from federation.ports import Clock, IdSource
+from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
+from federation.scheduling.explaining import Explanation
+from federation.scheduling.plan import Placement
+from federation.scheduling.rows import DeltaCollector, agent_row, lease_row, queued_from
+from federation.service.jobs import apply
+from federation.service.world import ACTOR_CONTROL, Unit, World
+from federation.service.writer import Writer
+
+REFUSAL_PAUSE_MS = 5_000
+"""A hub that had no room after all is asked again after this; one whose policy said no is not asked again."""
+PASSING_REFUSALS = frozenset({"ROOM_TAKEN", "ENGINE_UNAVAILABLE", "STORE_FULL"})
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Figures:
+    """Counters for operators."""
+
+    rounds: int = 0
+    placements: int = 0
+    rejections: int = 0
+    last_round_ms: int = 0
+
+
+class Rounds:
+    """The loop. `collect` is called by the writer after each commit, everything else by its own thread."""
+
+    def __init__(self, writer: Writer, clock: Clock, ids: IdSource, policy: Policy | None = None) -> None:
+        self.figures = Figures()
+        self._writer = writer
+        self._clock = clock
+        self._ids = ids
+        self._policy = policy or Policy()
+        self._gathered = DeltaCollector()
+        self._guard = threading.Lock()
+        self._state = PlannerState.empty()
+        self._state_guard = threading.Lock()
+        self._refusals: dict[JobId, dict[str, tuple[str, int]]] = {}
+        """job -> hub -> (why, ask again at; 0: never)."""
+        self._wake = threading.Event()
+        self._ending = False
+        self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
+        writer.after_commit(self.collect)
+
+    def start(self, world: World) -> None:
+        """Take in the whole world, then begin. Before the writer starts."""
+        with self._guard:
+            for agent in world.agents.values():
+                self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
+            for job in world.jobs.values():
+                if job.state is JobState.QUEUED:
+                    self._gathered.queued(queued_from(job))
+            for lease in world.leases.values():
+                self._gathered.lease_started(lease_row(lease, world.jobs[lease.job_id]))
+        self._wake.set()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the round at hand."""
+        self._ending = True
+        self._wake.set()
+        self._thread.join()
+
+    def collect(self, unit: Unit) -> None:
+        """Gather what a committed unit changed. Runs on the writer thread and decides nothing."""
+        if not (unit.jobs or unit.leases or unit.agents or unit.hubs):
+            return
+        world = unit.world
+        with self._guard:
+            for job in unit.jobs.values():
+                self._collect_job(job, unit.now_ms)
+            for lease in unit.leases.values():
+                if lease.live:
+                    self._gathered.lease_started(lease_row(lease, world.jobs[lease.job_id]))
+                else:
+                    self._gathered.lease_ended(lease.id)
+            for agent in unit.agents.values():
+                self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
+            for agent in world.agents.values() if unit.hubs else ():
+                self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
+        self._wake.set()
+
+    def _collect_job(self, job: Job, now_ms: int) -> None:
+        if job.state is not JobState.QUEUED:
+            self._gathered.dequeued(job.id)
+            if job.state.terminal or job.state is JobState.RUNNING:
+                self._refusals.pop(job.id, None)
+            return
+        if job.reason is not None and job.hub_id and job.attempts:
+            until_ms = now_ms + REFUSAL_PAUSE_MS if job.reason.code in PASSING_REFUSALS else 0
+            self._refusals.setdefault(job.id, {})[job.hub_id] = (job.reason.message, until_ms)
+        self._gathered.queued(queued_from(job, tuple(sorted(self._refusals.get(job.id, ())))))
+
+    def ask_again(self, unit: Unit) -> None:
+        """Forget refusals whose pause is over. A command for the writer, with the expiry tick."""
+        with self._guard:
+            for job_id, by_hub in list(self._refusals.items()):
+                over = [hub_id for hub_id, (_, until_ms) in by_hub.items() if until_ms and until_ms <= unit.now_ms]
+                for hub_id in over:
+                    del by_hub[hub_id]
+                job = unit.world.jobs.get(job_id)
+                if over and job is not None and job.state is JobState.QUEUED:
+                    self._gathered.queued(queued_from(job, tuple(sorted(by_hub))))
+                if not by_hub:
+                    del self._refusals[job_id]
+            if self._gathered:
+                self._wake.set()
+
+    def explain(self, job: Job) -> Explanation:
+        """Why `job` waits, or where it would run; on the state of the last round. From any thread but the writer's."""
+        with self._guard:
+            refused = dict(self._refusals.get(job.id, {}))
+        row = queued_from(job, tuple(sorted(refused)))
+        with self._state_guard:
+            return explain(self._state, self._policy, row, self._clock.now_ms())
+
+    def refusal_of(self, job_id: JobId, hub_id: str) -> str:
+        """What the hub's admission said of this job; empty when it said nothing."""
+        with self._guard:
+            return self._refusals.get(job_id, {}).get(hub_id, ("", 0))[0]
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if self._ending:
+                return
+            try:
+                self.round()
+            except FederationError:
+                log.exception("a round was refused; the next one tries again")
+            except Exception:
+                log.exception("a round failed for a reason of ours")
+
+    def round(self) -> Plan:
+        """One round: take what changed, plan, commit. Jobs whose placement no longer held stay queued."""
+        with self._guard:
+            delta: Delta = self._gathered.take()
+        began_ms = self._clock.now_ms()
+        with self._state_guard:
+            self._state, plan = plan_round(self._state, delta, self._policy, began_ms)
+        self.figures.rounds += 1
+        self.figures.last_round_ms = self._clock.now_ms() - began_ms
+        if plan.placements:
+            accepted = self._writer.run(self._committing(plan))
+            self.figures.placements += accepted
+            self.figures.rejections += len(plan.placements) - accepted
+        return plan
+
+    def _committing(self, plan: Plan) -> Callable[[Unit], int]:
+        def commit(unit: Unit) -> int:
+            return sum(_place(unit, placement, self._ids) for placement in plan.placements)
+
+        return commit
+
+
+def _place(unit: Unit, placement: Placement, ids: IdSource) -> bool:
+    """Verify one placement on the latest state and grant its lease; False when it no longer holds."""
+    world = unit.world
+    job, agent = world.jobs.get(JobId(placement.job_id)), world.agents.get(placement.key)
+    if job is None:
+        return False
+    hub = world.hubs.get(agent.hub_id) if agent else None
+    why_not = lifecycle_commit.rejection(job, agent, hub, placement.nodes, world.held_by(placement.key))
+    if why_not or agent is None:
+        return False
+    lease_id = LeaseId(ids.new_id("lease"))
+    lease = lifecycle_commit.granted(job, agent, placement.nodes, lease_id, world.incarnation, unit.now_ms)
+    apply(unit, job, Fact(Trigger.LEASE_GRANTED, lease.epoch, lease=lease), cause="round", actor=ACTOR_CONTROL)
+    return True
+
+
