@@ -1,0 +1,89 @@
+"""What can go wrong under a store, as errors that a caller can act on, and the one thing nobody may act on.
+
+A full, locked or read-only store is a refusal: nothing was written, and the store works again once the cause is gone.
+A failed fsync is not: the kernel may have dropped the pages and report success at the next try, so whatever this
+process believes about its disk may be false. `DurabilityLost` therefore is no `Exception`: no handler for errors
+swallows it. The service's writer thread is the one place that meets it, and ends the process there with `os._exit`
+(no flush, no farewell, no reply); the next start reads what really reached the disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from federation.errors import Code, Fault, FederationError
+
+
+class DurabilityLost(BaseException):
+    """An fsync failed: this process can no longer know what is on its disk and must end. Never catch and go on."""
+
+
+_FSYNC_FAILED = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
+_BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_PRIMARY = 0xFF  # an extended result code carries its primary code in the low byte
+
+
+def full(where: str) -> FederationError:
+    """The disk, or the file's own limit, has no room. Nothing was written."""
+    return FederationError(
+        Code.STORE_FULL,
+        "the store has no room left; nothing was written",
+        fault=Fault.FEDERATION,
+        hint="Free space on the store's disk; what was accepted before is safe.",
+        metadata={"store": where},
+    )
+
+
+def unavailable(message: str, hint: str, where: str) -> FederationError:
+    """The store cannot be used now. Nothing was written."""
+    return FederationError(
+        Code.STORE_UNAVAILABLE, message, fault=Fault.FEDERATION, hint=hint, metadata={"store": where}
+    )
+
+
+def damaged(where: str, what: str) -> FederationError:
+    """The store's file is not whole. It is left as it is: starting from nothing would forget accepted work."""
+    return unavailable(
+        f"the store is damaged: {what}",
+        "Restore it from a backup; the file was left untouched, and starting without it would lose accepted jobs.",
+        where,
+    )
+
+
+def request_reused() -> FederationError:
+    """The service looks before it inserts, so only two submissions at once can meet this."""
+    return FederationError(
+        Code.REQUEST_ID_REUSED,
+        "a request id was used twice",
+        fault=Fault.CALLER,
+        hint="Use a new request id for each job.",
+    )
+
+
+def from_sqlite(error: sqlite3.Error, where: str, *, no_room: bool) -> BaseException:
+    """`error` as ours: a FederationError, or DurabilityLost. `no_room`: the disk is known to be full right now."""
+    extended = int(getattr(error, "sqlite_errorcode", None) or 0)
+    primary = extended & _PRIMARY
+    if extended in _FSYNC_FAILED:
+        return DurabilityLost(f"{where}: {error}")
+    if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and no_room):
+        return full(where)
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return unavailable("the store is locked by another program", "End that program, then try again.", where)
+    if primary == sqlite3.SQLITE_READONLY:
+        return unavailable("the store is read-only", "Make its file and folder writable for this user.", where)
+    if primary in _BROKEN:
+        return damaged(where, str(error))
+    if primary == sqlite3.SQLITE_CANTOPEN:
+        return unavailable("the store cannot be opened", "Check that its folder exists and is writable.", where)
+    if primary == sqlite3.SQLITE_CONSTRAINT:
+        return FederationError(
+            Code.INTERNAL,
+            f"the store refused a row that breaks its own rules: {error}",
+            fault=Fault.FEDERATION,
+            hint="This is a mistake in the control plane; please report it.",
+            metadata={"store": where},
+        )
+    if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+        return unavailable("the store is closed", "The control plane is ending; try again after its next start.", where)
+    return unavailable(f"the store failed: {error}", "Try again; look at the disk if it stays.", where)

@@ -1,0 +1,233 @@
+"""State and facts in plain dictionaries: for the simulator and for tests, under the same contract as the SQL store.
+
+Nothing survives the process, and nothing here pretends to: there is no file, no fsync and no full disk. Everything
+else (rollback, uniqueness, gapless seqs, paging) is the same, held to it by `tests/contract/test_store.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from federation.domain.hub import Agent, Hub
+from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
+from federation.domain.job import Job, JobState
+from federation.domain.lease import Lease
+from federation.domain.usage import UsageInterval
+from federation.errors import Code, Fault, FederationError
+from federation.ports import EventRow, JobFilter, Loaded, Page, RequestRow, Transaction
+from federation.store import faults
+
+_INCARNATION = 1
+
+
+@dataclasses.dataclass(slots=True)
+class _Tables:
+    """What is committed, or what one transaction wants to add to it."""
+
+    jobs: dict[str, Job] = dataclasses.field(default_factory=dict)
+    leases: dict[str, Lease] = dataclasses.field(default_factory=dict)
+    hubs: dict[HubId, Hub] = dataclasses.field(default_factory=dict)
+    agents: dict[AgentKey, Agent] = dataclasses.field(default_factory=dict)
+    requests: dict[tuple[str, str], RequestRow] = dataclasses.field(default_factory=dict)
+    usage: dict[str, dict[int, UsageInterval]] = dataclasses.field(default_factory=dict)
+    events: list[EventRow] = dataclasses.field(default_factory=list)
+
+
+class MemoryTransaction:
+    """Writes of one commit; see `ports.Transaction`."""
+
+    def __init__(self, store: MemoryStore, committed: _Tables) -> None:
+        self._store = store
+        self._committed = committed
+        self._new = _Tables()
+        self._over: FederationError | None = None
+        self.done = False
+
+    def append_events(self, rows: Sequence[EventRow]) -> int:
+        """Add facts; their first seq."""
+        self._check()
+        first = len(self._committed.events) + len(self._new.events) + 1
+        self._new.events += [
+            dataclasses.replace(row, seq=seq, incarnation=_INCARNATION) for seq, row in enumerate(rows, first)
+        ]
+        return first
+
+    def put_jobs(self, jobs: Sequence[Job]) -> None:
+        """Insert or replace by id. A job's owner, spec and spec bytes are those of its first row."""
+        self._check()
+        for job in jobs:
+            first = self._new.jobs.get(job.id) or self._committed.jobs.get(job.id)
+            self._new.jobs[job.id] = job if first is None else _with_fixed_parts(job, first)
+
+    def put_leases(self, leases: Sequence[Lease]) -> None:
+        """Insert or replace by id."""
+        self._check()
+        self._new.leases.update((lease.id, lease) for lease in leases)
+
+    def put_hubs(self, hubs: Sequence[Hub]) -> None:
+        """Insert or replace by id."""
+        self._check()
+        self._new.hubs.update((hub.id, hub) for hub in hubs)
+
+    def put_agents(self, agents: Sequence[Agent]) -> None:
+        """Insert or replace by (hub, agent)."""
+        self._check()
+        self._new.agents.update((agent.key, agent) for agent in agents)
+
+    def put_requests(self, rows: Sequence[RequestRow]) -> None:
+        """Insert. Error: REQUEST_ID_REUSED for a (principal, request_id) that is there."""
+        self._check()
+        for row in rows:
+            key = (row.principal, row.request_id)
+            if key in self._committed.requests or key in self._new.requests:
+                raise self._end(faults.request_reused())
+            self._new.requests[key] = row
+
+    def put_usage(self, intervals: Sequence[UsageInterval]) -> None:
+        """Insert; a (lease, index) that is there already is left alone."""
+        self._check()
+        for interval in intervals:
+            self._new.usage.setdefault(interval.lease_id, {}).setdefault(interval.index, interval)
+
+    def commit(self) -> None:
+        """Visible when this returns."""
+        self._check()
+        for lease in self._new.leases.values():
+            if lease.job_id not in self._committed.jobs and lease.job_id not in self._new.jobs:
+                raise self._end(
+                    FederationError(
+                        Code.INTERNAL,
+                        f"the store refused a row that breaks its own rules: lease {lease.id} has no job",
+                        fault=Fault.FEDERATION,
+                        hint="This is a mistake in the control plane; please report it.",
+                    )
+                )
+        self._store.apply(self._new)
+        self.done = True
+
+    def _end(self, error: FederationError) -> FederationError:
+        self._over = error
+        return error
+
+    def _check(self) -> None:
+        assert not self.done, "a committed transaction takes no more writes"
+        if self._over is not None:
+            raise self._over
+
+
+def _with_fixed_parts(job: Job, first: Job) -> Job:
+    if job.spec is first.spec and job.spec_bytes is first.spec_bytes and job.owner is first.owner:
+        return job
+    return dataclasses.replace(
+        job,
+        owner=first.owner,
+        spec=first.spec,
+        spec_bytes=first.spec_bytes,
+        created_ms=first.created_ms,
+        parent_job_id=first.parent_job_id,
+    )
+
+
+class MemoryStore:
+    """A store in this process's memory; see `ports.Store`."""
+
+    def __init__(self) -> None:
+        self._tables = _Tables()
+        self._lock = threading.Lock()
+        self._writing = False
+
+    def load(self) -> Loaded:
+        """Everything live."""
+        with self._lock:
+            tables = self._tables
+            jobs = [job for job in tables.jobs.values() if not job.state.terminal]
+            leases = [lease for lease in tables.leases.values() if lease.live]
+            return Loaded(
+                incarnation=_INCARNATION,
+                last_seq=len(tables.events),
+                jobs=tuple(sorted(jobs, key=lambda job: job.queue_seq)),
+                leases=tuple(sorted(leases, key=lambda lease: lease.id)),
+                hubs=tuple(tables.hubs[hub_id] for hub_id in sorted(tables.hubs)),
+                agents=tuple(tables.agents[key] for key in sorted(tables.agents)),
+            )
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Transaction]:
+        """A transaction; leaving the block without `commit` forgets it."""
+        assert not self._writing, "one transaction at a time"
+        self._writing = True
+        try:
+            yield MemoryTransaction(self, self._tables)
+        finally:
+            self._writing = False
+
+    def apply(self, new: _Tables) -> None:
+        """Make a transaction's writes visible, all at once."""
+        with self._lock:
+            tables = self._tables
+            tables.jobs.update(new.jobs)
+            tables.leases.update(new.leases)
+            tables.hubs.update(new.hubs)
+            tables.agents.update(new.agents)
+            tables.requests.update(new.requests)
+            for lease_id, intervals in new.usage.items():
+                tables.usage[lease_id] = {**intervals, **tables.usage.get(lease_id, {})}
+            tables.events.extend(new.events)
+
+    def find_requests(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], RequestRow]:
+        """Those of the (principal, request_id) that were answered."""
+        with self._lock:
+            return {key: self._tables.requests[key] for key in keys if key in self._tables.requests}
+
+    def get_job(self, job_id: str) -> Job | None:
+        """One job, also a terminal one."""
+        with self._lock:
+            return self._tables.jobs.get(JobId(job_id))
+
+    def get_lease(self, lease_id: LeaseId) -> Lease | None:
+        """One lease, also an ended one."""
+        with self._lock:
+            return self._tables.leases.get(lease_id)
+
+    def list_jobs(self, where: JobFilter, before_seq: int, limit: int) -> Page:
+        """Jobs with queue_seq below `before_seq` (0: from the newest)."""
+        assert limit > 0, "a page shows at least one job"
+        with self._lock:
+            every = list(self._tables.jobs.values())
+        shown = [job for job in every if (not before_seq or job.queue_seq < before_seq) and _matches(job, where)]
+        shown.sort(key=lambda job: (job.queue_seq, job.id), reverse=True)
+        return Page(tuple(shown[:limit]), shown[limit - 1].queue_seq if len(shown) > limit else 0)
+
+    def count_jobs(self) -> Mapping[JobState, int]:
+        """How many in each state; states without a job are left out."""
+        with self._lock:
+            return dict(Counter(job.state for job in self._tables.jobs.values()))
+
+    def events_of(self, entity: str, entity_id: str, limit: int) -> tuple[EventRow, ...]:
+        """The facts of one thing, oldest first."""
+        with self._lock:
+            found = [row for row in self._tables.events if row.entity == entity and row.entity_id == entity_id]
+        return tuple(found[:limit])
+
+    def usage_of(self, lease_id: LeaseId) -> tuple[UsageInterval, ...]:
+        """The stretches of one lease, by index."""
+        with self._lock:
+            intervals = self._tables.usage.get(lease_id, {})
+            return tuple(intervals[index] for index in sorted(intervals))
+
+    def close(self) -> None:
+        """Nothing to give back; what was stored stays readable as long as somebody holds this object."""
+
+
+def _matches(job: Job, where: JobFilter) -> bool:
+    return (
+        (not where.states or job.state in where.states)
+        and (not where.project or job.owner.project == where.project)
+        and (not where.hub_id or job.hub_id == where.hub_id)
+        and (where.owner is None or (job.owner.issuer, job.owner.subject) == where.owner)
+        and (not where.job_ids or job.id in where.job_ids)
+    )

@@ -1,0 +1,256 @@
+"""The embedded database's file: making it, checking it before it is trusted, connections, checkpoints.
+
+A new store is built under another name and renamed when it is whole, so that a file at the store's path is either a
+complete store or a damaged one, and a damaged or emptied one is refused instead of being filled from nothing.
+Checkpoints are ours: SQLite's automatic one keeps quiet about a failed fsync of the main file.
+
+The main file is never opened here by anything but SQLite while a connection is open: closing such a descriptor would
+drop SQLite's POSIX locks. Not here: rows and transactions (`sql.py`), revisions (`migrations/`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import struct
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.dialects.sqlite.pysqlite import dialect as PysqliteDialect  # noqa: N812
+from sqlalchemy.pool import QueuePool
+
+from federation.store import faults, migrations, schema
+from federation.store.statements import Statements
+
+APPLICATION_ID = 0x42524842
+"""In the file's header: "BRHB". A database of somebody else is not touched."""
+BUSY_TIMEOUT_MS = 5_000
+CHECKPOINT_PAGES = 1_000
+"""About 4 MiB of write-ahead log; then its pages move into the main file."""
+QUICK_CHECK_BYTES_MAX = 64 * 2**20
+"""Larger files are checked by their header only: a start may not take a minute. `PRAGMA quick_check` reads it all."""
+READERS_MAX = 16
+_FREE_BYTES_MIN = 256 * 1024
+_HEADER_BYTES = 100
+_MAGIC = b"SQLite format 3\0"
+_CHECKPOINT = "PRAGMA wal_checkpoint({})"
+
+
+class SqliteFile:
+    """One store's file, locked against a second control plane until `close`."""
+
+    begin_sql = "BEGIN IMMEDIATE"
+
+    def __init__(self, path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
+        self.path = path
+        self.where = str(path)
+        self.statements = Statements(PysqliteDialect(paramstyle="qmark"))
+        self._busy_timeout_ms = busy_timeout_ms
+        self._rows_since_checkpoint = 0
+        self._pages_per_row = 2.0
+        self._lock = _lock(path)
+        try:
+            prepare(path)
+            self.writer = self._connect()
+            self._readers = QueuePool(
+                self._connect_reader, pool_size=4, max_overflow=READERS_MAX - 4, timeout=30, reset_on_return=None
+            )
+        except sqlite3.Error as error:
+            self._lock.close()
+            raise self.error_of(error) from error
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def reader(self) -> QueuePool:
+        """Connections for any thread; each sees what is committed."""
+        return self._readers
+
+    def error_of(self, error: sqlite3.Error) -> BaseException:
+        """`error` as ours; see `faults`."""
+        return faults.from_sqlite(error, self.where, no_room=_free_bytes(self.path) < _FREE_BYTES_MIN)
+
+    def committed(self, rows: int) -> None:
+        """After each commit: move the log's pages home when there are enough of them.
+
+        What was committed is safe in the log, so a checkpoint that finds no room is tried again later; only a failed
+        fsync is not survivable.
+        """
+        self._rows_since_checkpoint += rows
+        if self._rows_since_checkpoint * self._pages_per_row >= CHECKPOINT_PAGES:
+            self._checkpoint("PASSIVE")
+
+    def _checkpoint(self, mode: str) -> None:
+        try:
+            _, pages, _ = self.writer.execute(_CHECKPOINT.format(mode)).fetchone()
+        except sqlite3.Error as error:
+            found = self.error_of(error)
+            if isinstance(found, faults.DurabilityLost):
+                raise found from error
+            pages = 0
+        # how many pages a row costs differs a hundredfold between batches and single steps: learn it
+        if self._rows_since_checkpoint and pages > 0:
+            self._pages_per_row = min(10.0, max(0.5, pages / self._rows_since_checkpoint))
+        self._rows_since_checkpoint = 0
+
+    def close(self) -> None:
+        """Give back connections; the log is folded into the main file where nothing stands against it."""
+        self._readers.dispose()
+        try:
+            self._checkpoint("TRUNCATE")
+            self.writer.close()
+        except sqlite3.ProgrammingError:
+            pass  # closed twice: the second time there is nothing to give back
+        finally:
+            self._lock.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = connect(self.path, self._busy_timeout_ms)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        connection.execute("PRAGMA cache_size=-16000")
+        return connection
+
+    def _connect_reader(self) -> Any:
+        connection = connect(self.path, self._busy_timeout_ms)
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute("PRAGMA cache_size=-4000")
+        return connection
+
+
+def connect(path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> sqlite3.Connection:
+    """A connection without implicit transactions, usable from any thread, one at a time. The file must exist."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=busy_timeout_ms / 1000,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.execute("PRAGMA trusted_schema=OFF")
+    return connection
+
+
+def prepare(path: Path) -> None:
+    """Make the store's file if there is none, else check it, and bring it to today's schema.
+
+    Errors: STORE_UNAVAILABLE for a file that is empty, cut short, damaged, somebody else's, or of a newer version.
+    """
+    if not path.parent.is_dir():
+        raise faults.unavailable("the store's folder does not exist", "Make the folder first.", str(path))
+    if not path.exists():
+        _create(path)
+        return
+    _check_header(path)
+    path.chmod(0o600)  # specs carry secret variables
+    connection = connect(path)
+    try:
+        revision = _revision(connection, path)
+        if path.stat().st_size <= QUICK_CHECK_BYTES_MAX:
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise faults.damaged(str(path), verdict)
+        if revision != schema.HEAD:
+            migrations.upgrade_sqlite(connection, str(path))
+    finally:
+        connection.close()
+
+
+def _create(path: Path) -> None:
+    """A whole store or none: built beside its place, fsynced, then renamed."""
+    for leftover in (f"{path}-wal", f"{path}-journal"):
+        if Path(leftover).exists():
+            raise faults.damaged(str(path), f"its file is missing, but {Path(leftover).name} is there")
+    building = Path(f"{path}.creating")
+    for half_made in (building, Path(f"{building}-journal")):
+        half_made.unlink(missing_ok=True)
+    os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    connection = connect(building)
+    try:
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute("PRAGMA synchronous=FULL")
+        migrations.upgrade_sqlite(connection, str(path))
+    finally:
+        connection.close()
+    building.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _check_header(path: Path) -> None:
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:  # nothing has it open yet: see the module's docstring
+        header = file.read(_HEADER_BYTES)
+    if not header:
+        raise faults.damaged(str(path), "its file is empty")
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        raise faults.damaged(str(path), "its file is not a database")
+    (page_bytes,) = struct.unpack_from(">H", header, 16)
+    (pages,) = struct.unpack_from(">I", header, 28)
+    (application_id,) = struct.unpack_from(">I", header, 68)
+    if application_id != APPLICATION_ID:
+        raise faults.unavailable(
+            "the file is a database, but not a store of ours", "Name another file; this one was not touched.", str(path)
+        )
+    expected_bytes = pages * (65_536 if page_bytes == 1 else page_bytes)
+    if size_bytes < expected_bytes and not _log_has_pages(path):
+        raise faults.damaged(str(path), f"its file has {size_bytes} of {expected_bytes} bytes")
+
+
+def _log_has_pages(path: Path) -> bool:
+    """While the log still holds pages the main file may rightly be shorter than its header says."""
+    log = Path(f"{path}-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def _revision(connection: sqlite3.Connection, path: Path) -> str:
+    found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+    rows = connection.execute("SELECT version_num FROM alembic_version").fetchall() if found else []
+    if len(rows) != 1:
+        raise faults.damaged(str(path), "it does not say which version wrote it")
+    return str(rows[0][0])
+
+
+def _lock(path: Path) -> _Lock:
+    return _Lock(Path(f"{path}.lock"))
+
+
+class _Lock:
+    """Holds a file beside the store: two control planes on one store would each believe to be the only writer."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:
+            raise faults.unavailable(
+                f"the store's folder cannot be used: {error.strerror}", "Check the path and its rights.", str(path)
+            ) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise faults.unavailable(
+                "another control plane has this store open", "End it first, or name another store.", str(path)
+            ) from error
+        self._held = True
+
+    def close(self) -> None:
+        """Let the next one in."""
+        if self._held:
+            self._held = False
+            os.close(self._descriptor)
+
+
+def _free_bytes(path: Path) -> int:
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return _FREE_BYTES_MIN
+    return disk.f_bavail * disk.f_frsize
