@@ -1,0 +1,247 @@
+"""The door's check of a `Delta`: a bad row is refused with its index, before anything of the delta is applied.
+
+What is refused: wrong types (a NaN is a float, and no amount is one), negative or absurd amounts, doubled ids, an id
+both put and removed, a second live lease of one job, a job that waits while it holds a lease, and totals that would
+overflow int64. The kernels behind the door check nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from federation.domain.ids import AgentKey
+from federation.domain.job import HUBS_NAMED_MAX, INPUTS_MAX, REPLICAS_MAX, Priority
+from federation.domain.quantities import AMOUNT_MAX, Resources
+from federation.errors import Code, FederationError, invalid
+from federation.scheduling.rows import AgentRow, Delta, LeaseRow, QueuedJob, UsageRow
+
+if TYPE_CHECKING:
+    from federation.scheduling.state import PlannerState
+
+QUEUED_MAX = 1_000_000
+AGENTS_MAX = 10_000
+NODES_PER_AGENT_MAX = 10_000
+LEASES_MAX = 1_000_000
+KINDS_MAX = 64
+"""Different (name, kind) pairs in one resource vector."""
+TOTAL_MAX = 2**62
+"""All amounts of one resource together, offered or leased, stay below: sums fit int64."""
+TIME_MS_MAX = 2**53
+PRIORITIES = tuple(int(priority) for priority in Priority)
+USED_MAX = TOTAL_MAX * TIME_MS_MAX
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+
+class _BadRowError(Exception):
+    """What is wrong with a row; `_each` adds where it is."""
+
+
+def check_delta(state: PlannerState, delta: Delta) -> None:
+    """Nothing, when `delta` can be applied to `state`; else the error of its first bad row (metadata: field, index)."""
+    _each("agents", delta.agents, _check_agent)
+    _each("queued", delta.queued, _check_job)
+    _each("leases_started", delta.leases_started, _check_lease)
+    _each("usage", delta.usage, _check_usage)
+    agents_removed = _unique("agents_removed", delta.agents_removed, _itself)
+    dequeued = _unique("dequeued", delta.dequeued, _itself)
+    leases_ended = _unique("leases_ended", delta.leases_ended, _itself)
+    agents = _unique("agents", delta.agents, lambda row: row.key)
+    queued = _unique("queued", delta.queued, lambda job: job.job_id)
+    leases = _unique("leases_started", delta.leases_started, lambda row: row.lease_id)
+    _apart("agents", agents, agents_removed)
+    _apart("queued", queued, dequeued)
+    _apart("leases_started", leases, leases_ended)
+    _limit("agents", len(state.agents.keys() | agents.keys()), AGENTS_MAX)
+    _limit("queued", len(state.jobs) + len(queued), QUEUED_MAX)
+    _limit("leases_started", len(state.leases) + len(leases), LEASES_MAX)
+    _check_leases_of_jobs(state, delta, leases_ended)
+    if delta.agents:
+        _check_totals(
+            "agents",
+            state.offered_totals,
+            ((_offered(state.agents[key])) for key in agents.keys() | agents_removed.keys() if key in state.agents),
+            (_offered(row) for row in delta.agents),
+        )
+    if delta.leases_started:
+        _check_totals(
+            "leases_started",
+            state.held_totals,
+            (held_of(state.leases[key]) for key in leases.keys() | leases_ended.keys() if key in state.leases),
+            (held_of(row) for row in delta.leases_started),
+        )
+
+
+def held_of(row: LeaseRow) -> list[tuple[str, int]]:
+    """(name, amount) of all that a lease holds, tasks together."""
+    return [(entry.name, entry.amount * len(row.nodes)) for entry in row.per_task]
+
+
+def _offered(row: AgentRow) -> list[tuple[str, int]]:
+    return [(entry.name, entry.amount) for node in row.nodes for entry in node.offered]
+
+
+def _itself(key: K) -> K:
+    return key
+
+
+def _refused(field: str, index: int, problem: str, code: Code = Code.INVALID_ARGUMENT) -> FederationError:
+    return invalid(
+        f"{field}[{index}]: {problem}",
+        hint="The planner's rows are made by queued_from, agent_row and lease_row; nothing of this delta was applied.",
+        code=code,
+        field=field,
+        index=str(index),
+    )
+
+
+def _each(field: str, rows: Sequence[T], check: Callable[[T], None]) -> None:
+    for index, row in enumerate(rows):
+        try:
+            check(row)
+        except _BadRowError as problem:
+            raise _refused(field, index, str(problem)) from None
+
+
+def _unique(field: str, rows: Iterable[T], key: Callable[[T], K]) -> dict[K, int]:
+    seen: dict[K, int] = {}
+    for index, row in enumerate(rows):
+        name = key(row)
+        if name in seen:
+            raise _refused(field, index, f"{name!r} is there twice, first at {seen[name]}")
+        seen[name] = index
+    return seen
+
+
+def _apart(field: str, put: Mapping[K, int], removed: Mapping[K, int]) -> None:
+    for name in put.keys() & removed.keys():
+        raise _refused(field, put[name], f"{name!r} is put and removed in one delta")
+
+
+def _limit(field: str, count: int, most: int) -> None:
+    if count > most:
+        raise _refused(field, most, f"{count} rows are over the limit of {most}", Code.LIMIT_EXCEEDED)
+
+
+def _check_whole(what: str, value: object, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise _BadRowError(f"{what} of {value!r} is not a whole number from {least} to {most}")
+
+
+def _check_text(what: str, value: object) -> None:
+    if type(value) is not str or not value:
+        raise _BadRowError(f"{what} of {value!r} is not a name")
+
+
+def _check_key(key: AgentKey) -> None:
+    if type(key) is not tuple or len(key) != 2:
+        raise _BadRowError(f"key {key!r} is not (hub, agent)")
+    for part in key:
+        _check_text("key", part)
+
+
+def _check_resources(what: str, of: Resources, most: int = AMOUNT_MAX) -> None:
+    if len(of) > KINDS_MAX:
+        raise _BadRowError(f"{what} has {len(of)} entries; the limit is {KINDS_MAX}")
+    previous: tuple[str, str] | None = None
+    total = 0
+    for entry in of:
+        name, kind, amount = entry
+        _check_text(f"{what} name", name)
+        if type(kind) is not str:
+            raise _BadRowError(f"{what} kind of {kind!r} is not text")
+        _check_whole(f"{what} {name}", amount, 1, most)
+        total = total + amount if previous and previous[0] == name else amount
+        _check_whole(f"{what} {name}, all kinds", total, 1, most)
+        if previous is not None and (name, kind) <= previous:
+            raise _BadRowError(f"{what} is not sorted, or has {name} {kind} twice")
+        previous = (name, kind)
+
+
+def _check_agent(row: AgentRow) -> None:
+    _check_key(row.key)
+    if len(row.nodes) > NODES_PER_AGENT_MAX:
+        raise _BadRowError(f"{len(row.nodes)} nodes are over the limit of {NODES_PER_AGENT_MAX}")
+    seen: set[str] = set()
+    for node in row.nodes:
+        _check_text("node", node.name)
+        if node.name in seen:
+            raise _BadRowError(f"node {node.name!r} is there twice")
+        seen.add(node.name)
+        _check_resources(f"node {node.name} offered", node.offered)
+
+
+def _check_job(job: QueuedJob) -> None:
+    for what in ("job_id", "home_hub", "project", "user", "engine"):
+        _check_text(what, getattr(job, what))
+    _check_whole("seq", job.seq, 0, TIME_MS_MAX)
+    _check_whole("replicas", job.replicas, 1, REPLICAS_MAX)
+    _check_whole("runtime_limit_ms", job.runtime_limit_ms, 1, TIME_MS_MAX)
+    _check_resources("per_task", job.per_task)
+    if not job.per_task:
+        raise _BadRowError("per_task is empty: a task that needs nothing would fit without end")
+    if type(job.priority) not in (int, Priority) or job.priority not in PRIORITIES:
+        raise _BadRowError(f"priority of {job.priority!r} is not one of {PRIORITIES}")
+    if len(job.inputs) > INPUTS_MAX:
+        raise _BadRowError(f"{len(job.inputs)} inputs are over the limit of {INPUTS_MAX}")
+    for named in (job.hubs_allow, job.hubs_deny, job.hubs_prefer, job.hubs_refused):
+        if len(named) > HUBS_NAMED_MAX:
+            raise _BadRowError(f"{len(named)} named hubs are over the limit of {HUBS_NAMED_MAX}")
+
+
+def _check_lease(row: LeaseRow) -> None:
+    for what in ("lease_id", "job_id", "home_hub", "project", "user"):
+        _check_text(what, getattr(row, what))
+    _check_key(row.key)
+    _check_whole("expires_ms", row.expires_ms, 0, TIME_MS_MAX)
+    _check_whole("started_ms", row.started_ms, 0, TIME_MS_MAX)
+    _check_whole("tasks", len(row.nodes), 1, REPLICAS_MAX)
+    for node in row.nodes:
+        _check_text("node", node)
+    _check_resources("per_task", row.per_task)
+
+
+def _check_usage(row: UsageRow) -> None:
+    for what in ("home_hub", "project", "user"):
+        _check_text(what, getattr(row, what))
+    if len(row.used) > KINDS_MAX or len({name for name, _ in row.used}) != len(row.used):
+        raise _BadRowError("used has too many names, or one twice")
+    for name, amount_ms in row.used:
+        _check_text("used name", name)
+        _check_whole(f"used {name}", amount_ms, 0, USED_MAX)
+
+
+def _check_leases_of_jobs(state: PlannerState, delta: Delta, leases_ended: Mapping[str, int]) -> None:
+    """Promise 2: at most one live lease per job, and none beside a place in the queue."""
+    holder: dict[str, str] = {}
+    for index, row in enumerate(delta.leases_started):
+        before = state.leases.get(row.lease_id)
+        if before is not None and before.job_id != row.job_id:
+            raise _refused("leases_started", index, f"lease {row.lease_id!r} was of job {before.job_id!r}")
+        other = holder.get(row.job_id) or state.lease_of_job.get(row.job_id)
+        if other is not None and other != row.lease_id and other not in leases_ended:
+            raise _refused("leases_started", index, f"job {row.job_id!r} already holds lease {other!r}")
+        holder[row.job_id] = row.lease_id
+    for index, job in enumerate(delta.queued):
+        lease_id = holder.get(job.job_id) or state.lease_of_job.get(job.job_id)
+        if lease_id is not None and lease_id not in leases_ended:
+            raise _refused("queued", index, f"job {job.job_id!r} waits while it holds lease {lease_id!r}")
+
+
+def _check_totals(
+    field: str,
+    totals: Mapping[str, int],
+    leaving: Iterable[list[tuple[str, int]]],
+    coming: Iterable[list[tuple[str, int]]],
+) -> None:
+    after = dict(totals)
+    for amounts in leaving:
+        for name, amount in amounts:
+            after[name] -= amount
+    for index, amounts in enumerate(coming):
+        for name, amount in amounts:
+            after[name] = after.get(name, 0) + amount
+            if after[name] > TOTAL_MAX:
+                raise _refused(field, index, f"all {name} together would overflow", Code.LIMIT_EXCEEDED)

@@ -1,0 +1,99 @@
+"""What a round decides: the Plan, its placements, and why each waiting sort of job waits, hub by hub.
+
+`LADDER` orders the obstacles from "it could run now" to "its owner does not want it": an agent's code is its highest
+obstacle, a hub's code is that of its best agent. Words are made by `explaining.py` when somebody asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from federation.domain.ids import AgentKey
+from federation.domain.plan import ReasonCode
+from federation.domain.quantities import Resources
+from federation.scheduling.rows import QueuedJob
+
+LADDER = (
+    ReasonCode.WOULD_RUN,
+    ReasonCode.FAIRNESS_TURN,
+    ReasonCode.CAPACITY,
+    ReasonCode.HUB_SUSPECT,
+    ReasonCode.HUB_DRAINING,
+    ReasonCode.SHAPE_NEVER_FITS,
+    ReasonCode.DATA_ELSEWHERE,
+    ReasonCode.DATA_POLICY,
+    ReasonCode.ENGINE_MISSING,
+    ReasonCode.SHARE_POLICY,
+    ReasonCode.HUB_EXCLUDED,
+)
+"""What lasts stands above what passes: a silent hub without the engine is a hub without the engine."""
+STEP = {code: step for step, code in enumerate(LADDER)}
+
+
+class DemandKey(NamedTuple):
+    """A sort of job: all that decides where it may run. Jobs of one sort are decided once a round."""
+
+    home_hub: str
+    engine: str
+    per_task: Resources
+    replicas: int
+    inputs: tuple[tuple[str, str], ...]
+    hubs_allow: tuple[str, ...]
+    hubs_deny: tuple[str, ...]
+    hubs_prefer: tuple[str, ...]
+    hubs_refused: tuple[str, ...]
+
+
+def demand_key(job: QueuedJob) -> DemandKey:
+    """The sort that `job` is of."""
+    return DemandKey(
+        job.home_hub,
+        job.engine,
+        job.per_task,
+        job.replicas,
+        job.inputs,
+        job.hubs_allow,
+        job.hubs_deny,
+        job.hubs_prefer,
+        job.hubs_refused,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Start this job there; `nodes` has one name a task, in task order."""
+
+    job_id: str
+    key: AgentKey
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why the jobs of one sort wait: a step of `LADDER` for each of the plan's hubs, and the one that sums it up."""
+
+    demand: DemandKey
+    jobs: int
+    """How many of the sort wait."""
+    steps: bytes
+    """uint8 (H): by the plan's `hub_ids`."""
+    overall: ReasonCode
+    """The nearest obstacle; UNKNOWN_DATASET where no agent announces an input, NO_AGENT where there is no agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A round's decisions, on the state it saw. `placements` is in the order decided; lifecycle verifies each."""
+
+    at_ms: int
+    placements: tuple[Placement, ...] = ()
+    hub_ids: tuple[str, ...] = ()
+    """Ascending."""
+    waiting: tuple[Waiting, ...] = field(default=())
+    """Ascending by demand."""
+
+    def waiting_of(self, job: QueuedJob) -> Waiting | None:
+        """Why jobs of this one's sort wait; None when none of them does."""
+        wanted = demand_key(job)
+        return next((entry for entry in self.waiting if entry.demand == wanted), None)

@@ -1,0 +1,246 @@
+"""The planner's input values: jobs that wait, agents, leases, use so far, and a `Delta` of what changed.
+
+All frozen. They are made from the domain's nouns by the constructors at the end, checked in `checks.py`, and kept by
+`state.py`. Deliberately not here: arrays, and any decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from federation.domain.hub import Agent, Dataset, Hub, HubState, LinkState, Node
+from federation.domain.ids import AgentKey
+from federation.domain.job import Job, OnPartition
+from federation.domain.lease import Lease
+from federation.domain.quantities import Resources
+from federation.domain.usage import UsageInterval
+
+OwnerKey = tuple[str, str, str]
+"""(home hub, project, user): whom fairness counts use to."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """A job that waits: `replicas` equal tasks, each of `per_task`, that start together within one agent or not at all."""
+
+    job_id: str
+    seq: int
+    """Place in arrival order; smaller came first."""
+    home_hub: str
+    project: str
+    user: str
+    engine: str
+    per_task: Resources
+    replicas: int = 1
+    priority: int = 3
+    """`domain.job.Priority`: smaller goes first."""
+    inputs: tuple[tuple[str, str], ...] = ()
+    """(dataset, version); an empty version means any."""
+    hubs_allow: tuple[str, ...] = ()
+    hubs_deny: tuple[str, ...] = ()
+    hubs_prefer: tuple[str, ...] = ()
+    hubs_refused: tuple[str, ...] = ()
+    """Hubs whose own admission said no to this job: they are not asked again."""
+    runtime_limit_ms: int = 600_000
+    preemptible: bool = False
+
+    @property
+    def owner(self) -> OwnerKey:
+        """Whom its use counts to."""
+        return (self.home_hub, self.project, self.user)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRow:
+    """An agent as the planner sees it: what it offers, what it runs, what lies there, and whether it takes work."""
+
+    key: AgentKey
+    hub_state: HubState
+    link: LinkState
+    nodes: tuple[Node, ...]
+    engines: tuple[str, ...]
+    datasets: tuple[Dataset, ...] = ()
+    round_trip_ms: int = -1
+
+    @property
+    def matters(self) -> tuple[object, ...]:
+        """The part that decisions depend on: a heartbeat that changes nothing here costs nothing."""
+        offered = tuple((node.name, node.offered) for node in self.nodes)
+        return (self.key, self.hub_state, self.link, offered, self.engines, self.datasets)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """Capacity held: `per_task` on each of `nodes` (one entry a task), until `expires_ms` at the latest."""
+
+    lease_id: str
+    job_id: str
+    key: AgentKey
+    nodes: tuple[str, ...]
+    per_task: Resources
+    home_hub: str
+    project: str
+    user: str
+    expires_ms: int
+    """When its run is over at the latest: what an earliest start is computed from."""
+    started_ms: int = 0
+
+    @property
+    def owner(self) -> OwnerKey:
+        """Whom its use counts to."""
+        return (self.home_hub, self.project, self.user)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """A closed stretch of use. Each is sent once: the planner adds them up and does not know their names."""
+
+    home_hub: str
+    project: str
+    user: str
+    used: tuple[tuple[str, int], ...]
+    """(resource name, amount x ms), tasks together; each name once."""
+
+    @property
+    def owner(self) -> OwnerKey:
+        """Whom it counts to."""
+        return (self.home_hub, self.project, self.user)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What changed since the last round.
+
+    `agents`, `queued` and `leases_started` insert or replace by id. Removing what is not there is harmless. A lease
+    that starts takes its job out of the queue. An id that is both put and removed in one delta is refused, because
+    the order would matter: `DeltaCollector` keeps the last word.
+    """
+
+    agents: tuple[AgentRow, ...] = ()
+    agents_removed: tuple[AgentKey, ...] = ()
+    queued: tuple[QueuedJob, ...] = ()
+    dequeued: tuple[str, ...] = ()
+    leases_started: tuple[LeaseRow, ...] = ()
+    leases_ended: tuple[str, ...] = ()
+    usage: tuple[UsageRow, ...] = ()
+
+
+class DeltaCollector:
+    """Gathers changes between two rounds; of several words on one id, the last one counts. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._agents: dict[AgentKey, AgentRow | None] = {}
+        self._jobs: dict[str, QueuedJob | None] = {}
+        self._leases: dict[str, LeaseRow | None] = {}
+        self._usage: list[UsageRow] = []
+
+    def agent(self, row: AgentRow) -> None:
+        """It is new, or changed."""
+        self._agents[row.key] = row
+
+    def agent_removed(self, key: AgentKey) -> None:
+        """It is gone for good; its leases are not."""
+        self._agents[key] = None
+
+    def queued(self, job: QueuedJob) -> None:
+        """It waits, or what it asks for changed."""
+        self._jobs[job.job_id] = job
+
+    def dequeued(self, job_id: str) -> None:
+        """It waits no more."""
+        self._jobs[job_id] = None
+
+    def lease_started(self, row: LeaseRow) -> None:
+        """It holds capacity, or its end moved."""
+        self._leases[row.lease_id] = row
+
+    def lease_ended(self, lease_id: str) -> None:
+        """It holds nothing any more."""
+        self._leases[lease_id] = None
+
+    def used(self, row: UsageRow) -> None:
+        """A stretch of use was closed."""
+        self._usage.append(row)
+
+    def __bool__(self) -> bool:
+        return bool(self._agents or self._jobs or self._leases or self._usage)
+
+    def take(self) -> Delta:
+        """What was gathered; the collector is empty afterwards."""
+        delta = Delta(
+            agents=tuple(row for row in self._agents.values() if row is not None),
+            agents_removed=tuple(key for key, row in self._agents.items() if row is None),
+            queued=tuple(job for job in self._jobs.values() if job is not None),
+            dequeued=tuple(job_id for job_id, job in self._jobs.items() if job is None),
+            leases_started=tuple(row for row in self._leases.values() if row is not None),
+            leases_ended=tuple(lease_id for lease_id, row in self._leases.items() if row is None),
+            usage=tuple(self._usage),
+        )
+        self.__init__()  # type: ignore[misc]
+        return delta
+
+
+def queued_from(job: Job, hubs_refused: tuple[str, ...] = ()) -> QueuedJob:
+    """The row of a job that waits; `hubs_refused` are those whose admission said no to it."""
+    spec, owner = job.spec, job.owner
+    return QueuedJob(
+        job_id=job.id,
+        seq=job.queue_seq,
+        home_hub=owner.home_hub,
+        project=owner.project,
+        user=owner.subject,
+        engine=spec.engine,
+        per_task=spec.per_task,
+        replicas=spec.replicas,
+        priority=int(spec.priority),
+        inputs=tuple((entry.dataset, entry.version) for entry in spec.inputs),
+        hubs_allow=spec.hubs_allow,
+        hubs_deny=spec.hubs_deny,
+        hubs_prefer=spec.hubs_prefer,
+        hubs_refused=hubs_refused,
+        runtime_limit_ms=spec.runtime_limit_ms,
+        preemptible=spec.preemptible,
+    )
+
+
+def agent_row(agent: Agent, hub: Hub) -> AgentRow:
+    """The row of an agent of `hub`."""
+    return AgentRow(
+        key=agent.key,
+        hub_state=hub.state,
+        link=agent.link,
+        nodes=agent.nodes,
+        engines=agent.engines,
+        datasets=agent.datasets,
+        round_trip_ms=agent.round_trip_ms,
+    )
+
+
+def lease_row(lease: Lease, job: Job) -> LeaseRow:
+    """The row of a live lease of `job`.
+
+    A `keep` lease runs until its `expires_ms`; the others are renewed, so their end is the job's own runtime limit.
+    """
+    started_ms = job.started_ms or lease.granted_ms
+    ends_ms = lease.expires_ms if lease.on_partition is OnPartition.KEEP else started_ms + job.spec.runtime_limit_ms
+    return LeaseRow(
+        lease_id=lease.id,
+        job_id=lease.job_id,
+        key=lease.agent_key,
+        nodes=lease.nodes,
+        per_task=lease.per_task,
+        home_hub=job.owner.home_hub,
+        project=job.owner.project,
+        user=job.owner.subject,
+        expires_ms=ends_ms,
+        started_ms=job.started_ms,
+    )
+
+
+def usage_row(interval: UsageInterval, lease: LeaseRow) -> UsageRow:
+    """The row of a stretch of use of `lease`."""
+    milliseconds = (interval.end_ms - interval.start_ms) * len(lease.nodes)
+    used: dict[str, int] = {}
+    for entry in lease.per_task:
+        used[entry.name] = used.get(entry.name, 0) + entry.amount * milliseconds
+    return UsageRow(lease.home_hub, lease.project, lease.user, tuple(sorted(used.items())))

@@ -1,0 +1,144 @@
+"""Reasons in words that a person can act on: what is short, where, and by how much.
+
+Each function turns one obstacle into a `Reason`; every variable part of its sentence is also in the metadata, amounts
+in base units. Which obstacle holds is decided in `explaining.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from federation.domain.hub import LinkState
+from federation.domain.job import Reason
+from federation.domain.plan import ReasonCode
+from federation.domain.quantities import CPU, DISK, GPU, MEMORY, Amount, Resources, amount_of
+from federation.scheduling.plan import DemandKey
+from federation.scheduling.rows import AgentRow
+
+_BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def reason(code: ReasonCode, message: str, hub_id: str = "", **metadata: str | int) -> Reason:
+    """A reason; numbers become text."""
+    return Reason(code.value, message, hub_id, tuple(sorted((name, str(value)) for name, value in metadata.items())))
+
+
+def worded(name: str, kind: str, amount: int) -> str:
+    """An amount as people say it: "64 cpus", "1.5 GiB of memory", "2 gpus of nvidia/A100"."""
+    if name in (CPU, GPU):
+        noun = name if amount == 1000 else f"{name}s"
+        return f"{amount / 1000:g} {noun}" + (f" of {kind}" if kind else "")
+    if name in (MEMORY, DISK):
+        scale, unit = next(((size, unit) for size, unit in _BYTE_UNITS if amount >= size), (1, "bytes"))
+        return f"{round(amount / scale, 1):g} {unit} of {name}"
+    return f"{amount} of {name}" + (f" {kind}" if kind else "")
+
+
+def bare(name: str, amount: int) -> str:
+    """The same without its noun, for "offers 16": bytes keep their unit."""
+    text = worded(name, "", amount)
+    return text.split(" of ")[0] if name in (MEMORY, DISK) else text.split(" ")[0]
+
+
+def obstacle(code: ReasonCode, row: AgentRow, key: DemandKey) -> Reason:
+    """A lasting obstacle at the hub of `row`, other than its size."""
+    hub_id = row.key[0]
+    if code is ReasonCode.HUB_EXCLUDED:
+        return reason(code, "the job's own allow and deny lists leave this hub out", hub_id)
+    if code is ReasonCode.SHARE_POLICY:
+        return reason(code, "this hub refused the job by its share policy", hub_id)
+    if code is ReasonCode.ENGINE_MISSING:
+        runs = ", ".join(row.engines) or "nothing"
+        return reason(code, f"it does not run {key.engine}; it runs {runs}", hub_id, engine=key.engine, engines=runs)
+    if code is ReasonCode.HUB_DRAINING:
+        return reason(code, "its operator takes no new work at present", hub_id)
+    if code is ReasonCode.HUB_SUSPECT:
+        link = "for minutes" if row.link is LinkState.LOST else "for a minute"
+        return reason(code, f"nothing was heard of it {link}; it gets new work when it is back", hub_id, link=row.link)
+    named = ", ".join(sorted({name for name, _ in key.inputs}))
+    if code is ReasonCode.DATA_POLICY:
+        message = f"the owner of {named} does not let a job of {key.home_hub} read it here"
+        return reason(code, message, hub_id, datasets=named, home_hub=key.home_hub)
+    missing = ", ".join(_missing(row, key.inputs))
+    return reason(
+        ReasonCode.DATA_ELSEWHERE,
+        f"{missing} does not lie here, and a job runs where its data is",
+        hub_id,
+        datasets=missing,
+    )
+
+
+def never_fits(rows: Iterable[AgentRow], key: DemandKey) -> Reason:
+    """A task or the gang is larger than this hub, even when it is idle. `rows` are the hub's agents."""
+    agents = tuple(rows)
+    hub_id = agents[0].key[0]
+    largest = [
+        (entry, max((_offered(node.offered, entry) for row in agents for node in row.nodes), default=0))
+        for entry in key.per_task
+    ]
+    short = [(entry, most) for entry, most in largest if most < entry.amount]
+    if short:
+        entry, most = max(short, key=lambda found: (found[0].amount - found[1]) / found[0].amount)
+        return reason(
+            ReasonCode.SHAPE_NEVER_FITS,
+            f"needs {worded(*entry)} on one machine; the largest here offers {bare(entry.name, most)}",
+            hub_id,
+            resource=entry.name,
+            kind=entry.kind,
+            needed=entry.amount,
+            largest=most,
+            short_by=entry.amount - most,
+        )
+    demand = " and ".join(worded(*entry) for entry in key.per_task)
+    if key.replicas == 1:
+        return reason(
+            ReasonCode.SHAPE_NEVER_FITS, f"no one machine here offers {demand} together", hub_id, needed=demand
+        )
+    most_tasks = max(_tasks_when_idle(row, key) for row in agents)
+    return reason(
+        ReasonCode.SHAPE_NEVER_FITS,
+        f"its {key.replicas} tasks of {demand} start together; there is room for {most_tasks} here when nothing runs",
+        hub_id,
+        replicas=key.replicas,
+        tasks_fit=most_tasks,
+        short_by=key.replicas - most_tasks,
+    )
+
+
+def no_room_now(hub_id: str, key: DemandKey, entry: Amount, free_most: int, tasks_fit: int) -> Reason:
+    """It would fit if less were running: `entry` is what is shortest, `free_most` what the freest machine has of it."""
+    if free_most < entry.amount:
+        message = f"needs {worded(*entry)} on one machine; the most free here is {bare(entry.name, max(free_most, 0))}"
+    elif key.replicas > 1:
+        message = f"its {key.replicas} tasks start together; there is room for {tasks_fit} here now"
+    else:
+        message = "no one machine here has all it needs free at once"
+    return reason(
+        ReasonCode.CAPACITY,
+        message,
+        hub_id,
+        resource=entry.name,
+        needed=entry.amount,
+        most_free=max(free_most, 0),
+        short_by=max(entry.amount - max(free_most, 0), 0),
+        replicas=key.replicas,
+        tasks_fit=tasks_fit,
+    )
+
+
+def _offered(of: Resources, wanted: Amount) -> int:
+    if not wanted.kind:
+        return amount_of(of, wanted.name)
+    return sum(entry.amount for entry in of if (entry.name, entry.kind) == (wanted.name, wanted.kind))
+
+
+def _tasks_when_idle(row: AgentRow, key: DemandKey) -> int:
+    return sum(min(_offered(node.offered, entry) // entry.amount for entry in key.per_task) for node in row.nodes)
+
+
+def _missing(row: AgentRow, inputs: tuple[tuple[str, str], ...]) -> list[str]:
+    return [
+        f"{name} {version}".strip()
+        for name, version in inputs
+        if not any(entry.name == name and version in ("", entry.version) for entry in row.datasets)
+    ]
