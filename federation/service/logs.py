@@ -65,6 +65,12 @@ class LogDesk:
         with self._guard:
             return list(self._unsent.pop(key, {}).values())
 
+    def put_back(self, read: LogRead) -> None:
+        """An answer that should have carried the wish did not leave: the next one takes it."""
+        with self._guard:
+            if read.read_id in self._waiting:
+                self._unsent.setdefault(read.key, {})[read.read_id] = read
+
     def forget(self, read_id: str) -> None:
         """The reader has gone."""
         with self._guard:

@@ -53,7 +53,7 @@ class Rounds:
         self._policy = policy or Policy()
         self._gathered = DeltaCollector()
         self._guard = threading.Lock()
-        self._state = PlannerState.empty()
+        self._state = PlannerState()
         self._state_guard = threading.Lock()
         self._refusals: dict[JobId, dict[str, tuple[str, int]]] = {}
         """job -> hub -> (why, ask again at; 0: never)."""

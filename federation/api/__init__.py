@@ -1,0 +1,1 @@
+"""gRPC servicers: authenticate, translate, call the service, translate back. No decisions here."""

@@ -1,0 +1,277 @@
+"""HubService: what agents and operators of hubs do. A sync with nothing to say is held, and superseded by a newer one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from federation.api.door import Caller, Gate, unary
+from federation.api.jobs import LINK_TTL_S, objects_of, package_key
+from federation.api.translate import agent_in, epoch_in, hub_out, node_in, owner_out, reason_out, report_in
+from federation.domain.ids import LeaseId
+from federation.domain.job import Epoch, Job, OnPartition
+from federation.domain.lease import Lease
+from federation.errors import Code, Fault, FederationError, from_parts, invalid
+from federation.identity.authority import denied, speaks_for
+from federation.lifecycle.agent import negotiated
+from federation.objects.credentials import scoped_credentials
+from federation.service import hubs as service_hubs
+from federation.service import sync as service_sync
+from federation.service.desk import Desk
+from federation.service.logs import CHUNK_BYTES_MAX, LogChunk, LogRead
+from federation.service.sync import STOP_GRACE_MS, Heartbeat, Orders
+from federation.service.world import Unit
+from federation.v1 import common_pb2, hub_pb2, hub_pb2_grpc
+
+HOLD_MS_MAX = 20_000
+RESULT_FILES_MAX = 1_000
+RESULT_BYTES_MAX = 64 << 20
+REPORTS_MAX = 100_000
+
+
+@dataclass(slots=True)
+class _Held:
+    """The held call of one session."""
+
+    seq: int
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    superseded: bool = False
+
+
+class HubServicer(hub_pb2_grpc.HubServiceServicer):
+    """Each method: admit, translate, ask the desk, translate back."""
+
+    def __init__(self, desk: Desk, gate: Gate) -> None:
+        self.desk = desk
+        self.gate = gate
+        self._held: dict[str, _Held] = {}
+
+    @unary("HubService")
+    async def OpenSession(self, request: hub_pb2.OpenSessionRequest, caller: Caller) -> hub_pb2.OpenSessionResponse:
+        """An agent introduces itself."""
+        if not speaks_for(caller.scope, caller.principal, request.hub_id):
+            raise denied(caller.principal, f"speak for hub {request.hub_id[:80]}")
+        if not request.instance_id:
+            raise invalid("instance_id is missing", field="instance_id")
+        protocol = negotiated(request.protocol_min, request.protocol_max)
+        arriving = agent_in(request, self.desk.ids.new_id("session"))
+        runs = tuple(report_in(report, request.hub_id) for report in request.runs)
+        store = self.desk.store
+        orders = await self.desk.ask(
+            lambda unit: service_sync.open_session(unit, store, arriving, request.title[:200], runs)
+        )
+        return hub_pb2.OpenSessionResponse(
+            session_id=arriving.session_id, protocol=protocol, incarnation=orders.incarnation, hold_ms=HOLD_MS_MAX,
+            tracking_uri=self._tracking_uri(),
+        )
+
+    @unary("HubService")
+    async def SyncHub(self, request: hub_pb2.SyncHubRequest, caller: Caller) -> hub_pb2.SyncHubResponse:
+        """The heartbeat."""
+        began_s = time.monotonic()
+        if len(request.changed) > REPORTS_MAX:
+            raise invalid(f"more than {REPORTS_MAX} runs in one sync", field="changed", code=Code.LIMIT_EXCEEDED)
+        session_id, hub_id = request.session_id, caller.principal.home_hub
+        beat = Heartbeat(
+            session_id, tuple(report_in(report, hub_id) for report in request.changed), request.runs_digest,
+            tuple(node_in(node) for node in request.nodes), request.full, request.round_trip_ms,
+        )
+        held = self._supersede(session_id, request.sync_seq)
+        store = self.desk.store
+
+        def take(unit: Unit) -> Orders:
+            key = unit.world.sessions.get(session_id)
+            if key is not None and not speaks_for(caller.scope, caller.principal, key[0]):
+                raise denied(caller.principal, f"speak for hub {key[0]}")
+            return service_sync.sync(unit, store, beat)
+
+        try:
+            orders = await self.desk.ask(take)
+            reads = self.desk.logs.take(orders.key)
+            deadline_s = began_s + min(request.hold_ms, HOLD_MS_MAX) / 1000
+            if not (orders.urgent or reads):
+                orders, reads = await self._hold(held, session_id, orders, deadline_s)
+            if held.superseded:
+                for read in reads:  # taken for an answer that will not carry them: the newer call's does
+                    self.desk.logs.put_back(read)
+                return hub_pb2.SyncHubResponse(incarnation=orders.incarnation, superseded=True)
+            held_ms = int((time.monotonic() - began_s) * 1000)
+            return self._answer(orders, reads, held_ms)
+        finally:
+            if self._held.get(session_id) is held:
+                del self._held[session_id]
+
+    def _supersede(self, session_id: str, seq: int) -> _Held:
+        """Take the session's held place; an older call that has it is sent home, an older one that comes late too."""
+        present = self._held.get(session_id)
+        held = _Held(seq)
+        if present is not None and present.seq > seq:
+            held.superseded = True
+            return held
+        if present is not None:
+            present.superseded = True
+            present.woken.set()
+        self._held[session_id] = held
+        return held
+
+    async def _hold(
+        self, held: _Held, session_id: str, orders: Orders, deadline_s: float
+    ) -> tuple[Orders, list[LogRead]]:
+        """Wait until there is something to say, a newer call comes, or the time is up."""
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(held.woken.set)
+
+        end = self.desk.switchboard.watch_agent(orders.key, wake)
+        try:
+            # Orders may have come between the first look and the watch: look once more before the wait.
+            while not held.superseded:
+                reads = self.desk.logs.take(orders.key)
+                orders = await self.desk.ask(lambda unit: service_sync.orders_of(unit, session_id))
+                if orders.urgent or reads or (left_s := deadline_s - time.monotonic()) <= 0:
+                    return orders, reads
+                try:
+                    await asyncio.wait_for(held.woken.wait(), left_s)
+                except TimeoutError:
+                    return orders, []
+                held.woken.clear()
+            return orders, []
+        finally:
+            end()
+
+    def _answer(self, orders: Orders, reads: list[LogRead], held_ms: int) -> hub_pb2.SyncHubResponse:
+        return hub_pb2.SyncHubResponse(
+            incarnation=orders.incarnation,
+            orders_revision=orders.revision,
+            leases=[self._lease_out(lease, job) for lease, job in orders.starts],
+            revokes=[
+                hub_pb2.Revoke(
+                    lease_id=lease_id, epoch=_epoch_out(epoch), reason=reason_out(reason), grace_ms=STOP_GRACE_MS
+                )
+                for lease_id, epoch, reason in orders.revokes
+            ],
+            renewals=[
+                hub_pb2.Renewal(lease_id=lease.id, epoch=_epoch_out(lease.epoch), valid_for_ms=valid_for_ms)
+                for lease, valid_for_ms in orders.renewals
+            ],
+            releases=[
+                hub_pb2.Release(lease_id=lease_id, epoch=_epoch_out(epoch)) for lease_id, epoch in orders.releases
+            ],
+            log_reads=[
+                hub_pb2.ReadLogOrder(
+                    read_id=read.read_id, job_id=read.job_id, epoch=_epoch_out(read.epoch), offset=read.offset,
+                    limit_bytes=read.limit_bytes,
+                )
+                for read in reads
+            ],
+            send_full=orders.send_full,
+            usage_stored=orders.usage_stored,
+            held_ms=held_ms,
+        )
+
+    def _lease_out(self, lease: Lease, job: Job) -> hub_pb2.Lease:
+        spec, url = job.spec, ""
+        if spec.package_digest and self.desk.objects is not None:
+            url = self.desk.objects.presign_get(package_key(spec.package_digest), LINK_TTL_S)
+        keeps = spec.on_partition is OnPartition.KEEP
+        return hub_pb2.Lease(
+            lease_id=lease.id,
+            job_id=job.id,
+            epoch=_epoch_out(lease.epoch),
+            spec=job.spec_bytes,
+            owner=owner_out(job.owner),
+            nodes=lease.nodes,
+            valid_for_ms=0 if keeps else max(1, lease.expires_ms - lease.granted_ms),
+            package_url=url,
+            tracking_uri=self._tracking_uri() if spec.tracking else "",
+            start=True,
+        )
+
+    def _tracking_uri(self) -> str:
+        return "" if self.desk.tracking is None else self.desk.tracking.uri()
+
+    @unary("HubService")
+    async def PutLogChunk(self, request: hub_pb2.PutLogChunkRequest, caller: Caller) -> hub_pb2.PutLogChunkResponse:
+        """The answer to an order to read a log."""
+        if len(request.data) > CHUNK_BYTES_MAX:
+            raise invalid("the chunk is too large", code=Code.LIMIT_EXCEEDED, limit=str(CHUNK_BYTES_MAX))
+        key = await self.desk.ask(lambda unit: unit.world.sessions.get(request.session_id))
+        if key is None or not speaks_for(caller.scope, caller.principal, key[0]):
+            raise _no_session(request.session_id)
+        problem = None
+        if request.HasField("problem"):
+            said = request.problem
+            problem = from_parts(said.code, said.message, said.fault, said.hint, dict(said.metadata))
+        chunk = LogChunk(request.offset, request.data, request.size_bytes, request.complete, problem)
+        self.desk.logs.deliver(key, request.read_id, chunk)
+        return hub_pb2.PutLogChunkResponse()
+
+    @unary("HubService")
+    async def CreateResultUpload(
+        self, request: hub_pb2.CreateResultUploadRequest, caller: Caller
+    ) -> hub_pb2.CreateResultUploadResponse:
+        """Links to put an attempt's output files: only for the lease's own agent, only below the attempt's prefix."""
+        if len(request.files) > RESULT_FILES_MAX or sum(one.size_bytes for one in request.files) > RESULT_BYTES_MAX:
+            raise invalid(
+                "the result is too large", hint="At most 1,000 files and 64 MiB; write large data to a dataset.",
+                code=Code.LIMIT_EXCEEDED, limit=str(RESULT_BYTES_MAX),
+            )
+        epoch = epoch_in(request.epoch)
+
+        def current(unit: Unit) -> Lease:
+            key = unit.world.sessions.get(request.session_id)
+            if key is None or not speaks_for(caller.scope, caller.principal, key[0]):
+                raise _no_session(request.session_id)
+            lease = unit.world.leases.get(LeaseId(request.lease_id))
+            if lease is None or lease.agent_key != key or lease.epoch != epoch:
+                raise FederationError(
+                    Code.STALE_EPOCH, f"attempt {epoch} holds no lease any more", fault=Fault.HUB,
+                    hint="Its output is not wanted.", metadata={"lease_id": request.lease_id[:80]},
+                )
+            return lease
+
+        lease = await self.desk.ask(current)
+        links = scoped_credentials(objects_of(self.desk), f"attempts/{lease.job_id}/{epoch}/", LINK_TTL_S)
+        uploads = [hub_pb2.ResultUpload(path=one.path, put_url=links.put_link(one.path)) for one in request.files]
+        return hub_pb2.CreateResultUploadResponse(
+            uploads=uploads, expires_ms=self.desk.clock.now_ms() + LINK_TTL_S * 1000
+        )
+
+    @unary("HubService")
+    async def ListHubs(self, request: hub_pb2.ListHubsRequest, caller: Caller) -> hub_pb2.ListHubsResponse:
+        """All hubs, by id; the page token is the last id."""
+        if not 0 <= request.page_size <= 1_000:
+            raise invalid("page_size is out of range", hint="Use 1 to 1000.", field="page_size")
+        limit = request.page_size or 1_000
+        views = [view for view in await self.desk.ask(service_hubs.views) if view.hub.id > request.page_token]
+        token = views[limit - 1].hub.id if len(views) > limit else ""
+        return hub_pb2.ListHubsResponse(hubs=[hub_out(view) for view in views[:limit]], next_page_token=token)
+
+    @unary("HubService")
+    async def GetHub(self, request: hub_pb2.GetHubRequest, caller: Caller) -> hub_pb2.GetHubResponse:
+        """One hub."""
+        view = await self.desk.ask(lambda unit: service_hubs.view(unit, request.hub_id))
+        return hub_pb2.GetHubResponse(hub=hub_out(view))
+
+    @unary("HubService")
+    async def DrainHub(self, request: hub_pb2.DrainHubRequest, caller: Caller) -> hub_pb2.DrainHubResponse:
+        """Start nothing new at a hub, or take that back."""
+        if not speaks_for(caller.scope, caller.principal, request.hub_id):
+            raise denied(caller.principal, f"drain hub {request.hub_id[:80]}")
+        view = await self.desk.ask(
+            lambda unit: service_hubs.drain(unit, request.hub_id, request.note[:500], caller.actor, request.undo)
+        )
+        return hub_pb2.DrainHubResponse(hub=hub_out(view))
+
+
+def _epoch_out(epoch: Epoch) -> common_pb2.Epoch:
+    return common_pb2.Epoch(incarnation=epoch.incarnation, n=epoch.n)
+
+
+def _no_session(session_id: str) -> FederationError:
+    return FederationError(
+        Code.SESSION_UNKNOWN, "this session is not open here", fault=Fault.FEDERATION, hint="Open a session.",
+        metadata={"session_id": session_id[:80]},
+    )

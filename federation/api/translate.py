@@ -1,0 +1,309 @@
+"""Wire to nouns and back. What cannot be said in the nouns is refused here, by field; ranges are the domain's to check."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError
+
+from federation.domain.hub import Agent, Dataset, HubState, LinkState, Node
+from federation.domain.ids import JobId, LeaseId, checked_name
+from federation.domain.job import (
+    SPEC_BYTES_MAX,
+    Epoch,
+    Input,
+    Job,
+    JobSpec,
+    JobState,
+    OnPartition,
+    OutputFile,
+    Owner,
+    Priority,
+    Reason,
+    check_spec,
+)
+from federation.domain.quantities import Resources, resources
+from federation.errors import Code, FederationError, invalid
+from federation.lifecycle.job import Trigger
+from federation.service.hubs import HubView
+from federation.service.submit import Submission, Submitted
+from federation.service.sync import RunReport
+from federation.v1 import common_pb2, hub_pb2, job_pb2
+
+SPEC_VERSION = 1
+E = TypeVar("E", bound=enum.IntEnum)
+_STATES = {state: common_pb2.JobState.Value(f"JOB_STATE_{state}") for state in JobState}
+_STATES_BACK: dict[int, JobState] = {number: state for state, number in _STATES.items()}
+_LINKS = {link: hub_pb2.LinkState.Value(f"LINK_STATE_{link}") for link in LinkState}
+_HUB_STATES = {state: hub_pb2.HubState.Value(f"HUB_STATE_{state}") for state in HubState}
+_RUN_TRIGGERS = {
+    hub_pb2.RUN_STATE_ACCEPTED: Trigger.RUN_ACCEPTED,
+    hub_pb2.RUN_STATE_STAGING: Trigger.RUN_STAGING,
+    hub_pb2.RUN_STATE_RUNNING: Trigger.RUN_STARTED,
+    hub_pb2.RUN_STATE_STOPPING: Trigger.RUN_STOPPING,
+}
+_END_TRIGGERS = {
+    hub_pb2.OUTCOME_SUCCEEDED: Trigger.RUN_SUCCEEDED,
+    hub_pb2.OUTCOME_FAILED: Trigger.RUN_FAILED,
+    hub_pb2.OUTCOME_STOPPED: Trigger.RUN_STOPPED,
+    hub_pb2.OUTCOME_REFUSED: Trigger.RUN_REFUSED,
+}
+
+
+# ---- jobs, inwards --------------------------------------------------------------------------------------------------
+def parsed_spec(data: bytes) -> job_pb2.JobSpec:
+    """The message in `data`; INVALID_ARGUMENT or LIMIT_EXCEEDED when it is none."""
+    if len(data) > SPEC_BYTES_MAX:
+        raise invalid(
+            f"the spec has {len(data)} bytes; the limit is {SPEC_BYTES_MAX}",
+            hint="Send large data as a package or a dataset.", code=Code.LIMIT_EXCEEDED, field="spec",
+            limit=str(SPEC_BYTES_MAX),
+        )
+    try:
+        return job_pb2.JobSpec.FromString(data)
+    except DecodeError:
+        raise invalid("the spec is not a serialized JobSpec", field="spec") from None
+
+
+def spec_in(message: job_pb2.JobSpec) -> JobSpec:
+    """A checked spec, or an error that names the field."""
+    if message.version != SPEC_VERSION:
+        raise invalid(f"spec version {message.version} is unknown", hint=f"Use version: {SPEC_VERSION}.", field="version")
+    environment, hubs = message.environment, message.hubs
+    return check_spec(
+        JobSpec(
+            name=message.name,
+            project=message.project or "default",
+            engine=message.engine,
+            entrypoint=message.entrypoint,
+            per_task=resources_in(message.demand.per_task),
+            replicas=message.demand.replicas or 1,
+            package_digest=message.package_digest,
+            arguments=tuple(message.arguments),
+            requirements=environment.requirements,
+            variables=tuple(sorted(environment.variables.items())),
+            secret_variables=tuple(sorted(environment.secret_variables.items())),
+            inputs=tuple(Input(one.dataset, one.version, getattr(one, "as") or one.dataset) for one in message.inputs),
+            runtime_limit_ms=message.runtime_limit_ms or 600_000,
+            priority=_enum(Priority, message.priority, Priority.BATCH, "priority"),
+            preemptible=message.preemptible,
+            idempotent=message.idempotent,
+            on_partition=_enum(OnPartition, message.on_partition, OnPartition.KEEP, "on_partition"),
+            tracking=message.tracking,
+            hubs_allow=tuple(hubs.allow),
+            hubs_deny=tuple(hubs.deny),
+            hubs_prefer=tuple(hubs.prefer),
+        )
+    )
+
+
+def _enum(kind: type[E], number: int, default: E, field: str) -> E:
+    if number == 0:
+        return default
+    try:
+        return kind(number)
+    except ValueError:
+        raise invalid(f"{field} {number} is unknown", field=field) from None
+
+
+def resources_in(entries: object) -> Resources:
+    """A checked resource vector."""
+    return resources(*((entry.name, entry.kind, entry.amount) for entry in entries))  # type: ignore[attr-defined]
+
+
+def submission_in(message: job_pb2.Submission, owner: Owner) -> Submission:
+    """One member of a batch. A spec that does not hold becomes the member's `problem`; the rest of the batch goes on."""
+    digest = hashlib.sha256(message.spec + b"\0" + message.parent_job_id.encode()).hexdigest()
+    try:
+        spec = spec_in(parsed_spec(message.spec))
+    except FederationError as problem:
+        return Submission(message.request_id, None, b"", digest, owner, message.parent_job_id, problem)
+    if spec.project != owner.project:
+        owner = Owner(owner.home_hub, spec.project, owner.issuer, owner.subject)
+    return Submission(message.request_id, spec, message.spec, digest, owner, message.parent_job_id)
+
+
+# ---- jobs, outwards -------------------------------------------------------------------------------------------------
+def job_out(job: Job) -> job_pb2.Job:
+    """The job as its owner may see it: secret variables are blanked."""
+    return job_pb2.Job(
+        id=job.id,
+        spec=public_spec(job.spec_bytes),
+        owner=owner_out(job.owner),
+        state=state_out(job.state),
+        reason=None if job.reason is None else reason_out(job.reason),
+        hub_id=job.hub_id,
+        agent_id=job.agent_id,
+        nodes=job.nodes,
+        attempt="" if job.epoch is None else str(job.epoch),
+        attempts=job.attempts,
+        created_ms=job.created_ms,
+        state_since_ms=job.state_since_ms,
+        started_ms=job.started_ms,
+        ended_ms=job.ended_ms,
+        progress=job.progress,
+        url=job.url,
+        tracking_run_id=job.tracking_run_id,
+        parent_job_id=job.parent_job_id,
+        exit_code=job.exit_code,
+        revision=job.revision,
+    )
+
+
+def public_spec(data: bytes) -> job_pb2.JobSpec:
+    """The spec without its secret variables."""
+    spec = job_pb2.JobSpec.FromString(data)
+    spec.environment.secret_variables.clear()
+    return spec
+
+
+def state_out(state: JobState) -> common_pb2.JobState.ValueType:
+    """The wire's number."""
+    return _STATES[state]
+
+
+def state_in(number: int) -> JobState:
+    """The noun; INVALID_ARGUMENT."""
+    if number not in _STATES_BACK:
+        raise invalid(f"job state {number} is unknown", field="states")
+    return _STATES_BACK[number]
+
+
+def owner_out(owner: Owner) -> common_pb2.Owner:
+    """The wire's owner."""
+    return common_pb2.Owner(
+        home_hub=owner.home_hub, project=owner.project, issuer=owner.issuer, subject=owner.subject
+    )
+
+
+def reason_out(reason: Reason) -> common_pb2.Reason:
+    """The wire's reason."""
+    return common_pb2.Reason(
+        code=reason.code, hub_id=reason.hub_id, message=reason.message, metadata=dict(reason.metadata)
+    )
+
+
+def problem_out(error: FederationError) -> job_pb2.Problem:
+    """An error inside an answer."""
+    return job_pb2.Problem(
+        code=error.code, message=error.message, fault=error.fault, hint=error.hint, metadata=error.metadata
+    )
+
+
+def submitted_out(answer: Submitted) -> job_pb2.SubmitResult:
+    """The answer to one member."""
+    problem = None if answer.problem is None else problem_out(answer.problem)
+    return job_pb2.SubmitResult(request_id=answer.request_id, job_id=answer.job_id, problem=problem)
+
+
+# ---- hubs, inwards --------------------------------------------------------------------------------------------------
+def epoch_in(message: common_pb2.Epoch) -> Epoch:
+    """The noun."""
+    return Epoch(message.incarnation, message.n)
+
+
+def node_in(message: hub_pb2.Node) -> Node:
+    """A machine; its name and amounts are checked."""
+    if not 0 < len(message.name) <= 253 or not message.name.isprintable():
+        raise invalid("a node's name is empty, too long or not printable", field="nodes.name")
+    return Node(
+        message.name, resources_in(message.offered), resources_in(message.capacity),
+        max(0, message.load_cpu_milli), max(0, message.memory_available_bytes),
+    )
+
+
+def dataset_in(message: hub_pb2.Dataset) -> Dataset:
+    """A dataset that a hub announces."""
+    return Dataset(
+        checked_name("dataset", message.name), message.version[:128], max(0, message.size_bytes),
+        message.policy or "members", message.title[:200], tuple(message.readers),
+    )
+
+
+def agent_in(message: hub_pb2.OpenSessionRequest, session_id: str) -> Agent:
+    """The agent that introduces itself."""
+    names = [node.name for node in message.nodes]
+    if len(set(names)) != len(names):
+        raise invalid("two nodes have one name", field="nodes.name")
+    return Agent(
+        hub_id=checked_name("hub_id", message.hub_id),  # type: ignore[arg-type]
+        agent_id=checked_name("agent_id", message.agent_id),  # type: ignore[arg-type]
+        instance_id=message.instance_id[:128],
+        session_id=session_id,
+        version=message.agent_version[:64],
+        link=LinkState.ONLINE,
+        last_sync_ms=0,
+        nodes=tuple(node_in(node) for node in message.nodes),
+        engines=tuple(sorted(set(message.engines))),
+        datasets=tuple(dataset_in(dataset) for dataset in message.datasets),
+        features=tuple(sorted(set(message.features))),
+    )
+
+
+def report_in(message: hub_pb2.RunReport, hub_id: str) -> RunReport:
+    """What a hub says of a run."""
+    ended = message.state == hub_pb2.RUN_STATE_ENDED
+    trigger = _END_TRIGGERS.get(message.outcome) if ended else _RUN_TRIGGERS.get(message.state)
+    if trigger is None:
+        raise invalid(f"run state {message.state} with outcome {message.outcome} means nothing", field="changed.state")
+    reason = None
+    if message.HasField("reason"):
+        said = message.reason
+        reason = Reason(said.code[:64], said.message[:2000], hub_id, tuple(sorted(said.metadata.items())))
+    return RunReport(
+        LeaseId(message.lease_id), JobId(message.job_id), epoch_in(message.epoch), trigger, reason, message.exit_code,
+        message.started_ms, message.ended_ms, message.progress[:500], message.url[:2000],
+        tuple(OutputFile(one.path, one.size_bytes, one.sha256) for one in message.outputs),
+        tuple((one.index, one.start_ms, one.end_ms) for one in message.usage),
+    )
+
+
+# ---- hubs, outwards -------------------------------------------------------------------------------------------------
+def resources_out(of: Resources) -> list[common_pb2.Resource]:
+    """The wire's vector."""
+    return [common_pb2.Resource(name=name, kind=kind, amount=amount) for name, kind, amount in of]
+
+
+def hub_out(view: HubView) -> hub_pb2.Hub:
+    """A hub with its agents, nodes, what is leased on each, and its datasets."""
+    leased: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
+    for lease in view.leases:
+        for node in lease.nodes:
+            held = leased.setdefault((lease.agent_id, node), {})
+            for name, kind, amount in lease.per_task:
+                held[name, kind] = held.get((name, kind), 0) + amount
+    datasets = {(one.name, one.version): one for agent in view.agents for one in agent.datasets}
+    return hub_pb2.Hub(
+        id=view.hub.id,
+        title=view.hub.title,
+        state=_HUB_STATES[view.hub.state],
+        leases=len(view.leases),
+        agents=[_agent_out(agent, leased) for agent in view.agents],
+        datasets=[_dataset_out(datasets[key]) for key in sorted(datasets)],
+    )
+
+
+def _agent_out(agent: Agent, leased: dict[tuple[str, str], dict[tuple[str, str], int]]) -> hub_pb2.Agent:
+    nodes = []
+    for node in agent.nodes:
+        held = leased.get((agent.agent_id, node.name), {})
+        nodes.append(
+            hub_pb2.Node(
+                name=node.name, offered=resources_out(node.offered), capacity=resources_out(node.capacity),
+                leased=[common_pb2.Resource(name=n, kind=k, amount=a) for (n, k), a in sorted(held.items())],
+                load_cpu_milli=node.load_cpu_milli, memory_available_bytes=node.memory_available_bytes,
+            )
+        )
+    return hub_pb2.Agent(
+        agent_id=agent.agent_id, version=agent.version, link=_LINKS[agent.link], last_sync_ms=agent.last_sync_ms,
+        nodes=nodes, engines=agent.engines, features=agent.features, round_trip_ms=agent.round_trip_ms,
+    )
+
+
+def _dataset_out(dataset: Dataset) -> hub_pb2.Dataset:
+    return hub_pb2.Dataset(
+        name=dataset.name, version=dataset.version, size_bytes=dataset.size_bytes, policy=dataset.policy,
+        title=dataset.title, readers=dataset.readers,
+    )

@@ -1,0 +1,106 @@
+"""The control plane's parts in one place, for those who speak for it: `api` and `console`.
+
+A caller runs a command on the writer thread with `ask` and gets its answer when it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from federation.domain.job import Job
+from federation.domain.plan import ReasonCode
+from federation.errors import FederationError
+from federation.objects.store import ObjectStore
+from federation.ports import Clock, IdSource, Store, Tracking
+from federation.scheduling.explaining import Explanation
+from federation.service import expiry
+from federation.service.logs import LogDesk
+from federation.service.rounds import Rounds
+from federation.service.submit import Submission, SubmitJobs, Submitted
+from federation.service.waiting import Switchboard
+from federation.service.world import Unit, World
+from federation.service.writer import Writer
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Outside:
+    """What the control plane is given."""
+
+    store: Store
+    clock: Clock
+    ids: IdSource
+    objects: ObjectStore | None
+    """None in a control plane without an object store: packages and results are refused there."""
+    tracking: Tracking | None
+
+
+class Desk:
+    """Built once by `federation/app.py`."""
+
+    def __init__(self, outside: Outside) -> None:
+        self.store = outside.store
+        self.clock = outside.clock
+        self.ids = outside.ids
+        self.objects = outside.objects
+        self.tracking = outside.tracking
+        self.switchboard = Switchboard()
+        self.logs = LogDesk()
+        self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
+        self.writer = Writer(self.store, self.world, self.clock, self.switchboard)
+        self.rounds = Rounds(self.writer, self.clock, self.ids)
+        self.began_ms = self.clock.now_ms()
+        self._submit = SubmitJobs(self.store, self.ids)
+        self._ending = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="expiry", daemon=True)
+        self.writer.after_commit(self._want_tracking)
+
+    def start(self) -> None:
+        """Begin: writer, rounds, expiry."""
+        self.rounds.start(self.world)
+        self.writer.start()
+        self._ticker.start()
+
+    def stop(self) -> None:
+        """Finish what was accepted, then end."""
+        self._ending.set()
+        self._ticker.join()
+        self.rounds.stop()
+        self.writer.stop()
+        self.store.close()
+
+    async def ask(self, command: Callable[[Unit], T]) -> T:
+        """Run `command` on the writer thread; its answer is durable when it comes."""
+        return await asyncio.wrap_future(self.writer.call(command))
+
+    async def submit(self, principal: str, members: Sequence[Submission]) -> list[Submitted]:
+        """Accept jobs."""
+        return await self.ask(lambda unit: self._submit(unit, principal, members))
+
+    def explained(self, job: Job) -> Explanation:
+        """Why a job waits, with each hub's own words where its admission said no. Not on the event loop."""
+        explanation = self.rounds.explain(job)
+        reasons = tuple(
+            replace(reason, message=self.rounds.refusal_of(job.id, reason.hub_id) or reason.message)
+            if reason.code == ReasonCode.SHARE_POLICY
+            else reason
+            for reason in explanation.reasons
+        )
+        return replace(explanation, reasons=reasons)
+
+    def _tick(self) -> None:
+        while not self._ending.wait(expiry.TICK_MS / 1000):
+            try:
+                self.writer.run(expiry.expire)
+                self.writer.run(self.rounds.ask_again)
+            except FederationError:
+                continue  # the store is away: the writer has said so, and the next tick tries again
+
+    def _want_tracking(self, unit: Unit) -> None:
+        if self.tracking is not None and any(job.spec.tracking and not job.state.terminal for job in unit.jobs.values()):
+            self.tracking.wanted()
