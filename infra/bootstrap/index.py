@@ -39,17 +39,17 @@ def hide_password(url: str) -> str:
     return re.sub(r"(?<=//)[^/@]+@", "***@", url)
 
 
-def pip_files(environ: Mapping[str, str], home: Path, prefix: Path) -> list[Path]:
+def pip_files(environ: Mapping[str, str], home: Path, prefix: Path, system: Path) -> list[Path]:
     """Pip's configuration files in the order in which later ones win."""
     chosen = environ.get("PIP_CONFIG_FILE")
     if chosen == os.devnull:
         return []
-    system = [Path(base) / "pip" / "pip.conf" for base in environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":") if base]
+    shared = [Path(base) / "pip" / "pip.conf" for base in environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":") if base]
     config_home = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
     files = [
-        *reversed(system),
-        Path("/Library/Application Support/pip/pip.conf"),
-        Path("/etc/pip.conf"),
+        *reversed(shared),
+        system / "Library" / "Application Support" / "pip" / "pip.conf",
+        system / "etc" / "pip.conf",
         home / ".pip" / "pip.conf",
         home / "Library" / "Application Support" / "pip" / "pip.conf",
         config_home / "pip" / "pip.conf",
@@ -77,11 +77,14 @@ def pip_options(files: list[Path], environ: Mapping[str, str]) -> dict[str, str]
 
 
 def read_settings(
-    environ: Mapping[str, str] | None = None, home: Path | None = None, prefix: Path | None = None
+    environ: Mapping[str, str] | None = None,
+    home: Path | None = None,
+    prefix: Path | None = None,
+    system: Path = Path("/"),
 ) -> IndexSettings:
     """What this machine was told. uv's own variables win over pip's, since uv does the work."""
     env = os.environ if environ is None else environ
-    files = pip_files(env, home or Path.home(), prefix or Path(sys.prefix))
+    files = pip_files(env, home or Path.home(), prefix or Path(sys.prefix), system)
     options = pip_options(files, env)
     ca_file = next((env[name] for name in CA_VARIABLES if env.get(name)), "") or options.get("cert", "")
     return IndexSettings(
