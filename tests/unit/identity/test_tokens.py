@@ -93,15 +93,10 @@ def test_a_broken_file_denies_everybody(tmp_path: Path, text: str) -> None:
 def test_a_principal_is_somebody() -> None:
     """A user has a hub; names are names; an admin needs no hub."""
     assert Principal(PrincipalKind.ADMIN, LOCAL_ISSUER, "root", "").name == "admin:local/root@"
-    for wrong in (
-        {"home_hub": ""},
-        {"home_hub": "Cairo!"},
-        {"subject": ""},
-        {"issuer": "a\nb"},
-        {"subject": "x" * 300},
-    ):
+    wrong = [("local", "aisha", ""), ("local", "aisha", "Cairo!"), ("local", "", "cairo"), ("a\nb", "aisha", "cairo")]
+    for issuer, subject, home_hub in [*wrong, ("local", "x" * 300, "cairo")]:
         with pytest.raises(FederationError) as caught:
-            replace(AISHA, **wrong)
+            replace(AISHA, issuer=issuer, subject=subject, home_hub=home_hub)
         assert caught.value.code is Code.CONFIGURATION_INVALID
 
 
