@@ -1,0 +1,152 @@
+"""`brhub serve`: builds the control plane from its settings and serves until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from federation.api.door import Gate
+from federation.api.hubs import HubServicer
+from federation.api.jobs import JobServicer
+from federation.app.outside import SortableIds, SystemClock
+from federation.app.settings import Settings, read_settings
+from federation.errors import Code, Fault, FederationError
+from federation.identity.tls import server_credentials
+from federation.identity.tokens import TokenFile
+from federation.objects.store import ObjectStore
+from federation.ports import Tracking
+from federation.service.desk import Desk, Outside
+from federation.store import open_store
+from federation.v1 import hub_pb2, hub_pb2_grpc, job_pb2, job_pb2_grpc
+
+MESSAGE_BYTES_MAX = 16 << 20
+STOP_S = 5.0
+log = logging.getLogger(__name__)
+
+GRPC_OPTIONS = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),
+]
+
+
+class ControlPlane:
+    """One running control plane. `start`, `wait`, `stop`; used by `serve_main` and, in-process, by tests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        Path(settings.server.data_dir).mkdir(parents=True, exist_ok=True)
+        address = settings.store_address
+        self.objects = ObjectStore(address) if address else None
+        self.tracking = _tracking(settings)
+        self.tokens = TokenFile(Path(settings.server.tokens_file))
+        self.tokens.principals()  # a broken file is told now, not at the first call
+        outside = Outside(open_store(settings.store_url), SystemClock(), SortableIds(), self.objects, self.tracking)
+        self.desk = Desk(outside)
+        self.servers: list[grpc.aio.Server] = []
+        self.ports: dict[str, int] = {}
+        self._console: Any = None
+
+    async def start(self) -> None:
+        """Serve."""
+        if self.objects is not None:
+            await asyncio.to_thread(self.objects.ensure_bucket)
+        self.desk.start()
+        gate = Gate(self.tokens)
+        self.health = health.aio.HealthServicer()
+        public = self._server(gate)
+        self.ports["grpc"] = self._bind(public, self.settings.server.listen)
+        await public.start()
+        if self.settings.server.admin_listen:
+            admin = self._server(gate)
+            names = [
+                hub_pb2.DESCRIPTOR.services_by_name["HubService"].full_name,
+                job_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
+                health.SERVICE_NAME,
+                reflection.SERVICE_NAME,
+            ]
+            reflection.enable_server_reflection(names, admin)
+            self.ports["admin"] = self._bind(admin, self.settings.server.admin_listen)
+            await admin.start()
+        if self.settings.server.console_listen:
+            from federation.console import ConsoleServer
+
+            self._console = ConsoleServer(self.desk, self.tokens, self.settings.server.console_listen, self.settings.tls_files)
+            self.ports["console"] = await self._console.start()
+        await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
+        log.info("serving on %s", self.settings.server.listen)
+
+    def _server(self, gate: Gate) -> grpc.aio.Server:
+        server = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=20_000)
+        hub_pb2_grpc.add_HubServiceServicer_to_server(HubServicer(self.desk, gate), server)
+        job_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(self.desk, gate), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        self.servers.append(server)
+        return server
+
+    def _bind(self, server: grpc.aio.Server, address: str) -> int:
+        files = self.settings.tls_files
+        try:
+            if files is not None:
+                return server.add_secure_port(address, server_credentials(files))
+            return server.add_insecure_port(address)
+        except RuntimeError as problem:
+            raise FederationError(
+                Code.CONFIGURATION_INVALID, f"cannot listen on {address}: {problem}", fault=Fault.CALLER,
+                hint="Is another program there? Choose another port.", metadata={"address": address},
+            ) from problem
+
+    async def stop(self) -> None:
+        """Take no new calls, finish what was accepted, end."""
+        await self.health.enter_graceful_shutdown()
+        if self._console is not None:
+            await self._console.stop()
+        await asyncio.gather(*(server.stop(STOP_S) for server in self.servers))
+        await asyncio.to_thread(self.desk.stop)
+        if self.tracking is not None:
+            await asyncio.to_thread(self.tracking.close)
+
+
+def _tracking(settings: Settings) -> Tracking | None:
+    if not settings.tracking.enabled:
+        return None
+    from federation.tracking import MlflowTracking
+
+    return MlflowTracking(Path(settings.server.data_dir) / "mlflow")
+
+
+async def _serve(settings: Settings) -> None:
+    plane = ControlPlane(settings)
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    await plane.start()
+    print(f"serving on {settings.server.listen}", flush=True)
+    await ending.wait()
+    with contextlib.suppress(asyncio.CancelledError):
+        await plane.stop()
+
+
+def serve_main(config_path: str | None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> int:
+    """Run the control plane until SIGTERM; the exit status. Errors in the settings are raised before anything starts."""
+    logging.basicConfig(
+        level=os.environ.get("BRHUB_LOG", "INFO"), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    settings = read_settings(Path(config_path) if config_path else None, os.environ, overrides)
+    asyncio.run(_serve(settings))
+    return 0
