@@ -67,7 +67,7 @@ class ControlPlane:
             await asyncio.to_thread(self.objects.ensure_bucket)
         self.desk.start()
         gate = Gate(self.tokens)
-        self.health = health.aio.HealthServicer()
+        self.health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack the aio module
         public = self._server(gate)
         self.ports["grpc"] = self._bind(public, self.settings.server.listen)
         await public.start()
