@@ -327,7 +327,8 @@ def test_counts(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["推荐系统", "مرحبا بالعالم", "🚄🛰️", "e\u0301 is not \u00e9", "a\0b", "line\nline\r\n", "' \" \\ %s ?", "\ufeff"]
+    "text",
+    ["推荐系统", "مرحبا بالعالم", "🚄🛰️", "e\u0301 is not \u00e9", "a\0b", "line\nline\r\n", "' \" \\ %s ?", "\ufeff"],
 )
 def test_any_text_is_kept(store: Store, text: str) -> None:
     """Text of any script, with quotes, zero bytes or line ends, comes back as it was, and can be asked for."""
@@ -412,7 +413,9 @@ def test_ten_thousand_jobs(store: Store) -> None:
     assert seen == 1_000
 
 
-@pytest.mark.parametrize("url", ["", "postgres", "mysql://root:pw@db/x", "sqlite://", "sqlite:///", "sqlite:///:memory:"])
+@pytest.mark.parametrize(
+    "url", ["", "postgres", "mysql://root:pw@db/x", "sqlite://", "sqlite:///", "sqlite:///:memory:"]
+)
 def test_unknown_urls_are_refused(url: str) -> None:
     """A url of no known kind is the configuration's mistake, and its password is not repeated."""
     with pytest.raises(FederationError) as refused:
