@@ -1,0 +1,175 @@
+"""`brhub up`, `down`, `serve`, `agent`, `demo`, `doctor`: to run a federation.
+
+Deliberately not here: how they do it (`embedded.py`, `federation/app.py`, `hub_node/app.py`, `doctor.py`).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from federation.cli.session import Session, say, session_of
+from federation.errors import Code, Fault, FederationError
+
+Folder = Annotated[Path, typer.Option("--dir", envvar="BRHUB_DIR", help="Where it lives.")]
+DEFAULT_FOLDER = Path(".brhub")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("up")(up)
+    app.command("down")(down)
+    app.command("demo")(demo)
+    app.command("serve")(serve)
+    app.command("agent")(agent)
+    app.command("doctor")(doctor)
+
+
+def up(  # noqa: PLR0913  # one argument a flag
+    context: typer.Context,
+    *,
+    folder: Folder = DEFAULT_FOLDER,
+    hubs: Annotated[int | None, typer.Option(min=1, max=50, help="How many hubs (3, or as before).")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once it runs; end it with `brhub down`.")] = False,
+    sample_data: Annotated[
+        bool | None,
+        typer.Option(
+            "--sample-data/--no-sample-data", help="Give the first three hubs the flights of one airport each."
+        ),
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(min=0.1, help="What each hub offers (2).")] = None,
+    memory: Annotated[str | None, typer.Option(help="What each hub offers (this machine's, shared).")] = None,
+    fake: Annotated[bool | None, typer.Option("--fake/--no-fake", hidden=True)] = None,
+    status: Annotated[bool, typer.Option("--status", help="Only say what runs.")] = False,
+) -> int:
+    """Run a whole federation on this machine: object store, control plane, hubs."""
+    from federation.cli import embedded
+    from federation.client.quantity import parse_bytes
+
+    session = session_of(context)
+    if status:
+        return _status(session, folder)
+    wanted = embedded.Wanted(hubs, sample_data, cpus, parse_bytes(memory, "memory") if memory else None, fake)
+    stop = threading.Event()
+    if not detach:
+        # from here on a signal ends what was started, whatever it interrupts
+        for sign in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sign, _interrupt)
+    try:
+        plan = embedded.up(folder, wanted, say)
+        value = {"id": str(folder.resolve()), "running": True, **embedded.addresses(folder.resolve(), plan)}
+        _print_addresses(session, value, folder, detach)
+        if not detach:
+            stop.wait()
+    except KeyboardInterrupt:
+        say("ending it")
+        embedded.down(folder, say)
+    return 0
+
+
+def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001  # the signature of a signal handler
+    raise KeyboardInterrupt
+
+
+def _status(session: Session, folder: Path) -> int:
+    from federation.cli import embedded
+    from federation.cli.show import print_one
+
+    value = embedded.status(folder)
+    if session.for_people:
+        if value["running"]:
+            _print_addresses(session, value, folder, detach=True)
+            for process in value["processes"]:
+                print(f"{process['id']:<24} pid {process['pid']}")
+        else:
+            print(f"nothing runs in {value['id']}")
+    else:
+        print_one(value, session.form)
+    return 0 if value["running"] else 1
+
+
+def _print_addresses(session: Session, value: dict[str, Any], folder: Path, detach: bool) -> None:
+    from federation.cli.show import print_one
+
+    lines = [
+        f"server   {value['server']}   (gRPC; BRHUB_DIR={folder} finds it)",
+        f"console  {value['console']}",
+        f"objects  {value['objects']}   (S3)",
+        f"hubs     {', '.join(value['hubs'])}",
+        f"end it   brhub down --dir {folder}" if detach else "end it   Ctrl-C",
+    ]
+    print_one(value, session.form, text="\n".join(lines))
+
+
+def down(context: typer.Context, folder: Folder = DEFAULT_FOLDER) -> None:
+    """End the federation in a folder, and every process of it. Its data stays."""
+    from federation.cli import embedded
+    from federation.cli.show import print_one
+
+    session = session_of(context)
+    ended = embedded.down(folder, say)
+    text = f"ended {ended} processes; the data stays in {folder}" if ended else f"nothing ran in {folder}"
+    print_one({"id": str(folder.resolve()), "ended": ended}, session.form, text=text)
+
+
+def demo() -> int:
+    """Run the tour: three hubs, real jobs on real data, each step checked."""
+    import subprocess
+
+    script = Path(__file__).resolve().parents[2] / "run"
+    if not script.is_file():
+        raise FederationError(
+            Code.TOOL_MISSING,
+            "the tour is part of the repository, not of the installed package",
+            fault=Fault.CALLER,
+            hint="Clone the repository and run `./run demo` in it.",
+        )
+    return subprocess.run([str(script), "demo"], check=False).returncode
+
+
+def serve(
+    config: Annotated[Path | None, typer.Option(help="control.toml.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides one setting; again for more."),
+    ] = None,
+) -> int:
+    """Run the control plane."""
+    from federation.app import serve_main
+
+    overrides: dict[str, dict[str, str]] = {}
+    for text in settings or ():
+        section, key, value = _setting(text)
+        overrides.setdefault(section, {})[key] = value
+    return int(serve_main(str(config) if config else None, overrides) or 0)
+
+
+def _setting(text: str) -> tuple[str, str, str]:
+    name, found, value = text.partition("=")
+    section, dot, key = name.partition(".")
+    if not found or not dot or not key:
+        raise FederationError(
+            Code.CONFIGURATION_INVALID,
+            f"--set {text[:80]!r} sets nothing",
+            fault=Fault.CALLER,
+            hint="Write SECTION.KEY=VALUE.",
+        )
+    return section, key, value
+
+
+def agent(config: Annotated[Path, typer.Option(help="agent.toml.")]) -> int:
+    """Run a hub's agent."""
+    from hub_node.app import agent_main
+
+    return int(agent_main(str(config)) or 0)
+
+
+def doctor(context: typer.Context) -> int:
+    """Look for what breaks: name, TCP, TLS, token, clock, version, tools, disk."""
+    from federation.cli.doctor import run
+
+    return run(session_of(context))
