@@ -1,0 +1,127 @@
+"""The job's table, walked whole: every state, every trigger."""
+
+from __future__ import annotations
+
+import pytest
+
+from federation.domain.job import Epoch, JobState, OnPartition, OutputFile, Reason
+from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS, LeaseState
+from federation.errors import Code, FederationError
+from federation.lifecycle.invariants import broken
+from federation.lifecycle.job import JOB_TABLE, LEASE_TABLE, Fact, JobRecord, Trigger, step
+from tests.support.builders import NOON_MS, a_job, a_lease, an_agent
+
+LEASED = (JobState.LEASED, JobState.STAGING, JobState.RUNNING, JobState.CANCELLING, JobState.UNKNOWN)
+LEASE_STATES = {
+    JobState.LEASED: LeaseState.GRANTED, JobState.STAGING: LeaseState.ACTIVE, JobState.RUNNING: LeaseState.ACTIVE,
+    JobState.CANCELLING: LeaseState.REVOKING, JobState.UNKNOWN: LeaseState.ACTIVE,
+}
+
+
+def a_record(state: JobState, **spec: object) -> JobRecord:
+    """A job in `state`, with the lease that such a job has."""
+    job = a_job(state=state, epoch=Epoch(1, 1) if state in LEASED else None, **spec)
+    return JobRecord(job, a_lease(job, LEASE_STATES[state]) if state in LEASED else None)
+
+
+def a_fact(trigger: Trigger, record: JobRecord) -> Fact:
+    """The plainest fact of its kind."""
+    if trigger is Trigger.LEASE_GRANTED:
+        return Fact(trigger, Epoch(1, 1), lease=a_lease(record.job))
+    if trigger in (Trigger.CANCEL_REQUESTED, Trigger.RETRY_REQUESTED):
+        return Fact(trigger, reason=Reason("CANCEL_REQUESTED", "enough"))
+    return Fact(trigger, Epoch(1, 1), reason=Reason("SAID", "so"), expires_ms=NOON_MS + 9_000_000)
+
+
+@pytest.mark.parametrize("trigger", Trigger)
+@pytest.mark.parametrize("state", JobState)
+def test_every_state_meets_every_trigger(state: JobState, trigger: Trigger) -> None:
+    """What the table lists leads to a state that keeps every promise; what it does not list is refused, unchanged."""
+    record = a_record(state)
+    try:
+        after = step(record, a_fact(trigger, record), NOON_MS + 1).record
+    except FederationError as error:
+        assert error.code in (Code.ILLEGAL_TRANSITION, Code.STALE_EPOCH)
+        assert trigger not in JOB_TABLE[state] or record.lease is None
+        return
+    assert trigger in JOB_TABLE[state]
+    leases = [after.lease] if after.lease else []
+    assert broken([] if after.job.state.terminal else [after.job], leases, {("cairo", "main"): an_agent()}) == []
+
+
+def test_the_tables_name_every_state() -> None:
+    """A state without a row would be a job that nothing can happen to."""
+    assert set(JOB_TABLE) == set(JobState)
+    assert set(LEASE_TABLE) == set(LeaseState)
+
+
+def test_a_run_goes_through_its_life() -> None:
+    """Granted, staged, started, done: the lease is acknowledged, then ended, and the result is set."""
+    outputs = (OutputFile("table.csv", 3, "a" * 64),)
+    record = a_record(JobState.QUEUED)
+    states = []
+    for trigger in (Trigger.LEASE_GRANTED, Trigger.RUN_STAGING, Trigger.RUN_STARTED, Trigger.RUN_SUCCEEDED):
+        fact = a_fact(trigger, record)
+        if trigger is Trigger.RUN_SUCCEEDED:
+            fact = Fact(trigger, Epoch(1, 1), outputs=outputs)
+        transition = step(record, fact, NOON_MS + 5)
+        record = transition.record
+        states.append((record.job.state, record.lease.state if record.lease else None))
+    assert states == [
+        (JobState.LEASED, LeaseState.GRANTED), (JobState.STAGING, LeaseState.ACTIVE),
+        (JobState.RUNNING, LeaseState.ACTIVE), (JobState.SUCCEEDED, None),
+    ]
+    assert (record.job.result_epoch, record.job.outputs) == (Epoch(1, 1), outputs)
+    assert transition.ended_lease is not None and transition.ended_lease.state is LeaseState.ENDED
+
+
+def test_a_late_word_of_an_older_attempt_is_refused() -> None:
+    """An attempt whose lease is over cannot set a result any more."""
+    record = a_record(JobState.RUNNING)
+    with pytest.raises(FederationError) as caught:
+        step(record, Fact(Trigger.RUN_SUCCEEDED, Epoch(0, 7)), NOON_MS)
+    assert caught.value.code is Code.STALE_EPOCH
+
+
+@pytest.mark.parametrize(
+    ("on_partition", "idempotent", "expected"),
+    [
+        (OnPartition.KEEP, False, JobState.UNKNOWN),
+        (OnPartition.KEEP, True, JobState.QUEUED),
+        (OnPartition.STOP, False, JobState.FAILED),
+        (OnPartition.RERUN, True, JobState.QUEUED),
+    ],
+)
+def test_an_expired_lease_does_what_the_job_said(
+    on_partition: OnPartition, idempotent: bool, expected: JobState
+) -> None:
+    """Unknown is not dead: only a job that may run twice, or asked to be stopped, leaves its silent hub."""
+    record = a_record(JobState.RUNNING, on_partition=on_partition, idempotent=idempotent)
+    after = step(record, Fact(Trigger.LEASE_EXPIRED, Epoch(1, 1)), NOON_MS).record
+    assert after.job.state is expected
+    assert (after.lease is None) == (expected is not JobState.UNKNOWN)
+
+
+def test_an_unknown_job_can_be_closed_once_its_run_is_over_for_certain() -> None:
+    """Before the guard's deadline, grace and skew a cancel waits for the hub; after them a person may close the file."""
+    record = a_record(JobState.UNKNOWN)
+    assert record.lease is not None
+    over_ms = record.lease.expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS
+    cancel = Fact(Trigger.CANCEL_REQUESTED)
+    assert step(record, cancel, over_ms - 1).record.job.state is JobState.CANCELLING
+    assert step(record, cancel, over_ms).record.job.state is JobState.CANCELLED
+
+
+def test_a_retry_is_a_new_attempt_with_a_higher_epoch() -> None:
+    """The old result is gone, the epoch is not: a word of the first attempt stays stale."""
+    failed = a_job(state=JobState.FAILED, epoch=Epoch(1, 1), attempts=1, exit_code=3)
+    again = step(JobRecord(failed), Fact(Trigger.RETRY_REQUESTED), NOON_MS).record.job
+    assert (again.state, again.exit_code, again.epoch) == (JobState.QUEUED, 0, Epoch(1, 1))
+
+
+def test_repeating_a_report_changes_nothing() -> None:
+    """The same word twice is no news: no new revision, nothing to save."""
+    record = a_record(JobState.RUNNING)
+    first = step(record, Fact(Trigger.RUN_STARTED, Epoch(1, 1), started_ms=5), NOON_MS)
+    second = step(first.record, Fact(Trigger.RUN_STARTED, Epoch(1, 1), started_ms=5), NOON_MS + 9)
+    assert (first.changed, second.changed) == (True, False)
