@@ -64,6 +64,12 @@ class Rounds:
 
     def start(self, world: World) -> None:
         """Take in the whole world, then begin. Before the writer starts."""
+        self.take_in(world)
+        self._wake.set()
+        self._thread.start()
+
+    def take_in(self, world: World) -> None:
+        """Gather everything, as for a first round."""
         with self._guard:
             for agent in world.agents.values():
                 self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
@@ -72,8 +78,6 @@ class Rounds:
                     self._gathered.queued(queued_from(job))
             for lease in world.leases.values():
                 self._gathered.lease_started(lease_row(lease, world.jobs[lease.job_id]))
-        self._wake.set()
-        self._thread.start()
 
     def stop(self) -> None:
         """End after the round at hand."""

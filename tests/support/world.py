@@ -1,0 +1,144 @@
+"""A control plane's service without wires: the real writer, world, lifecycle and store, a clock that is set by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from federation.domain.hub import Agent
+from federation.domain.ids import JobId, LeaseId
+from federation.domain.job import Epoch, Job, Owner
+from federation.lifecycle.invariants import broken
+from federation.lifecycle.job import Trigger
+from federation.ports import Store
+from federation.service import expiry, sync
+from federation.service.jobs import find
+from federation.service.rounds import Rounds
+from federation.service.submit import Submission, SubmitJobs, Submitted
+from federation.service.waiting import Switchboard
+from federation.service.world import Unit, World
+from federation.service.writer import Writer, _Entry
+from federation.store.memory import MemoryStore
+from tests.support.builders import AISHA, NOON_MS, a_spec, an_agent
+
+T = TypeVar("T")
+
+
+class SetClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, at_ms: int = NOON_MS) -> None:
+        self.at_ms = at_ms
+
+    def now_ms(self) -> int:
+        """Where it stands."""
+        return self.at_ms
+
+
+class CountingIds:
+    """Ids "job-000001", "job-000002"."""
+
+    def __init__(self, start: int = 0) -> None:
+        self._count = start
+
+    def new_id(self, prefix: str) -> str:
+        """The next."""
+        self._count += 1
+        return f"{prefix}-{self._count:06d}"
+
+
+class InlineWriter(Writer):
+    """The real writer, run by the caller's thread: nothing waits, nothing sleeps."""
+
+    def call(self, command: Callable[[Unit], T]) -> Future[T]:
+        entry = _Entry(command, Future())
+        self.process([entry])
+        return entry.future
+
+    def together(self, commands: Iterable[Callable[[Unit], Any]]) -> list[Future[Any]]:
+        """Several commands in one batch."""
+        batch = [_Entry(command, Future()) for command in commands]
+        self.process(batch)
+        return [entry.future for entry in batch]
+
+
+class ControlUnderTest:
+    """The use cases as verbs. `check` at the end of a test holds the world to its promises."""
+
+    def __init__(self, store: Store | None = None) -> None:
+        self.store = store or MemoryStore()
+        self.clock = SetClock()
+        self.ids = CountingIds()
+        self.switchboard = Switchboard()
+        self.boot()
+
+    def boot(self) -> None:
+        """Start, or start again, from the store."""
+        self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
+        self.writer = InlineWriter(self.store, self.world, self.clock, self.switchboard)
+        self.rounds = Rounds(self.writer, self.clock, self.ids)
+        self.rounds.take_in(self.world)
+        self._submit = SubmitJobs(self.store, self.ids)
+
+    def run(self, command: Callable[[Unit], T]) -> T:
+        """One command in a batch of its own."""
+        return self.writer.run(command)
+
+    def submit_all(self, *members: Submission, principal: str = "local/aisha@kuala-lumpur") -> list[Submitted]:
+        """Submit a batch."""
+        return self.run(lambda unit: self._submit(unit, principal, members))
+
+    def submit(self, request_id: str = "r1", owner: Owner = AISHA, **spec: Any) -> str:
+        """Submit one job that must be accepted; its id."""
+        (answer,) = self.submit_all(a_submission(request_id, owner, **spec))
+        assert answer.problem is None, answer.problem
+        return answer.job_id
+
+    def join(self, agent: Agent | None = None, runs: tuple[sync.RunReport, ...] = ()) -> sync.Orders:
+        """An agent opens a session."""
+        arriving = agent or an_agent()
+        return self.run(lambda unit: sync.open_session(unit, self.store, arriving, "", runs))
+
+    def sync(self, *changed: sync.RunReport, agent: Agent | None = None, full: bool = False, digest: str = "") -> sync.Orders:
+        """A heartbeat."""
+        session_id = (agent or an_agent()).session_id
+        beat = sync.Heartbeat(session_id, changed, digest, full=full)
+        return self.run(lambda unit: sync.sync(unit, self.store, beat))
+
+    def report(self, job_id: str, trigger: Trigger, **changes: Any) -> sync.RunReport:
+        """What the hub says of the job's present attempt."""
+        lease = self.world.lease_for(JobId(job_id))
+        job = self.job(job_id)
+        lease_id = lease.id if lease else LeaseId(f"lease-of-{job_id}")
+        return replace(sync.RunReport(lease_id, job.id, job.epoch or Epoch(1, 1), trigger), **changes)
+
+    def round(self) -> int:
+        """One round; how many jobs it placed."""
+        return len(self.rounds.round().placements)
+
+    def pass_time(self, ms: int) -> None:
+        """Move the clock and let time do its work."""
+        self.clock.at_ms += ms
+        self.run(expiry.expire)
+        self.run(self.rounds.ask_again)
+
+    def job(self, job_id: str) -> Job:
+        """The job as it stands."""
+        return self.run(lambda unit: find(unit, self.store, job_id))
+
+    def check(self) -> None:
+        """Every promise holds, and the store says what memory says."""
+        world = self.world
+        assert broken(world.jobs.values(), world.leases.values(), world.agents) == []
+        loaded = self.store.load()
+        assert {job.id: job for job in loaded.jobs} == world.jobs
+        assert {lease.id: lease for lease in loaded.leases} == world.leases
+        assert loaded.last_seq == world.last_seq
+
+
+def a_submission(request_id: str = "r1", owner: Owner = AISHA, digest: str = "", **spec: Any) -> Submission:
+    """One member of a batch; the digest follows from the spec."""
+    wanted = a_spec(**spec)
+    return Submission(request_id, wanted, repr(wanted).encode(), digest or repr(wanted), owner)
