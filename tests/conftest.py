@@ -9,6 +9,7 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOMS = (
     "unit", "property", "contract", "service", "scenarios", "migration", "simulation", "tidy", "end_to_end",
@@ -21,6 +22,11 @@ ALLOWED_SKIPS = (
     "GPU",  # no accelerator here
     "slurm",  # no cluster of its own here
 )
+
+# No deadline: two busy cores make any time limit of a single example a coin toss; pytest-timeout stays.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("long", settings.get_profile("house"), max_examples=2000)
+settings.load_profile("long" if os.environ.get("BRHUB_LONG") == "1" else "house")
 
 
 def room_of(path: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 from pathlib import Path
@@ -92,6 +93,18 @@ def test_a_bare_agent_has_the_versions_of_everything() -> None:
     agent = read_pins(LOCKS / "agent.txt")
     assert agent == {name: everything[name] for name in agent}
     assert not {"pyspark", "ray", "mlflow", "jupyterlab", "numpy", "pandas", "sqlalchemy"} & agent.keys()
+
+
+def test_a_bare_agent_stays_below_150_megabytes() -> None:
+    """What the agent's lock puts on a hub's disk, measured on what is installed here."""
+    total = 0
+    for name in read_pins(LOCKS / "agent.txt"):
+        try:
+            files = importlib.metadata.files(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another platform
+        total += sum(path.stat().st_size for file in files if (path := Path(str(file.locate()))).is_file())
+    assert 30e6 < total < 150e6
 
 
 def test_uv_has_one_pin_everywhere() -> None:
