@@ -149,7 +149,7 @@ class MemoryStore:
             return Loaded(
                 incarnation=_INCARNATION,
                 last_seq=len(tables.events),
-                jobs=tuple(sorted(jobs, key=lambda job: job.queue_seq)),
+                jobs=tuple(sorted(jobs, key=lambda job: (job.queue_seq, job.id))),
                 leases=tuple(sorted(leases, key=lambda lease: lease.id)),
                 hubs=tuple(tables.hubs[hub_id] for hub_id in sorted(tables.hubs)),
                 agents=tuple(tables.agents[key] for key in sorted(tables.agents)),

@@ -29,6 +29,7 @@ HEAD = "0001"
 """The newest revision in `migrations/versions`; a store at this revision opens without loading Alembic."""
 
 LIVE_JOB_STATES = tuple(state for state in JobState if state not in TERMINAL)
+LIVE_LEASE_STATES = tuple(state for state in LeaseState if state is not LeaseState.ENDED)
 
 metadata = MetaData()
 
@@ -133,11 +134,9 @@ leases = Table(
     _text("revoke_message"),
     _int("usage_stored"),
     Index("leases_job", "job_id"),
+    Index("leases_state", "state"),
     sqlite_with_rowid=False,
 )
-_live_lease = leases.c.state != LeaseState.ENDED.value
-Index("leases_live", leases.c.state, sqlite_where=_live_lease, postgresql_where=_live_lease)
-
 hubs = Table(
     "hubs",
     metadata,

@@ -160,8 +160,8 @@ class SqlStore:
         return Loaded(
             incarnation=self._incarnation,
             last_seq=self._last_seq,
-            jobs=codec.decoded(codec.job_of, jobs),
-            leases=codec.decoded(codec.lease_of, leases),
+            jobs=tuple(sorted(codec.decoded(codec.job_of, jobs), key=lambda job: (job.queue_seq, job.id))),
+            leases=tuple(sorted(codec.decoded(codec.lease_of, leases), key=lambda lease: lease.id)),
             hubs=codec.decoded(codec.hub_of, hubs),
             agents=codec.decoded(codec.agent_of, agents),
         )

@@ -7,6 +7,7 @@ driver's `executemany`. Parameters are in the order of the table's columns, whic
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,6 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql import ClauseElement
 
-from federation.domain.lease import LeaseState
 from federation.ports import JobFilter
 from federation.store import schema
 
@@ -53,11 +53,10 @@ class Statements:
         job = self._job_select()
         leases, events, usage = schema.leases, schema.events, schema.usage
         self.job_by_id = self._text(job.where(schema.jobs.c.id == _given("id")), ("id",))
-        live = [literal(state.value, literal_execute=True) for state in schema.LIVE_JOB_STATES]
-        self.live_jobs = self._text(job.where(schema.jobs.c.state.in_(live)).order_by(schema.jobs.c.queue_seq), ())
+        self.live_jobs = self._text(job.where(schema.jobs.c.state.in_(_literals(schema.LIVE_JOB_STATES))), ())
         self.lease_by_id = self._text(select(leases).where(leases.c.id == _given("id")), ("id",))
-        ended = literal(LeaseState.ENDED.value, literal_execute=True)
-        self.live_leases = self._text(select(leases).where(leases.c.state != ended).order_by(leases.c.id), ())
+        live_leases = select(leases).where(leases.c.state.in_(_literals(schema.LIVE_LEASE_STATES)))
+        self.live_leases = self._text(live_leases, ())
         self.all_hubs = self._text(select(schema.hubs).order_by(schema.hubs.c.id), ())
         self.all_agents = self._text(select(schema.agents).order_by(*schema.agents.primary_key), ())
         self.count_jobs = self._text(select(schema.jobs.c.state, func.count()).group_by(schema.jobs.c.state), ())
@@ -120,8 +119,12 @@ class Statements:
             conditions.append(jobs.c.subject == given("subject"))
         if ids:
             conditions.append(jobs.c.id.in_([given(f"id{n}") for n in range(ids)]))
-        query = self._job_select().where(and_(True, *conditions)).order_by(jobs.c.queue_seq.desc(), jobs.c.id.desc())
-        return self._text(query.limit(given("most")).offset(_NO_OFFSET), tuple(names))
+        # first the ids, from indexes alone: sorting whole jobs with their specs would move megabytes for one page
+        newest_first = (jobs.c.queue_seq.desc(), jobs.c.id.desc())
+        ids_only = select(jobs.c.id).where(and_(True, *conditions)).order_by(*newest_first)
+        page = ids_only.limit(given("most")).offset(_NO_OFFSET).subquery()
+        query = self._job_select().join(page, page.c.id == jobs.c.id).order_by(*newest_first)
+        return self._text(query, tuple(names))
 
     def _requests_of(self, ids: int) -> str:
         names = [f"id{n}" for n in range(ids)]
@@ -170,6 +173,10 @@ class Statements:
 
 def _names(table: Table) -> tuple[str, ...]:
     return tuple(column.name for column in table.columns)
+
+
+def _literals(states: Sequence[enum.StrEnum]) -> list[Any]:
+    return [literal(state.value, literal_execute=True) for state in states]
 
 
 def _given(name: str) -> BindParameter[Any]:

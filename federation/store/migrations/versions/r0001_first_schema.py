@@ -146,14 +146,7 @@ def _leases() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("leases_job", "leases", ["job_id"], unique=False)
-    op.create_index(
-        "leases_live",
-        "leases",
-        ["state"],
-        unique=False,
-        sqlite_where=sa.text("state != 'ENDED'"),
-        postgresql_where=sa.text("state != 'ENDED'"),
-    )
+    op.create_index("leases_state", "leases", ["state"], unique=False)
 
 
 def _events() -> None:
