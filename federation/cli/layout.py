@@ -181,7 +181,7 @@ def _agent(home: Path, plan: Plan, hub_id: str, dataset: tuple[str, Path] | None
         "state_dir": str(home / "state"),
         "engines": engines(),
         "fake": plan.fake,
-        "offered": {"cpus": plan.cpus, "memory": plan.memory_bytes},
+        "offer": {"cpus": plan.cpus, "memory": plan.memory_bytes},
     }
     if dataset:
         name, path = dataset
