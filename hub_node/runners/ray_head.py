@@ -1,10 +1,10 @@
 """Ray heads that the agent starts: one at a time for each run, kept warm for the person who used it.
 
 A head belongs to one (issuer, subject) and one shape (CPUs, GPUs): nobody else's code meets it, and a lease's amount is what
-Ray hands out. Two runs at once have two heads, since Ray would let either use the other's share. An idle head is ended after
-`idle_s`; until then it holds about 1 GB that no lease pays for. Each head is under `guard.py` with a deadline that the agent
-moves on, so that heads of an agent that never comes back end by themselves. Everything listens on loopback or asks for the token.
-Not here: jobs (`ray.py`), a hub's own Ray cluster (`ray_cluster.py`).
+Ray hands out. Two runs at once have two heads, since Ray would let either use the other's share. An idle head is ended
+after `idle_s`; until then it holds about 1 GB that no lease pays for. Each head is under `guard.py` with a deadline that the
+agent moves on, so that heads of an agent that never comes back end by themselves. What listens beyond loopback (Ray's own
+choice: GCS and raylet) asks for the token. Not here: jobs (`ray.py`), a hub's own Ray cluster (`ray_cluster.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from hub_node.runners.ray_api import RayApi, RayRefusedError, RaySilentError
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
+HOST = "127.0.0.2"
+"""Loopback; Ray replaces 127.0.0.1 by the machine's outside address."""
 IDLE_S = 600.0
 START_S_MAX = 180.0
 """30 s on a quiet machine; heads are started by jobs, so a crowd of jobs makes it slow for all."""
@@ -100,7 +101,8 @@ class RayHead(ProcessRunner):
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token_file),
                 "RAY_USAGE_STATS_ENABLED": "0",
-                "RAY_DISABLE_IMPORT_WARNING": "1",
+                "AUTOSCALER_METRIC_PORT": "-1",  # no metrics on all interfaces
+                "DASHBOARD_METRIC_PORT": "-1",
                 "RAY_JOB_STOP_WAIT_TIME_S": "60",  # our guard ends a driver; Ray's own three seconds would cut its grace short
                 "BRHUB_JOB_ID": job_id,
                 "BRHUB_ATTEMPT": attempt,

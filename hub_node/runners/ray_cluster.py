@@ -1,0 +1,111 @@
+"""Ray jobs on a cluster that the hub runs itself (a head of its own, KubeRay): the Jobs API and nothing else.
+
+The cluster's machines must see the agent's attempt folders under the same paths (a shared file system), as they would for Spark
+or Slurm. The driver runs at the cluster's head, out of reach of a guard: the agent holds the deadline here, and Ray ends the
+driver. Not here: heads of the agent's own, which need none of this (`ray.py`, `ray_head.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from dataclasses import dataclass, field
+
+from federation.errors import Code, Fault, FederationError
+from hub_node.ports import Attempt, Phase, Status
+from hub_node.runners.ray import SUBMIT_S_MAX, driver_words, runtime_env_of
+from hub_node.runners.ray_api import RayApi, RayRefusedError, RaySilentError
+
+
+@dataclass(frozen=True, slots=True)
+class RayClusterSettings:
+    """The hub's cluster. `address` is its dashboard's, for example http://ray-head:8265."""
+
+    address: str
+    token: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.address.startswith(("http://", "https://")) or not self.token:
+            raise FederationError(
+                Code.CONFIGURATION_INVALID,
+                "The hub's Ray cluster needs an address (http:// or https://) and a token.",
+                fault=Fault.HUB,
+                hint="Start the cluster with RAY_AUTH_MODE=token and give the agent its token.",
+            )
+
+
+class RayClusterRunner:
+    """A Runner (`hub_node/ports.py`) for one job of the hub's own cluster."""
+
+    def __init__(self, settings: RayClusterSettings) -> None:
+        self._api = RayApi(settings.address, settings.token)
+        self._submission_id = ""
+        self._deadline_ms = 0
+        self._ran_out = ""
+        self._final: Status | None = None
+
+    def start(self, attempt: Attempt) -> None:
+        """Submit it. Raises: FederationError ENGINE_UNAVAILABLE, INVALID_ARGUMENT."""
+        lease = attempt.run.lease
+        self._submission_id = f"{lease.job_id}-{lease.epoch}"
+        self._deadline_ms = attempt.deadline_ms
+        folder, log = shlex.quote(str(attempt.package)), shlex.quote(str(attempt.log))
+        entrypoint = f"cd {folder} && exec {shlex.join(driver_words(attempt))} >> {log} 2>&1"
+        try:
+            self._api.submit(self._submission_id, entrypoint, runtime_env_of(attempt), SUBMIT_S_MAX, lambda: False)
+        except (RaySilentError, RayRefusedError) as problem:
+            raise FederationError(
+                Code.ENGINE_UNAVAILABLE,
+                f"This hub's Ray cluster did not take the job: {problem}.",
+                fault=Fault.HUB,
+                hint="Submit it again; the hub's operator looks at the cluster.",
+                metadata={"address": self._api.url},
+            ) from problem
+
+    def poll(self) -> Status:
+        """What Ray says; past the deadline it is also told to end."""
+        if self._final is not None:
+            return self._final
+        if 0 < self._deadline_ms <= time.time_ns() // 1_000_000 and not self._ran_out:
+            self._ran_out = "RUNTIME_LIMIT"
+            self.stop(0)
+        try:
+            job = self._api.job(self._submission_id)
+        except (RaySilentError, RayRefusedError):
+            return Status(Phase.UNKNOWN)
+        if job is None:
+            self._final = Status(Phase.ENDED, 1, "ENGINE_UNAVAILABLE", "The hub's Ray cluster no longer knows it.")
+        elif job.get("status") == "SUCCEEDED":
+            self._final = Status(Phase.ENDED, 0)
+        elif job.get("status") == "STOPPED":
+            words = "It ran to its runtime limit and was ended." if self._ran_out else "It was asked to end."
+            self._final = Status(Phase.ENDED, 143, self._ran_out or "STOPPED", words)
+        elif job.get("status") == "FAILED":
+            code = job.get("driver_exit_code")
+            message = "" if isinstance(code, int) and code else str(job.get("message") or "")[-600:]
+            self._final = Status(Phase.ENDED, code if isinstance(code, int) and code else 1, "", message)
+        else:
+            return Status(Phase.RUNNING)
+        return self._final
+
+    def stop(self, grace_ms: int) -> None:
+        """Ask Ray to end it; the grace is the cluster's RAY_JOB_STOP_WAIT_TIME_S, whatever `grace_ms` says."""
+        del grace_ms
+        try:
+            self._api.stop(self._submission_id)
+        except RaySilentError:
+            pass  # poll says UNKNOWN meanwhile, and whoever wanted the end asks again
+
+    def extend(self, deadline_ms: int, lease_until_ms: int) -> None:
+        """New wall-clock deadlines (0 for none); the nearer one counts."""
+        self._deadline_ms = min((moment for moment in (deadline_ms, lease_until_ms) if moment > 0), default=0)
+
+    def save_state(self) -> str:
+        """The submission id and the deadline."""
+        return json.dumps({"submission_id": self._submission_id, "deadline_ms": self._deadline_ms})
+
+    def load_state(self, text: str) -> None:
+        """Take up a job that an earlier process of the agent submitted."""
+        state = json.loads(text)
+        self._submission_id, self._deadline_ms = str(state["submission_id"]), int(state["deadline_ms"])
