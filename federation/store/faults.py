@@ -4,7 +4,8 @@ A full, locked or read-only store is a refusal: nothing was written, and the sto
 A failed fsync is not: the kernel may have dropped the pages and report success at the next try, so whatever this
 process believes about its disk may be false. `DurabilityLost` therefore is no `Exception`: no handler for errors
 swallows it. The service's writer thread is the one place that meets it, and ends the process there with `os._exit`
-(no flush, no farewell, no reply); the next start reads what really reached the disk.
+(no flush, no farewell, no reply); the next start recovers from the file and its log, and nothing that was not
+acknowledged is missed by anybody.
 """
 
 from __future__ import annotations
@@ -57,6 +58,16 @@ def request_reused() -> FederationError:
         "a request id was used twice",
         fault=Fault.CALLER,
         hint="Use a new request id for each job.",
+    )
+
+
+def unstorable(error: Exception) -> FederationError:
+    """A text that is no Unicode, or a number beyond 64 bits: the wire lets neither in, a program's mistake may."""
+    return FederationError(
+        Code.INVALID_ARGUMENT,
+        f"a value cannot be stored: {error}",
+        fault=Fault.CALLER,
+        hint="Use valid Unicode and numbers of at most 64 bits.",
     )
 
 

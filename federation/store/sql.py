@@ -123,6 +123,9 @@ class SqlTransaction:
         except sqlite3.Error as error:
             self._error = self._file.error_of(error)
             raise self._error from error
+        except (UnicodeError, OverflowError) as error:  # rows before the bad one are written: the whole must go
+            self._error = faults.unstorable(error)
+            raise self._error from error
         self._rows += len(rows)
         return touched
 

@@ -10,6 +10,7 @@ drop SQLite's POSIX locks. Not here: rows and transactions (`sql.py`), revisions
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -51,8 +52,7 @@ class SqliteFile:
         self._pages_per_row = 2.0
         self._lock = _lock(path)
         try:
-            prepare(path)
-            self.writer = self._connect()
+            self.writer = self._configured(prepare(path))
             self._readers = QueuePool(
                 self._connect_reader, pool_size=4, max_overflow=READERS_MAX - 4, timeout=30, reset_on_return=None
             )
@@ -105,8 +105,8 @@ class SqliteFile:
         finally:
             self._lock.close()
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = connect(self.path, self._busy_timeout_ms)
+    def _configured(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        connection.execute(f"PRAGMA busy_timeout={self._busy_timeout_ms}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -135,18 +135,23 @@ def connect(path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> sqlite3.Conne
     return connection
 
 
-def prepare(path: Path) -> None:
-    """Make the store's file if there is none, else check it, and bring it to today's schema.
+def prepare(path: Path) -> sqlite3.Connection:
+    """A connection to the store's file: made if there is none, else checked, and brought to today's schema.
 
+    It stays open from the check on: the last one to close would checkpoint, and keep quiet about a failed fsync.
     Errors: STORE_UNAVAILABLE for a file that is empty, cut short, damaged, somebody else's, or of a newer version.
     """
-    if not path.parent.is_dir():
-        raise faults.unavailable("the store's folder does not exist", "Make the folder first.", str(path))
-    if not path.exists():
-        _create(path)
-        return
-    _check_header(path)
-    path.chmod(0o600)  # specs carry secret variables
+    try:
+        if not path.exists():
+            _create(path)
+        _check_header(path)
+        path.chmod(0o600)  # specs carry secret variables
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise faults.full(str(path)) from error
+        raise faults.unavailable(
+            f"the store's file cannot be used: {error.strerror}", "Check the path and its rights.", str(path)
+        ) from error
     connection = connect(path)
     try:
         revision = _revision(connection, path)
@@ -156,8 +161,10 @@ def prepare(path: Path) -> None:
                 raise faults.damaged(str(path), verdict)
         if revision != schema.HEAD:
             migrations.upgrade_sqlite(connection, str(path))
-    finally:
+    except BaseException:
         connection.close()
+        raise
+    return connection
 
 
 def _create(path: Path) -> None:

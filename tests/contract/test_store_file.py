@@ -193,6 +193,35 @@ def test_full_disk_refuses_and_works_again(small_disk: Path) -> None:
     home.close()
 
 
+@pytest.mark.root
+def test_full_disk_at_the_first_start(small_disk: Path) -> None:
+    """A store that cannot even be made says that there is no room, and is made once there is."""
+    url = f"sqlite:///{small_disk}/federation.db"
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * (2 * 2**20 - 32_768))
+    with pytest.raises(FederationError) as refused:
+        open_store(url)
+    assert refused.value.code is Code.STORE_FULL
+    ballast.unlink()
+    store = open_store(url)
+    assert store.load().jobs == ()
+    store.close()
+
+
+@pytest.mark.parametrize("bad", [{"progress": "\ud800"}, {"nodes": ("\udfff",)}, {"exit_code": 2**63}])
+def test_value_that_no_row_can_hold(sqlite_home: StoreHome, bad: dict[str, Any]) -> None:
+    """A text that is no Unicode or a number beyond 64 bits is refused with all of its transaction, even if it goes on."""
+    store = sqlite_home.open()
+    with store.begin() as transaction:
+        with pytest.raises(FederationError) as refused:
+            transaction.put_jobs([job(1), job(2, **bad)])
+        assert refused.value.code is Code.INVALID_ARGUMENT
+        with pytest.raises(FederationError):
+            transaction.commit()
+    assert store.load().jobs == ()
+    keep(store, job(1))
+
+
 def test_locked_store_refuses_and_works_again(sqlite_home: StoreHome) -> None:
     """While another program holds the write lock a commit is refused in bounded time; readers go on."""
     store = sqlite_home.open(busy_timeout_ms=50)
@@ -367,6 +396,15 @@ def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FederationError) as refused:
         open_store(f"sqlite:///{tmp_path}/nowhere/federation.db")
     assert refused.value.code is Code.STORE_UNAVAILABLE
+
+
+def test_folder_in_the_files_place_is_refused(sqlite_home: StoreHome) -> None:
+    """A path that names a folder is refused by name."""
+    _path(sqlite_home).mkdir()
+    with pytest.raises(FederationError) as refused:
+        open_store(sqlite_home.url)
+    assert refused.value.code is Code.STORE_UNAVAILABLE
+    assert "cannot be used" in refused.value.message
 
 
 def test_unreadable_row_is_named(sqlite_home: StoreHome) -> None:

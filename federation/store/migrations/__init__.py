@@ -32,6 +32,7 @@ def upgrade_sqlite(connection: sqlite3.Connection, where: str, scripts: Path = V
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
     from sqlalchemy import create_engine, event
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import StaticPool
 
     config = Config()
@@ -52,12 +53,16 @@ def upgrade_sqlite(connection: sqlite3.Connection, where: str, scripts: Path = V
         return script._upgrade_revs("head", revision)  # noqa: SLF001 - what alembic's own `upgrade` command calls
 
     connection.execute("PRAGMA foreign_keys=OFF")
-    with engine.connect() as opened, opened.begin(), EnvironmentContext(config, script, fn=steps) as environment:
-        environment.configure(connection=opened, transactional_ddl=True)
-        environment.run_migrations()
-        orphans = opened.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
-        if orphans:
-            raise faults.damaged(where, f"{len(orphans)} rows point to rows that are gone, first in {orphans[0][0]}")
+    try:
+        with engine.connect() as opened, opened.begin(), EnvironmentContext(config, script, fn=steps) as environment:
+            environment.configure(connection=opened, transactional_ddl=True)
+            environment.run_migrations()
+            orphans = opened.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+            if orphans:
+                what = f"{len(orphans)} rows point to rows that are gone, first in {orphans[0][0]}"
+                raise faults.damaged(where, what)
+    except DBAPIError as error:
+        raise error.orig or error from error
 
 
 def newer(where: str, revision: str) -> BaseException:
