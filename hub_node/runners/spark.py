@@ -84,9 +84,7 @@ def spark_submit(attempt: Attempt, settings: SparkSettings) -> Program:
     program = entrypoint_of(attempt)
     spark_home = find_spark(attempt.variables)
     scratch = attempt.folder / "spark"
-    for name in ("local", "conf", "warehouse"):
-        (scratch / name).mkdir(parents=True, exist_ok=True)
-    (scratch / "conf" / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+    write_logging(scratch)
     work = attempt.run.lease.work
     conf = {**lease_conf(attempt, settings, scratch), **settings.conf}
     words = [str(spark_home / "bin" / "spark-submit"), "--master", settings.master or f"local[{cpus_of(attempt)}]"]
@@ -105,6 +103,13 @@ def spark_submit(attempt: Attempt, settings: SparkSettings) -> Program:
     if not settings.master:
         variables["SPARK_CONF_DIR"] = str(scratch / "conf")
     return Program((*words, str(program), *work.arguments), attempt.package, variables)
+
+
+def write_logging(scratch: Path) -> None:
+    """Make Spark's folders for one attempt, with a `conf` that keeps its log short."""
+    for name in ("local", "conf", "warehouse"):
+        (scratch / name).mkdir(parents=True, exist_ok=True)
+    (scratch / "conf" / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
 
 
 def cpus_of(attempt: Attempt) -> int:
