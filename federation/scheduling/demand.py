@@ -16,20 +16,23 @@ from federation.domain.hub import Dataset, HubState, LinkState
 from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import Resources
+from federation.policy.data import DataAccess, DataPolicy, may_read
 from federation.scheduling.grid import Grid, Int64, Shape, sums_by_agent, tasks_that_fit
 from federation.scheduling.plan import LADDER, STEP, DemandKey
 from federation.scheduling.rows import AgentRow
 
 Steps = npt.NDArray[np.uint8]
 
+_POLICIES = frozenset(DataAccess)
 RULES_REMEMBERED_MAX = 10_000
 
 
-def may_read(dataset: Dataset, data_hub: str, home_hub: str) -> bool:
-    """Whether a job of `home_hub` may read `dataset` where it lies, at `data_hub`. An unknown policy lets only the owner."""
-    if home_hub == data_hub or dataset.policy in ("open", "members"):
-        return True
-    return dataset.policy == "hubs" and home_hub in dataset.readers
+def readable(dataset: Dataset, data_hub: str, home_hub: str) -> bool:
+    """Whether a job of `home_hub` may read `dataset` where it lies; a policy nobody knows lets only its own hub."""
+    if dataset.policy not in _POLICIES:
+        return home_hub == data_hub
+    policy = DataPolicy(DataAccess(dataset.policy), frozenset(dataset.readers))
+    return may_read(policy, dataset_hub=data_hub, job_hub=home_hub, run_hub=data_hub).ok
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,6 @@ def _data_step(row: AgentRow, home_hub: str, inputs: tuple[tuple[str, str], ...]
         lying = [entry for entry in row.datasets if entry.name == name and version in ("", entry.version)]
         if not lying:
             step = max(step, STEP[ReasonCode.DATA_ELSEWHERE])
-        elif not any(may_read(entry, row.key[0], home_hub) for entry in lying):
+        elif not any(readable(entry, row.key[0], home_hub) for entry in lying):
             step = max(step, STEP[ReasonCode.DATA_POLICY])
     return step

@@ -1,0 +1,140 @@
+"""The planner's promises on federations that nobody would think of: the twin's plan, never over capacity, no memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.scheduling import Delta, Plan, PlannerState, plan_round
+from federation.scheduling.plan import Placement, demand_key
+from federation.scheduling.reference import plan_slowly
+from federation.scheduling.rows import LeaseRow
+from tests.unit.scheduling.worlds import World
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def free_after(full: Delta, plan: Plan) -> dict[tuple[str, str, str], Counter[str]]:
+    """What the plan's own tasks put on each node, summed by name and by (name, kind), less what is free there."""
+    over: dict[tuple[str, str, str], Counter[str]] = {}
+    by_id = {job.job_id: job for job in full.queued}
+    for row in full.agents:
+        for node in row.nodes:
+            over[(*row.key, node.name)] = Counter()
+            for name, kind, amount in node.offered:
+                over[(*row.key, node.name)].update({name: amount, f"{name} {kind}": amount if kind else 0})
+    tasks = [(lease.key, name, lease.per_task) for lease in full.leases_started for name in lease.nodes]
+    tasks += [(entry.key, name, by_id[entry.job_id].per_task) for entry in plan.placements for name in entry.nodes]
+    for key, name, per_task in tasks:
+        spot = over.get((*key, name))
+        if spot is not None:
+            for resource, kind, amount in per_task:
+                spot.subtract({resource: amount, f"{resource} {kind}": amount if kind else 0})
+    return over
+
+
+@settings(max_examples=500, deadline=None)
+@given(seeds)
+def test_the_fast_core_gives_the_twins_plan(seed: int) -> None:
+    """One round from nothing: placements, their order, nodes and all reasons are exactly the slow twin's."""
+    world = World(seed)
+    full, policy = world.everything(), world.policy()
+    _, plan = plan_round(PlannerState(), full, policy, now_ms=7)
+    assert plan_slowly(full, policy, now_ms=7) == plan
+
+
+@settings(max_examples=200, deadline=None)
+@given(seeds)
+def test_a_plan_is_never_over_capacity(seed: int) -> None:
+    """No node that a plan uses is short of anything afterwards, and every gang is whole, within one agent."""
+    world = World(seed)
+    full = world.everything()
+    _, plan = plan_round(PlannerState(), full, world.policy(), now_ms=0)
+    after = free_after(full, plan)
+    by_id = {job.job_id: job for job in full.queued}
+    assert len({entry.job_id for entry in plan.placements}) == len(plan.placements)
+    for entry in plan.placements:
+        per_task = by_id[entry.job_id].per_task
+        assert len(entry.nodes) == by_id[entry.job_id].replicas
+        for name in entry.nodes:
+            spot = after[(*entry.key, name)]
+            assert all(spot[resource] >= 0 for resource, _, _ in per_task)
+            assert all(spot[f"{resource} {kind}"] >= 0 for resource, kind, _ in per_task if kind)
+
+
+@settings(max_examples=200, deadline=None)
+@given(seeds)
+def test_every_waiting_job_has_a_reason(seed: int) -> None:
+    """Placed or waiting, never neither; a waiting sort has one step for each hub, and none that says it could run."""
+    world = World(seed)
+    full = world.everything()
+    _, plan = plan_round(PlannerState(), full, world.policy(), now_ms=0)
+    placed = {entry.job_id for entry in plan.placements}
+    waiting = Counter(demand_key(job) for job in full.queued if job.job_id not in placed)
+    assert {entry.demand: entry.jobs for entry in plan.waiting} == dict(waiting)
+    assert all(len(entry.steps) == len(plan.hub_ids) and 0 not in entry.steps for entry in plan.waiting)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds)
+def test_the_order_of_the_rows_does_not_matter(seed: int) -> None:
+    """The same rows in another order give the same plan."""
+    world = World(seed)
+    full, policy = world.everything(), world.policy()
+    _, plan = plan_round(PlannerState(), full, policy, now_ms=0)
+    _, again = plan_round(PlannerState(), world.shuffled(full), policy, now_ms=0)
+    assert plan == again
+
+
+def described(state: PlannerState) -> dict[str, object]:
+    """All that decisions depend on, without columns that no node offers."""
+    grid = state.grid
+    free = {
+        (grid.keys[agent], name, pair): (int(grid.offered[row, column]), int(grid.free[row, column]))
+        for agent in range(len(grid.keys))
+        for name, row in grid.node_row[grid.keys[agent]].items()
+        for pair, column in grid.columns.items()
+        if grid.offered[row, column]
+    }
+    return {
+        "full": state.full(),
+        "free": free,
+        "used": grid.agent_used.tolist(),
+        "queue": state.queue,
+        "held": state.held,
+        "totals": (state.offered_totals, state.held_totals),
+        "sorts": {key: known.jobs for key, known in state.classes.items()},
+        "leases": state.lease_of_job,
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(seeds, st.integers(1, 6))
+def test_the_incremental_state_equals_a_rebuild(seed: int, steps: int) -> None:
+    """After any sequence of changes the state, and the plan of each round, are those of a fresh start from it all.
+
+    Half of what is planned comes back as leases, as in life.
+    """
+    world, state = World(seed), PlannerState()
+    policy = world.policy()
+    for step in range(steps):
+        state, plan = plan_round(state, world.change(step), policy, step)
+        rebuilt, fresh = plan_round(PlannerState(), state.full(), policy, step)
+        assert described(rebuilt) == described(state)
+        assert fresh == plan
+        assert plan_slowly(state.full(), policy, step) == plan
+        accepted = tuple(lease_of(state, entry) for entry in plan.placements if world.chance(0.5))
+        state, plan = plan_round(state, Delta(leases_started=accepted), policy, step)
+        assert plan_slowly(state.full(), policy, step) == plan
+        ended = Delta(leases_ended=tuple(row.lease_id for row in accepted if world.chance(0.7)))
+        state, plan = plan_round(state, ended, policy, step)
+        assert plan_slowly(state.full(), policy, step) == plan
+        state.apply(Delta(leases_ended=tuple(row.lease_id for row in accepted)))
+
+
+def lease_of(state: PlannerState, entry: Placement) -> LeaseRow:
+    """The lease that a commit makes of a placement."""
+    job = state.jobs[entry.job_id]
+    return LeaseRow(f"for-{job.job_id}", job.job_id, entry.key, entry.nodes, job.per_task, *job.owner, expires_ms=1000)

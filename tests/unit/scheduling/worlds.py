@@ -1,0 +1,178 @@
+"""Whole federations out of one seed, crowded enough that agents compete, gangs spread and jobs wait.
+
+The seeds come from Hypothesis; a seed that fails becomes a named case in the tests.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from federation.domain.hub import Dataset, HubState, LinkState, Node
+from federation.domain.ids import AgentId, AgentKey, HubId
+from federation.domain.quantities import AMOUNT_MAX, Resources, resources
+from federation.scheduling import Delta, Policy
+from federation.scheduling.rows import AgentRow, LeaseRow, OwnerKey, QueuedJob, UsageRow
+
+HUBS = ("cairo", "kuala-lumpur", "shenzhen")
+KEYS: tuple[AgentKey, ...] = tuple((HubId(hub), AgentId(name)) for hub in HUBS for name in ("a", "b"))
+MODELS = ("nvidia/A100", "nvidia/T4")
+POLICIES = ("open", "members", "hubs", "compute-to-data", "from-the-future")
+WEIGHTS = (0.5, 1.0, 2.0)
+JOBS, LEASES = 24, 6
+
+
+class World:
+    """Draws rows from one seed. A wild world has absurd amounts too."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.wild = self.chance(0.1)
+        self.picky = self.dice.choice((0.0, 0.3))
+        self.sorts = [self.task() for _ in range(self.dice.randint(1, 4))]
+
+    def chance(self, share: float) -> bool:
+        """True so often."""
+        return self.dice.random() < share
+
+    def amount(self, most: int) -> int:
+        """0 to `most`, or anything in a wild world."""
+        if self.wild and self.chance(0.3):
+            return self.dice.choice((0, 1, 10**6, AMOUNT_MAX // 4))
+        return self.dice.randint(0, most)
+
+    def some_hubs(self, share: float) -> tuple[str, ...]:
+        """Mostly none."""
+        return tuple(self.dice.sample(HUBS, self.dice.randint(1, 2))) if self.chance(share) else ()
+
+    def owner(self) -> OwnerKey:
+        """One of a few people."""
+        return (self.dice.choice(HUBS), self.dice.choice("pq"), self.dice.choice(("ada", "bo")))
+
+    def task(self) -> Resources:
+        """What one task asks for: never nothing."""
+        asked = [("cpu", "", self.dice.randint(1, 4)), ("memory", "", self.amount(4))]
+        if self.chance(0.4):
+            asked += [
+                ("gpu", kind, self.amount(2)) for kind in self.dice.sample(("", *MODELS), self.dice.randint(1, 2))
+            ]
+        return resources(*asked)
+
+    def machine(self, at: int) -> Node:
+        """What one machine offers: sometimes nothing."""
+        has = [("cpu", "", self.amount(12)), ("memory", "", self.amount(12))]
+        if self.chance(0.5):
+            has += [("gpu", kind, self.amount(6)) for kind in self.dice.sample(("", *MODELS), self.dice.randint(1, 2))]
+        offered = resources(*has)
+        return Node(f"n{at}", offered, offered)
+
+    def agent(self, key: AgentKey) -> AgentRow:
+        """Mostly one that takes work."""
+        return AgentRow(
+            key=key,
+            hub_state=HubState.DRAINING if self.chance(0.1) else HubState.ACTIVE,
+            link=self.dice.choice((LinkState.SUSPECT, LinkState.LOST)) if self.chance(0.1) else LinkState.ONLINE,
+            nodes=tuple(self.machine(at) for at in range(self.dice.randint(0, 4))),
+            engines=("command", "spark") if self.chance(0.8) else (),
+            datasets=tuple(
+                Dataset("flights", self.dice.choice("12"), 1, self.dice.choice(POLICIES), readers=self.some_hubs(0.7))
+                for _ in range(self.dice.randint(0, 2))
+            ),
+        )
+
+    def agents(self) -> tuple[AgentRow, ...]:
+        """None to six."""
+        return tuple(self.agent(key) for key in KEYS if self.chance(0.7))
+
+    def job(self, at: int) -> QueuedJob:
+        """One of few sorts; arrival places may be equal."""
+        hub, project, user = self.owner()
+        wanted = (self.dice.choice(("flights", "flights", "nobodys")), self.dice.choice(("", "1", "2")))
+        return QueuedJob(
+            job_id=f"job-{at:02d}",
+            seq=self.dice.randint(0, 12),
+            home_hub=hub,
+            project=project,
+            user=user,
+            engine="spark" if self.chance(0.2) else "command",
+            per_task=self.dice.choice(self.sorts),
+            replicas=self.dice.choice((1, 1, 1, 2, 5)),
+            priority=self.dice.choice((1, 3, 3, 4)),
+            inputs=(wanted,) if self.chance(self.picky) else (),
+            hubs_allow=self.some_hubs(self.picky),
+            hubs_deny=self.some_hubs(self.picky),
+            hubs_prefer=self.some_hubs(self.picky),
+            hubs_refused=self.some_hubs(self.picky),
+        )
+
+    def jobs(self, ids: range = range(JOBS)) -> tuple[QueuedJob, ...]:
+        """Some of these ids."""
+        share = self.dice.random()
+        return tuple(self.job(at) for at in ids if self.chance(share))
+
+    def lease(self, at: int) -> LeaseRow:
+        """Also on agents and nodes that are not there, also of more than is offered."""
+        hub, project, user = self.owner()
+        return LeaseRow(
+            lease_id=f"lease-{at}",
+            job_id=f"held-{at}",
+            key=self.dice.choice(KEYS),
+            nodes=tuple(self.dice.choice(("n0", "n1", "n2", "n9")) for _ in range(self.dice.randint(1, 2))),
+            per_task=self.dice.choice(self.sorts),
+            home_hub=hub,
+            project=project,
+            user=user,
+            expires_ms=self.dice.randint(0, 100),
+        )
+
+    def leases(self, ids: range = range(LEASES)) -> tuple[LeaseRow, ...]:
+        """Some of these ids."""
+        return tuple(self.lease(at) for at in ids if self.chance(0.4))
+
+    def usage(self) -> tuple[UsageRow, ...]:
+        """Some use of the past."""
+        return tuple(
+            UsageRow(*self.owner(), used=(("cpu", self.dice.randint(0, 10**12)),))
+            for _ in range(self.dice.randint(0, 3))
+        )
+
+    def policy(self) -> Policy:
+        """Mostly plain."""
+        if self.chance(0.6):
+            return Policy()
+        owners = [self.owner() for _ in range(3)]
+        return Policy(
+            hub_weights={hub: self.dice.choice(WEIGHTS) for hub in HUBS if self.chance(0.5)},
+            project_weights={owner[:2]: self.dice.choice(WEIGHTS) for owner in owners},
+            user_weights={owner: self.dice.choice(WEIGHTS) for owner in owners},
+            placements_max=self.dice.choice((1, 3, 10_000)),
+        )
+
+    def everything(self) -> Delta:
+        """A whole federation."""
+        return Delta(agents=self.agents(), queued=self.jobs(), leases_started=self.leases(), usage=self.usage())
+
+    def shuffled(self, delta: Delta) -> Delta:
+        """The same rows in another order."""
+        return replace(
+            delta,
+            agents=tuple(self.dice.sample(delta.agents, len(delta.agents))),
+            queued=tuple(self.dice.sample(delta.queued, len(delta.queued))),
+            leases_started=tuple(self.dice.sample(delta.leases_started, len(delta.leases_started))),
+            usage=tuple(self.dice.sample(delta.usage, len(delta.usage))),
+        )
+
+    def change(self, step: int) -> Delta:
+        """What may happen between two rounds: few agents change, jobs and leases come and go."""
+        agents = self.agents() if step == 0 else tuple(self.agent(key) for key in KEYS if self.chance(0.04))
+        queued, started = self.jobs(range(self.dice.randint(0, JOBS))), self.leases()
+        names, ids = {job.job_id for job in queued}, {row.lease_id for row in started}
+        return Delta(
+            agents=agents,
+            agents_removed=tuple(key for key in KEYS if key not in {row.key for row in agents} and self.chance(0.02)),
+            queued=queued,
+            dequeued=tuple(name for at in range(JOBS) if (name := f"job-{at:02d}") not in names and self.chance(0.2)),
+            leases_started=started,
+            leases_ended=tuple(name for at in range(LEASES) if (name := f"lease-{at}") not in ids and self.chance(0.2)),
+            usage=self.usage() if self.chance(0.3) else (),
+        )
