@@ -110,8 +110,13 @@ def _draft(
         if given:
             before = mapping.get(key)
             mapping[key] = {**(before if isinstance(before, dict) else {}), **given}
-    if session.project or "project" not in mapping:
-        mapping["project"] = session.project or session.settings().project
+    if session.project:
+        mapping["project"] = session.project
+    elif "project" not in mapping:
+        try:
+            mapping["project"] = session.settings().project
+        except FederationError:
+            pass  # the job's own mistakes are told first; that nothing can be reached is told by the call
     return draft_from_mapping(mapping, folder)
 
 

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class Tour:
     client: Client
     plan: layout.Plan
     scratch: Path
+    memory: MemoryWatch
     job_folder: Path = Path(__file__).parent / "jobs"
-    memory: MemoryWatch = field(default_factory=lambda: MemoryWatch())
 
     def say(self, text: str) -> None:
         """A line of the step."""
@@ -52,7 +52,11 @@ class Tour:
         """Run a `brhub` command as a person would, print what it prints, and return it."""
         print(f"    $ brhub {' '.join(arguments)}", flush=True)
         done = subprocess.run(
-            [sys.executable, "-m", "federation.cli", *arguments], capture_output=True, text=True, check=False, timeout=120,
+            [sys.executable, "-m", "federation.cli", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
             env={**os.environ, "BRHUB_DIR": str(self.folder), "COLUMNS": "132"},
         )
         for line in (done.stdout + done.stderr).splitlines():
@@ -75,7 +79,11 @@ class Tour:
 
         last, deadline_s = "", time.monotonic() + timeout_s
         for job in self.client.watch([job_id], timeout_s=timeout_s):
-            line = f"{state_of(job)}" + (f" at {job.hub_id}" if job.hub_id else "") + (f": {job.progress}" if job.progress else "")
+            line = (
+                f"{state_of(job)}"
+                + (f" at {job.hub_id}" if job.hub_id else "")
+                + (f": {job.progress}" if job.progress else "")
+            )
             if line != last:
                 self.say(line)
                 last = line
@@ -142,9 +150,11 @@ def _federation(keep: bool) -> Iterator[Tour]:
     scratch = folder / "tour"
     tour = None
     try:
-        plan = embedded.up(folder, embedded.Wanted(hubs=3, sample_data=True), lambda text: print(f"  {text}", flush=True))
+        plan = embedded.up(
+            folder, embedded.Wanted(hubs=3, sample_data=True), lambda text: print(f"  {text}", flush=True)
+        )
         scratch.mkdir(parents=True, exist_ok=True)
-        tour = Tour(folder, Client(embedded.settings_of(plan)), plan, scratch)
+        tour = Tour(folder, Client(embedded.settings_of(plan)), plan, scratch, MemoryWatch())
         tour.memory.start(folder)
         yield tour
     finally:

@@ -36,7 +36,9 @@ def look_around(tour: Tour) -> None:
 def spark_goes_to_the_data(tour: Tour) -> None:
     """A Spark job submitted at Kuala Lumpur over Cairo's data runs in Cairo."""
     job_id = tour.submit(
-        "delays-by-carrier", "delays.py", inputs=[{"dataset": "flights-jfk", "as": "flights"}],
+        "delays-by-carrier",
+        "delays.py",
+        inputs=[{"dataset": "flights-jfk", "as": "flights"}],
         resources={"cpus": 2, "memory": "2Gi"},
     )
     job = tour.succeeded(job_id)
@@ -47,7 +49,8 @@ def spark_goes_to_the_data(tour: Tour) -> None:
         table = {row["carrier"]: (int(row["flights"]), float(row["mean_delay_min"])) for row in csv.DictReader(file)}
     expected = _delays(tour)
     close = table.keys() == expected.keys() and all(
-        table[carrier][0] == count and abs(table[carrier][1] - mean) < 1e-5 for carrier, (count, mean) in expected.items()
+        table[carrier][0] == count and abs(table[carrier][1] - mean) < 1e-5
+        for carrier, (count, mean) in expected.items()
     )
     for carrier, (count, mean) in sorted(table.items(), key=lambda entry: -entry[1][1])[:3]:
         tour.say(f"{carrier}: {count:>6,} flights, {mean:5.1f} min late on average")
@@ -87,10 +90,10 @@ def _mlflow(tour: Tour, filter_string: str) -> list[Any]:
     base = f"http://127.0.0.1:{address['port']}/api/2.0/mlflow"
 
     def post(path: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
+        request = urllib.request.Request(  # noqa: S310 - our own loopback address
             f"{base}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own loopback address
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - as above
             return json.loads(answer.read())
 
     experiments = post("experiments/search", {"max_results": 100}).get("experiments", [])
@@ -123,7 +126,11 @@ def too_big_waits(tour: Tour) -> None:
 def agent_dies(tour: Tour) -> None:
     """An agent is killed with SIGKILL in the middle of a job and comes back; the job ends once."""
     job_id = tour.submit(
-        "count-seconds", "count.py", engine="command", arguments=["12"], hubs={"allow": ["shenzhen"]},
+        "count-seconds",
+        "count.py",
+        engine="command",
+        arguments=["12"],
+        hubs={"allow": ["shenzhen"]},
         resources={"cpus": 1, "memory": "256Mi"},
     )
     tour.follow(job_id, lambda job: state_of(job) == "RUNNING", 60)
@@ -173,8 +180,18 @@ def a_students_lab(tour: Tour) -> None:
 
 
 CORE: tuple[Step, ...] = (
-    look_around, spark_goes_to_the_data, too_big_waits, agent_dies, cancel_leaves_nothing,
+    look_around,
+    spark_goes_to_the_data,
+    too_big_waits,
+    agent_dies,
+    cancel_leaves_nothing,
 )
 FULL: tuple[Step, ...] = (
-    look_around, spark_goes_to_the_data, ray_tunes, too_big_waits, agent_dies, cancel_leaves_nothing, a_students_lab,
+    look_around,
+    spark_goes_to_the_data,
+    ray_tunes,
+    too_big_waits,
+    agent_dies,
+    cancel_leaves_nothing,
+    a_students_lab,
 )
