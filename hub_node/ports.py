@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hub_node.records import Run
 
@@ -76,3 +76,11 @@ class Runner(Protocol):
 
     def load_state(self, text: str) -> None:
         """Take up a run that an earlier process of the agent started."""
+
+
+@runtime_checkable
+class Extendable(Protocol):
+    """A runner whose engine holds the deadline itself (a guard), and so must hear of a renewed lease."""
+
+    def extend(self, deadline_ms: int, lease_until_ms: int) -> None:
+        """New wall-clock deadlines: of the runtime limit, and of the lease (0 for none)."""

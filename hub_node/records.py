@@ -60,6 +60,29 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeReport:
+    """A machine as it was measured; resources are (name, kind, amount) in base units."""
+
+    name: str
+    offered: tuple[tuple[str, str, int], ...]
+    capacity: tuple[tuple[str, str, int], ...]
+    load_cpu_milli: int = 0
+    memory_available_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetReport:
+    """A dataset that lies here, as it is announced."""
+
+    name: str
+    version: str
+    size_bytes: int
+    policy: str
+    title: str = ""
+    readers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What is to be run, from the lease's spec; amounts are of one task."""
 
@@ -150,6 +173,10 @@ class Orders:
 
     incarnation: int
     revision: int
+    sent_ms: int = 0
+    """When the request that this answers was sent, by our own clock: every length in it is counted from here."""
+    first: bool = False
+    """The first answer of a session: nothing of this session can be newer."""
     leases: tuple[LeaseOrder, ...] = ()
     revokes: tuple[RevokeOrder, ...] = ()
     renewals: tuple[RenewOrder, ...] = ()

@@ -101,7 +101,9 @@ def streaming(service: str) -> Callable[[StreamHandler[Q, A]], StreamMethod[Q, A
 def internal(error: Exception) -> FederationError:
     """Our own mistake, without its inside."""
     return FederationError(
-        Code.INTERNAL, f"the control plane failed: {type(error).__name__}", fault=Fault.FEDERATION,
+        Code.INTERNAL,
+        f"the control plane failed: {type(error).__name__}",
+        fault=Fault.FEDERATION,
         hint="It is our mistake; the server's log has the details. Trying again is safe.",
     )
 

@@ -62,7 +62,10 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             lambda unit: service_sync.open_session(unit, store, arriving, request.title[:200], runs)
         )
         return hub_pb2.OpenSessionResponse(
-            session_id=arriving.session_id, protocol=protocol, incarnation=orders.incarnation, hold_ms=HOLD_MS_MAX,
+            session_id=arriving.session_id,
+            protocol=protocol,
+            incarnation=orders.incarnation,
+            hold_ms=HOLD_MS_MAX,
             tracking_uri=self._tracking_uri(),
         )
 
@@ -74,8 +77,12 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             raise invalid(f"more than {REPORTS_MAX} runs in one sync", field="changed", code=Code.LIMIT_EXCEEDED)
         session_id, hub_id = request.session_id, caller.principal.home_hub
         beat = Heartbeat(
-            session_id, tuple(report_in(report, hub_id) for report in request.changed), request.runs_digest,
-            tuple(node_in(node) for node in request.nodes), request.full, request.round_trip_ms,
+            session_id,
+            tuple(report_in(report, hub_id) for report in request.changed),
+            request.runs_digest,
+            tuple(node_in(node) for node in request.nodes),
+            request.full,
+            request.round_trip_ms,
         )
         held = self._supersede(session_id, request.sync_seq)
         store = self.desk.store
@@ -161,7 +168,10 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             ],
             log_reads=[
                 hub_pb2.ReadLogOrder(
-                    read_id=read.read_id, job_id=read.job_id, epoch=_epoch_out(read.epoch), offset=read.offset,
+                    read_id=read.read_id,
+                    job_id=read.job_id,
+                    epoch=_epoch_out(read.epoch),
+                    offset=read.offset,
                     limit_bytes=read.limit_bytes,
                 )
                 for read in reads
@@ -215,8 +225,10 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         """Links to put an attempt's output files: only for the lease's own agent, only below the attempt's prefix."""
         if len(request.files) > RESULT_FILES_MAX or sum(one.size_bytes for one in request.files) > RESULT_BYTES_MAX:
             raise invalid(
-                "the result is too large", hint="At most 1,000 files and 64 MiB; write large data to a dataset.",
-                code=Code.LIMIT_EXCEEDED, limit=str(RESULT_BYTES_MAX),
+                "the result is too large",
+                hint="At most 1,000 files and 64 MiB; write large data to a dataset.",
+                code=Code.LIMIT_EXCEEDED,
+                limit=str(RESULT_BYTES_MAX),
             )
         epoch = epoch_in(request.epoch)
 
@@ -227,8 +239,11 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             lease = unit.world.leases.get(LeaseId(request.lease_id))
             if lease is None or lease.agent_key != key or lease.epoch != epoch:
                 raise FederationError(
-                    Code.STALE_EPOCH, f"attempt {epoch} holds no lease any more", fault=Fault.HUB,
-                    hint="Its output is not wanted.", metadata={"lease_id": request.lease_id[:80]},
+                    Code.STALE_EPOCH,
+                    f"attempt {epoch} holds no lease any more",
+                    fault=Fault.HUB,
+                    hint="Its output is not wanted.",
+                    metadata={"lease_id": request.lease_id[:80]},
                 )
             return lease
 
@@ -240,7 +255,7 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         )
 
     @unary("HubService")
-    async def ListHubs(self, request: hub_pb2.ListHubsRequest, caller: Caller) -> hub_pb2.ListHubsResponse:
+    async def ListHubs(self, request: hub_pb2.ListHubsRequest, _caller: Caller) -> hub_pb2.ListHubsResponse:
         """All hubs, by id; the page token is the last id."""
         if not 0 <= request.page_size <= 1_000:
             raise invalid("page_size is out of range", hint="Use 1 to 1000.", field="page_size")
@@ -250,7 +265,7 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         return hub_pb2.ListHubsResponse(hubs=[hub_out(view) for view in views[:limit]], next_page_token=token)
 
     @unary("HubService")
-    async def GetHub(self, request: hub_pb2.GetHubRequest, caller: Caller) -> hub_pb2.GetHubResponse:
+    async def GetHub(self, request: hub_pb2.GetHubRequest, _caller: Caller) -> hub_pb2.GetHubResponse:
         """One hub."""
         view = await self.desk.ask(lambda unit: service_hubs.view(unit, request.hub_id))
         return hub_pb2.GetHubResponse(hub=hub_out(view))
@@ -272,6 +287,9 @@ def _epoch_out(epoch: Epoch) -> common_pb2.Epoch:
 
 def _no_session(session_id: str) -> FederationError:
     return FederationError(
-        Code.SESSION_UNKNOWN, "this session is not open here", fault=Fault.FEDERATION, hint="Open a session.",
+        Code.SESSION_UNKNOWN,
+        "this session is not open here",
+        fault=Fault.FEDERATION,
+        hint="Open a session.",
         metadata={"session_id": session_id[:80]},
     )

@@ -141,7 +141,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
 
         def live(unit: Unit) -> list[Job]:
             return [
-                job for job in unit.world.jobs.values()
+                job
+                for job in unit.world.jobs.values()
                 if owns(caller.scope, reach, issuer=job.owner.issuer, subject=job.owner.subject)
             ]
 
@@ -190,15 +191,17 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         )
 
     @unary("JobService")
-    async def CreateUpload(self, request: job_pb2.CreateUploadRequest, caller: Caller) -> job_pb2.CreateUploadResponse:
+    async def CreateUpload(self, request: job_pb2.CreateUploadRequest, _caller: Caller) -> job_pb2.CreateUploadResponse:
         """A place to put a package."""
         if not _DIGEST.fullmatch(request.digest):
             raise invalid("digest is not a sha256 in hex", field="digest")
         if not 0 < request.size_bytes <= PACKAGE_BYTES_MAX:
             raise invalid(
                 f"the package has {request.size_bytes} bytes; the limit is {PACKAGE_BYTES_MAX}",
-                hint="Leave large data out of it: announce it as a dataset.", code=Code.LIMIT_EXCEEDED,
-                field="size_bytes", limit=str(PACKAGE_BYTES_MAX),
+                hint="Leave large data out of it: announce it as a dataset.",
+                code=Code.LIMIT_EXCEEDED,
+                field="size_bytes",
+                limit=str(PACKAGE_BYTES_MAX),
             )
         store, key = self._objects(), package_key(request.digest)
 
@@ -233,8 +236,11 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         job = await self._owned(request.job_id, caller)
         if job.result_epoch is None:
             raise FederationError(
-                Code.OBJECT_NOT_FOUND, f"job {job.id} is {job.state} and has no result", fault=Fault.CALLER,
-                hint="`brhub job show` tells its state.", metadata={"job_id": job.id, "state": job.state},
+                Code.OBJECT_NOT_FOUND,
+                f"job {job.id} is {job.state} and has no result",
+                fault=Fault.CALLER,
+                hint="`brhub job show` tells its state.",
+                metadata={"job_id": job.id, "state": job.state},
             )
         files = []
         if job.outputs:
@@ -263,7 +269,9 @@ def objects_of(desk: Desk) -> ObjectStore:
     """The object store; STORE_UNAVAILABLE where the control plane has none."""
     if desk.objects is None:
         raise FederationError(
-            Code.STORE_UNAVAILABLE, "this control plane has no object store", fault=Fault.FEDERATION,
+            Code.STORE_UNAVAILABLE,
+            "this control plane has no object store",
+            fault=Fault.FEDERATION,
             hint="Its operator sets [objects] in the configuration; jobs without packages and results run.",
         )
     return desk.objects

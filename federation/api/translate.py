@@ -58,7 +58,9 @@ def parsed_spec(data: bytes) -> job_pb2.JobSpec:
     if len(data) > SPEC_BYTES_MAX:
         raise invalid(
             f"the spec has {len(data)} bytes; the limit is {SPEC_BYTES_MAX}",
-            hint="Send large data as a package or a dataset.", code=Code.LIMIT_EXCEEDED, field="spec",
+            hint="Send large data as a package or a dataset.",
+            code=Code.LIMIT_EXCEEDED,
+            field="spec",
             limit=str(SPEC_BYTES_MAX),
         )
     try:
@@ -70,7 +72,9 @@ def parsed_spec(data: bytes) -> job_pb2.JobSpec:
 def spec_in(message: job_pb2.JobSpec) -> JobSpec:
     """A checked spec, or an error that names the field."""
     if message.version != SPEC_VERSION:
-        raise invalid(f"spec version {message.version} is unknown", hint=f"Use version: {SPEC_VERSION}.", field="version")
+        raise invalid(
+            f"spec version {message.version} is unknown", hint=f"Use version: {SPEC_VERSION}.", field="version"
+        )
     environment, hubs = message.environment, message.hubs
     return check_spec(
         JobSpec(
@@ -173,9 +177,7 @@ def state_in(number: int) -> JobState:
 
 def owner_out(owner: Owner) -> common_pb2.Owner:
     """The wire's owner."""
-    return common_pb2.Owner(
-        home_hub=owner.home_hub, project=owner.project, issuer=owner.issuer, subject=owner.subject
-    )
+    return common_pb2.Owner(home_hub=owner.home_hub, project=owner.project, issuer=owner.issuer, subject=owner.subject)
 
 
 def reason_out(reason: Reason) -> common_pb2.Reason:
@@ -209,16 +211,23 @@ def node_in(message: hub_pb2.Node) -> Node:
     if not 0 < len(message.name) <= 253 or not message.name.isprintable():
         raise invalid("a node's name is empty, too long or not printable", field="nodes.name")
     return Node(
-        message.name, resources_in(message.offered), resources_in(message.capacity),
-        max(0, message.load_cpu_milli), max(0, message.memory_available_bytes),
+        message.name,
+        resources_in(message.offered),
+        resources_in(message.capacity),
+        max(0, message.load_cpu_milli),
+        max(0, message.memory_available_bytes),
     )
 
 
 def dataset_in(message: hub_pb2.Dataset) -> Dataset:
     """A dataset that a hub announces."""
     return Dataset(
-        checked_name("dataset", message.name), message.version[:128], max(0, message.size_bytes),
-        message.policy or "members", message.title[:200], tuple(message.readers),
+        checked_name("dataset", message.name),
+        message.version[:128],
+        max(0, message.size_bytes),
+        message.policy or "members",
+        message.title[:200],
+        tuple(message.readers),
     )
 
 
@@ -253,8 +262,16 @@ def report_in(message: hub_pb2.RunReport, hub_id: str) -> RunReport:
         said = message.reason
         reason = Reason(said.code[:64], said.message[:2000], hub_id, tuple(sorted(said.metadata.items())))
     return RunReport(
-        LeaseId(message.lease_id), JobId(message.job_id), epoch_in(message.epoch), trigger, reason, message.exit_code,
-        message.started_ms, message.ended_ms, message.progress[:500], message.url[:2000],
+        LeaseId(message.lease_id),
+        JobId(message.job_id),
+        epoch_in(message.epoch),
+        trigger,
+        reason,
+        message.exit_code,
+        message.started_ms,
+        message.ended_ms,
+        message.progress[:500],
+        message.url[:2000],
         tuple(OutputFile(one.path, one.size_bytes, one.sha256) for one in message.outputs),
         tuple((one.index, one.start_ms, one.end_ms) for one in message.usage),
     )
@@ -291,19 +308,32 @@ def _agent_out(agent: Agent, leased: dict[tuple[str, str], dict[tuple[str, str],
         held = leased.get((agent.agent_id, node.name), {})
         nodes.append(
             hub_pb2.Node(
-                name=node.name, offered=resources_out(node.offered), capacity=resources_out(node.capacity),
+                name=node.name,
+                offered=resources_out(node.offered),
+                capacity=resources_out(node.capacity),
                 leased=[common_pb2.Resource(name=n, kind=k, amount=a) for (n, k), a in sorted(held.items())],
-                load_cpu_milli=node.load_cpu_milli, memory_available_bytes=node.memory_available_bytes,
+                load_cpu_milli=node.load_cpu_milli,
+                memory_available_bytes=node.memory_available_bytes,
             )
         )
     return hub_pb2.Agent(
-        agent_id=agent.agent_id, version=agent.version, link=_LINKS[agent.link], last_sync_ms=agent.last_sync_ms,
-        nodes=nodes, engines=agent.engines, features=agent.features, round_trip_ms=agent.round_trip_ms,
+        agent_id=agent.agent_id,
+        version=agent.version,
+        link=_LINKS[agent.link],
+        last_sync_ms=agent.last_sync_ms,
+        nodes=nodes,
+        engines=agent.engines,
+        features=agent.features,
+        round_trip_ms=agent.round_trip_ms,
     )
 
 
 def _dataset_out(dataset: Dataset) -> hub_pb2.Dataset:
     return hub_pb2.Dataset(
-        name=dataset.name, version=dataset.version, size_bytes=dataset.size_bytes, policy=dataset.policy,
-        title=dataset.title, readers=dataset.readers,
+        name=dataset.name,
+        version=dataset.version,
+        size_bytes=dataset.size_bytes,
+        policy=dataset.policy,
+        title=dataset.title,
+        readers=dataset.readers,
     )

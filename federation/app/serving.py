@@ -85,7 +85,9 @@ class ControlPlane:
         if self.settings.server.console_listen:
             from federation.console import ConsoleServer
 
-            self._console = ConsoleServer(self.desk, self.tokens, self.settings.server.console_listen, self.settings.tls_files)
+            self._console = ConsoleServer(
+                self.desk, self.tokens, self.settings.server.console_listen, self.settings.tls_files
+            )
             self.ports["console"] = await self._console.start()
         await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
         log.info("serving on %s", self.settings.server.listen)
@@ -106,8 +108,11 @@ class ControlPlane:
             return server.add_insecure_port(address)
         except RuntimeError as problem:
             raise FederationError(
-                Code.CONFIGURATION_INVALID, f"cannot listen on {address}: {problem}", fault=Fault.CALLER,
-                hint="Is another program there? Choose another port.", metadata={"address": address},
+                Code.CONFIGURATION_INVALID,
+                f"cannot listen on {address}: {problem}",
+                fault=Fault.CALLER,
+                hint="Is another program there? Choose another port.",
+                metadata={"address": address},
             ) from problem
 
     async def stop(self) -> None:
@@ -136,7 +141,6 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     await plane.start()
-    print(f"serving on {settings.server.listen}", flush=True)
     await ending.wait()
     with contextlib.suppress(asyncio.CancelledError):
         await plane.stop()
@@ -145,7 +149,9 @@ async def _serve(settings: Settings) -> None:
 def serve_main(config_path: str | None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> int:
     """Run the control plane until SIGTERM; the exit status. Errors in the settings are raised before anything starts."""
     logging.basicConfig(
-        level=os.environ.get("BRHUB_LOG", "INFO"), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=os.environ.get("BRHUB_LOG", "INFO"),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     settings = read_settings(Path(config_path) if config_path else None, os.environ, overrides)
     asyncio.run(_serve(settings))

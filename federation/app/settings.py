@@ -111,7 +111,7 @@ def read_settings(
         kind = type(section.default)
         sections[section.name] = _section(kind, section.name, document.pop(section.name, {}))
     if document:
-        raise _wrong(f"section [{sorted(document)[0]}] is unknown", section=sorted(document)[0])
+        raise _wrong(f"section [{min(document)}] is unknown", section=min(document))
     settings = Settings(**sections)
     if bool(settings.tls.cert) != bool(settings.tls.key):
         raise _wrong("tls.cert and tls.key go together", key="tls.cert")
@@ -170,6 +170,9 @@ def _value(key: str, kind: type[Any], value: Any) -> Any:
 
 def _wrong(message: str, **metadata: str) -> FederationError:
     return FederationError(
-        Code.CONFIGURATION_INVALID, message, fault=Fault.CALLER,
-        hint="Mend the file or the variable; nothing was started.", metadata=metadata,
+        Code.CONFIGURATION_INVALID,
+        message,
+        fault=Fault.CALLER,
+        hint="Mend the file or the variable; nothing was started.",
+        metadata=metadata,
     )

@@ -69,6 +69,7 @@ SPEC_BYTES_MAX = 512 * 1024
 RUNTIME_LIMIT_MS_MIN = 1_000
 RUNTIME_LIMIT_MS_MAX = 30 * 86_400_000
 RESOURCE_NAMES = frozenset({CPU, MEMORY, DISK, GPU})
+_NO_HUB, _NO_AGENT = HubId(""), AgentId("")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -168,8 +169,8 @@ class Job:
     """Place in arrival order: the submit event's seq."""
     attempts: int = 0
     epoch: Epoch | None = None
-    hub_id: HubId = HubId("")
-    agent_id: AgentId = AgentId("")
+    hub_id: HubId = _NO_HUB
+    agent_id: AgentId = _NO_AGENT
     nodes: tuple[str, ...] = ()
     started_ms: int = 0
     ended_ms: int = 0
@@ -189,7 +190,9 @@ def check_spec(spec: JobSpec) -> JobSpec:
     checked_name("name", spec.name)
     checked_name("project", spec.project)
     if spec.engine not in ENGINES:
-        raise invalid(f"engine {spec.engine[:40]!r} is unknown", hint=f"Use one of {', '.join(ENGINES)}.", field="engine")
+        raise invalid(
+            f"engine {spec.engine[:40]!r} is unknown", hint=f"Use one of {', '.join(ENGINES)}.", field="engine"
+        )
     if not spec.entrypoint:
         raise invalid("the entrypoint is missing", hint="Name the program to run.", field="entrypoint")
     _check_path("entrypoint", spec.entrypoint)
@@ -237,13 +240,19 @@ def _check_path(what: str, path: str) -> None:
 def _check_variables(spec: JobSpec) -> None:
     both = spec.variables + spec.secret_variables
     _limit("environment.variables", len(both), VARIABLES_MAX)
-    _limit("environment.variables", sum(len(name) + len(text.encode()) for name, text in both), VARIABLES_BYTES_MAX, "bytes")
+    _limit(
+        "environment.variables",
+        sum(len(name) + len(text.encode()) for name, text in both),
+        VARIABLES_BYTES_MAX,
+        "bytes",
+    )
     for name, text in both:
         if not _VARIABLE.fullmatch(name) or "\0" in text:
             raise invalid(f"environment variable {name[:80]!r} is not allowed", field="environment.variables")
         if name.startswith("BRHUB_"):
             raise invalid(
-                f"environment variable {name} is ours", hint="Choose a name that does not begin with BRHUB_.",
+                f"environment variable {name} is ours",
+                hint="Choose a name that does not begin with BRHUB_.",
                 field="environment.variables",
             )
 
@@ -262,7 +271,9 @@ def _check_inputs(spec: JobSpec) -> None:
 
 def _check_demand(spec: JobSpec) -> None:
     if not 1 <= spec.replicas <= REPLICAS_MAX:
-        raise invalid(f"replicas of {spec.replicas} is out of range", hint=f"Use 1 to {REPLICAS_MAX}.", field="replicas")
+        raise invalid(
+            f"replicas of {spec.replicas} is out of range", hint=f"Use 1 to {REPLICAS_MAX}.", field="replicas"
+        )
     for name, _, _ in spec.per_task:
         if name not in RESOURCE_NAMES:
             raise invalid(f"resource {name[:40]!r} is unknown", hint="Use cpu, memory, disk or gpu.", field="resources")

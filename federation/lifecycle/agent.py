@@ -28,8 +28,10 @@ def negotiated(agent_min: int, agent_max: int) -> int:
 
 
 def admit(present: Agent | None, arriving: Agent, now_ms: int) -> Agent:
-    """The agent after a new session. The same instance supersedes its older session; another instance with the same
-    name is IDENTITY_IN_USE while the first was heard of within 60 s: two machines must not share one identity.
+    """The agent after a new session. The same instance supersedes its older one.
+
+    Another instance with the same name is IDENTITY_IN_USE while the first was heard of within 60 s: two machines must
+    not share one identity.
     """
     if (
         present is not None

@@ -42,7 +42,12 @@ _SAME = {T.RUN_ACCEPTED: None, T.RUN_STOPPING: None, T.LEASE_RENEWED: None}
 _ENDS = {T.RUN_SUCCEEDED: J.SUCCEEDED, T.RUN_FAILED: J.FAILED, T.RUN_STOPPED: J.FAILED, T.RUN_REFUSED: J.QUEUED}
 _RUNS = {T.RUN_STAGING: J.STAGING, T.RUN_STARTED: J.RUNNING}
 _LEASED = {
-    **_SAME, **_RUNS, **_ENDS, T.CANCEL_REQUESTED: J.CANCELLING, T.LEASE_EXPIRED: J.UNKNOWN, T.RUN_ABSENT: J.UNKNOWN,
+    **_SAME,
+    **_RUNS,
+    **_ENDS,
+    T.CANCEL_REQUESTED: J.CANCELLING,
+    T.LEASE_EXPIRED: J.UNKNOWN,
+    T.RUN_ABSENT: J.UNKNOWN,
 }
 
 JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
@@ -52,9 +57,16 @@ JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
     # A restarted agent may prepare again what had already run: the later word of the same epoch counts.
     J.RUNNING: {**_LEASED},
     J.CANCELLING: {
-        **_SAME, T.RUN_STAGING: None, T.RUN_STARTED: None, T.CANCEL_REQUESTED: None,
-        T.RUN_SUCCEEDED: J.SUCCEEDED, T.RUN_FAILED: J.FAILED, T.RUN_STOPPED: J.CANCELLED, T.RUN_REFUSED: J.CANCELLED,
-        T.RUN_ABSENT: J.CANCELLED, T.LEASE_EXPIRED: J.UNKNOWN,
+        **_SAME,
+        T.RUN_STAGING: None,
+        T.RUN_STARTED: None,
+        T.CANCEL_REQUESTED: None,
+        T.RUN_SUCCEEDED: J.SUCCEEDED,
+        T.RUN_FAILED: J.FAILED,
+        T.RUN_STOPPED: J.CANCELLED,
+        T.RUN_REFUSED: J.CANCELLED,
+        T.RUN_ABSENT: J.CANCELLED,
+        T.LEASE_EXPIRED: J.UNKNOWN,
     },
     J.UNKNOWN: {**_LEASED, T.LEASE_EXPIRED: None, T.RUN_ABSENT: None},
     J.SUCCEEDED: {T.RETRY_REQUESTED: J.QUEUED, T.CANCEL_REQUESTED: None},
@@ -68,9 +80,18 @@ lease long over.
 """
 
 _LEASE_LIVE = {
-    T.RUN_ACCEPTED: L.ACTIVE, T.RUN_STAGING: L.ACTIVE, T.RUN_STARTED: L.ACTIVE, T.RUN_STOPPING: L.ACTIVE,
-    T.RUN_SUCCEEDED: L.ENDED, T.RUN_FAILED: L.ENDED, T.RUN_STOPPED: L.ENDED, T.RUN_REFUSED: L.ENDED,
-    T.RUN_ABSENT: None, T.LEASE_RENEWED: None, T.LEASE_EXPIRED: None, T.CANCEL_REQUESTED: L.REVOKING,
+    T.RUN_ACCEPTED: L.ACTIVE,
+    T.RUN_STAGING: L.ACTIVE,
+    T.RUN_STARTED: L.ACTIVE,
+    T.RUN_STOPPING: L.ACTIVE,
+    T.RUN_SUCCEEDED: L.ENDED,
+    T.RUN_FAILED: L.ENDED,
+    T.RUN_STOPPED: L.ENDED,
+    T.RUN_REFUSED: L.ENDED,
+    T.RUN_ABSENT: None,
+    T.LEASE_RENEWED: None,
+    T.LEASE_EXPIRED: None,
+    T.CANCEL_REQUESTED: L.REVOKING,
 }
 
 LEASE_TABLE: Mapping[LeaseState, Mapping[Trigger, LeaseState | None]] = {
@@ -78,8 +99,12 @@ LEASE_TABLE: Mapping[LeaseState, Mapping[Trigger, LeaseState | None]] = {
     L.ACTIVE: _LEASE_LIVE,
     L.REVOKING: {
         **_LEASE_LIVE,
-        T.RUN_ACCEPTED: None, T.RUN_STAGING: None, T.RUN_STARTED: None, T.RUN_STOPPING: None,
-        T.RUN_ABSENT: L.ENDED, T.CANCEL_REQUESTED: None,
+        T.RUN_ACCEPTED: None,
+        T.RUN_STAGING: None,
+        T.RUN_STARTED: None,
+        T.RUN_STOPPING: None,
+        T.RUN_ABSENT: L.ENDED,
+        T.CANCEL_REQUESTED: None,
     },
     L.ENDED: {},
 }
@@ -196,7 +221,8 @@ def _step_lease(record: JobRecord, fact: Fact, target: JobState) -> tuple[Lease 
     """(the live lease afterwards, the lease that ended in this step)."""
     lease = record.lease
     if fact.trigger is T.LEASE_GRANTED:
-        assert fact.lease is not None and lease is None, "a grant comes with its lease, to a job that has none"
+        assert fact.lease is not None, "a grant comes with its lease"
+        assert lease is None, "a grant goes to a job that has none"
         return fact.lease, None
     if lease is None:
         return None, None
@@ -212,7 +238,7 @@ def _step_lease(record: JobRecord, fact: Fact, target: JobState) -> tuple[Lease 
     return (None, lease) if lease.state is L.ENDED else (lease, None)
 
 
-def _keep(job: Job, fact: Fact) -> Job:
+def _keep(job: Job, _fact: Fact) -> Job:
     return job
 
 
@@ -220,14 +246,28 @@ def _granted(job: Job, fact: Fact) -> Job:
     lease = fact.lease
     assert lease is not None
     return replace(
-        job, reason=None, epoch=lease.epoch, attempts=job.attempts + 1, hub_id=lease.hub_id, agent_id=lease.agent_id,
-        nodes=lease.nodes, started_ms=0, ended_ms=0, exit_code=0, progress="", url="", tracking_run_id="",
+        job,
+        reason=None,
+        epoch=lease.epoch,
+        attempts=job.attempts + 1,
+        hub_id=lease.hub_id,
+        agent_id=lease.agent_id,
+        nodes=lease.nodes,
+        started_ms=0,
+        ended_ms=0,
+        exit_code=0,
+        progress="",
+        url="",
+        tracking_run_id="",
     )
 
 
 def _progressed(job: Job, fact: Fact) -> Job:
     return replace(
-        job, started_ms=fact.started_ms or job.started_ms, progress=fact.progress, url=fact.url or job.url,
+        job,
+        started_ms=fact.started_ms or job.started_ms,
+        progress=fact.progress,
+        url=fact.url or job.url,
         reason=None if job.state is J.UNKNOWN else job.reason,
     )
 
@@ -243,10 +283,19 @@ def _reasoned(job: Job, fact: Fact) -> Job:
     return replace(job, reason=fact.reason or job.reason)
 
 
-def _requeued(job: Job, fact: Fact) -> Job:
+def _requeued(job: Job, _fact: Fact) -> Job:
     return replace(
-        job, reason=None, result_epoch=None, outputs=(), hub_id=type(job.hub_id)(""), agent_id=type(job.agent_id)(""),
-        nodes=(), started_ms=0, ended_ms=0, exit_code=0, tracking_run_id="",
+        job,
+        reason=None,
+        result_epoch=None,
+        outputs=(),
+        hub_id=type(job.hub_id)(""),
+        agent_id=type(job.agent_id)(""),
+        nodes=(),
+        started_ms=0,
+        ended_ms=0,
+        exit_code=0,
+        tracking_run_id="",
     )
 
 

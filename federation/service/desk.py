@@ -102,5 +102,7 @@ class Desk:
                 continue  # the store is away: the writer has said so, and the next tick tries again
 
     def _want_tracking(self, unit: Unit) -> None:
-        if self.tracking is not None and any(job.spec.tracking and not job.state.terminal for job in unit.jobs.values()):
+        if self.tracking is not None and any(
+            job.spec.tracking and not job.state.terminal for job in unit.jobs.values()
+        ):
             self.tracking.wanted()

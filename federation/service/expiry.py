@@ -18,7 +18,11 @@ def expire(unit: Unit) -> None:
         if older is not agent:
             unit.put_agent(older)
             unit.event(
-                "agent", "/".join(agent.key), "AgentFellSilent", cause="time", actor=ACTOR_CONTROL,
+                "agent",
+                "/".join(agent.key),
+                "AgentFellSilent",
+                cause="time",
+                actor=ACTOR_CONTROL,
                 payload={"from": agent.link, "to": older.link},
             )
     for lease in list(unit.world.leases.values()):

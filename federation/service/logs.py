@@ -54,8 +54,11 @@ class LogDesk:
             unsent = self._unsent.setdefault(read.key, {})
             if len(unsent) >= READS_PER_AGENT_MAX:
                 raise FederationError(
-                    Code.OVERLOADED, "too many people read logs of this hub", fault=Fault.FEDERATION,
-                    hint="Try again in a moment.", metadata={"limit": str(READS_PER_AGENT_MAX)},
+                    Code.OVERLOADED,
+                    "too many people read logs of this hub",
+                    fault=Fault.FEDERATION,
+                    hint="Try again in a moment.",
+                    metadata={"limit": str(READS_PER_AGENT_MAX)},
                 )
             unsent[read.read_id] = read
             self._waiting[read.read_id] = (read, answer)

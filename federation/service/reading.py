@@ -23,8 +23,11 @@ async def read_log(desk: Desk, job: Job, attempt: str, offset: int, limit_bytes:
     agent = await desk.ask(lambda unit: unit.world.agents.get(key))
     if agent is None or agent.link is not LinkState.ONLINE:
         raise FederationError(
-            Code.LOGS_UNAVAILABLE, f"hub {job.hub_id}, which has the log, cannot be asked at the moment",
-            fault=Fault.HUB, hint="Try again when it is back; nothing is lost.", metadata={"hub_id": job.hub_id},
+            Code.LOGS_UNAVAILABLE,
+            f"hub {job.hub_id}, which has the log, cannot be asked at the moment",
+            fault=Fault.HUB,
+            hint="Try again when it is back; nothing is lost.",
+            metadata={"hub_id": job.hub_id},
         )
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[LogChunk] = loop.create_future()
@@ -43,8 +46,11 @@ async def read_log(desk: Desk, job: Job, attempt: str, offset: int, limit_bytes:
         chunk = await asyncio.wait_for(answer, ANSWER_S_MAX)
     except TimeoutError:
         raise FederationError(
-            Code.LOGS_UNAVAILABLE, f"hub {job.hub_id} did not send the log in time", fault=Fault.HUB,
-            hint="Try again; nothing is lost.", metadata={"hub_id": job.hub_id},
+            Code.LOGS_UNAVAILABLE,
+            f"hub {job.hub_id} did not send the log in time",
+            fault=Fault.HUB,
+            hint="Try again; nothing is lost.",
+            metadata={"hub_id": job.hub_id},
         ) from None
     finally:
         desk.logs.forget(read.read_id)

@@ -192,5 +192,3 @@ def _place(unit: Unit, placement: Placement, ids: IdSource) -> bool:
     lease = lifecycle_commit.granted(job, agent, placement.nodes, lease_id, world.incarnation, unit.now_ms)
     apply(unit, job, Fact(Trigger.LEASE_GRANTED, lease.epoch, lease=lease), cause="round", actor=ACTOR_CONTROL)
     return True
-
-

@@ -82,7 +82,9 @@ class Orders:
     @property
     def urgent(self) -> bool:
         """Whether the answer should leave now rather than be held."""
-        return bool(self.starts or self.revokes or self.releases or self.send_full or self.usage_stored or self.renewals)
+        return bool(
+            self.starts or self.revokes or self.releases or self.send_full or self.usage_stored or self.renewals
+        )
 
 
 def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Sequence[RunReport]) -> Orders:
@@ -95,7 +97,11 @@ def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Se
     agent = lifecycle_agent.admit(unit.world.agents.get(arriving.key), arriving, unit.now_ms)
     unit.put_agent(agent)
     unit.event(
-        "agent", "/".join(agent.key), "SessionOpened", cause="OpenSession", actor=_actor(agent),
+        "agent",
+        "/".join(agent.key),
+        "SessionOpened",
+        cause="OpenSession",
+        actor=_actor(agent),
         payload={"version": agent.version, "instance": agent.instance_id},
     )
     return _take(unit, store, agent, runs, full=True)
@@ -110,7 +116,11 @@ def sync(unit: Unit, store: Store, beat: Heartbeat) -> Orders:
     unit.put_agent(agent, save=nodes_changed or before.link is not agent.link)
     if before.link is not agent.link:
         unit.event(
-            "agent", "/".join(agent.key), "AgentReturned", cause="SyncHub", actor=_actor(agent),
+            "agent",
+            "/".join(agent.key),
+            "AgentReturned",
+            cause="SyncHub",
+            actor=_actor(agent),
             payload={"from": before.link},
         )
     orders = _take(unit, store, agent, beat.changed, beat.full)
@@ -134,17 +144,18 @@ def _session(unit: Unit, session_id: str) -> Agent:
     key = unit.world.sessions.get(session_id)
     if key is None:
         raise FederationError(
-            Code.SESSION_UNKNOWN, "this session is not open here", fault=Fault.FEDERATION,
-            hint="Open a session; runs go on meanwhile.", metadata={"session_id": session_id[:80]},
+            Code.SESSION_UNKNOWN,
+            "this session is not open here",
+            fault=Fault.FEDERATION,
+            hint="Open a session; runs go on meanwhile.",
+            metadata={"session_id": session_id[:80]},
         )
     return unit.world.agents[key]
 
 
 def _expected(unit: Unit, key: AgentKey, changed: Sequence[RunReport]) -> list[tuple[str, Epoch]]:
     """The runs that the agent must have: those it has acknowledged, and those it has just said are over."""
-    runs = {
-        lease.id: lease.epoch for lease in unit.world.held_by(key) if lease.state is not LeaseState.GRANTED
-    }
+    runs = {lease.id: lease.epoch for lease in unit.world.held_by(key) if lease.state is not LeaseState.GRANTED}
     runs |= {report.lease_id: report.epoch for report in changed if report.ended}
     return list(runs.items())
 
@@ -179,8 +190,15 @@ def _take(unit: Unit, store: Store, agent: Agent, runs: Sequence[RunReport], ful
 
 def _report(unit: Unit, agent: Agent, job: Job, report: RunReport) -> None:
     fact = Fact(
-        report.trigger, report.epoch, reason=report.reason, exit_code=report.exit_code, started_ms=report.started_ms,
-        ended_ms=report.ended_ms, progress=report.progress, url=report.url, outputs=report.outputs,
+        report.trigger,
+        report.epoch,
+        reason=report.reason,
+        exit_code=report.exit_code,
+        started_ms=report.started_ms,
+        ended_ms=report.ended_ms,
+        progress=report.progress,
+        url=report.url,
+        outputs=report.outputs,
     )
     apply(unit, job, fact, cause="SyncHub", actor=_actor(agent))
 
@@ -197,7 +215,9 @@ def _absent(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
 
 def _post_usage(unit: Unit, store: Store, agent: Agent, report: RunReport, stored: dict[str, int]) -> None:
     """Store what is new. A lease that has ended may still bring its last stretch; somebody else's may not."""
-    lease = unit.world.leases.get(report.lease_id) or unit.leases.get(report.lease_id) or store.get_lease(report.lease_id)
+    lease = (
+        unit.world.leases.get(report.lease_id) or unit.leases.get(report.lease_id) or store.get_lease(report.lease_id)
+    )
     if lease is None or lease.agent_key != agent.key or lease.epoch != report.epoch:
         return
     newest = lease.usage_stored
@@ -207,7 +227,11 @@ def _post_usage(unit: Unit, store: Store, agent: Agent, report: RunReport, store
         newest = index
         unit.put_usage(UsageInterval(lease.id, index, start_ms, end_ms))
         unit.event(
-            "lease", lease.id, "UsageRecorded", cause="SyncHub", actor=_actor(agent),
+            "lease",
+            lease.id,
+            "UsageRecorded",
+            cause="SyncHub",
+            actor=_actor(agent),
             payload={"index": index, "start_ms": start_ms, "end_ms": end_ms, "job_id": lease.job_id},
         )
     if newest != lease.usage_stored:

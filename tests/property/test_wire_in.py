@@ -90,4 +90,5 @@ def test_secret_variables_are_never_shown() -> None:
     data = spec.SerializeToString()
     job = Job(JobId("job-1"), AISHA, spec_in(parsed_spec(data)), data)
     assert b"hunter2" in job.spec_bytes
-    assert "hunter2" not in str(job_out(job)) and "hunter2" not in repr(job)
+    assert "hunter2" not in str(job_out(job))
+    assert "hunter2" not in repr(job)

@@ -52,7 +52,9 @@ def test_a_request_id_is_answered_once(control: ControlUnderTest) -> None:
     control.boot()
     assert control.submit("r1", name="one") == first
     answers = control.submit_all(
-        a_submission("r1", name="two"), a_submission("r2", name="two"), a_submission("r2", name="three"),
+        a_submission("r1", name="two"),
+        a_submission("r2", name="two"),
+        a_submission("r2", name="three"),
         a_submission("r2", name="two"),
     )
     codes = [answer.problem.code if answer.problem else "" for answer in answers]
@@ -64,7 +66,8 @@ def test_one_persons_request_id_is_not_anothers(control: ControlUnderTest) -> No
     """The key holds the principal: two people may choose the same id."""
     first = control.submit("r1", name="one")
     (second,) = control.submit_all(a_submission("r1", name="two"), principal="local/bilal@cairo")
-    assert second.problem is None and second.job_id != first
+    assert second.problem is None
+    assert second.job_id != first
 
 
 def test_a_bad_member_is_taken_out_and_the_rest_goes_on(control: ControlUnderTest) -> None:
@@ -72,8 +75,10 @@ def test_a_bad_member_is_taken_out_and_the_rest_goes_on(control: ControlUnderTes
     from federation.domain.job import Input
 
     answers = control.submit_all(
-        a_submission("r1", hubs_allow=("atlantis",)), a_submission("r2"),
-        a_submission("r3", inputs=(Input("moon-dust", "", "dust"),)), a_submission(""),
+        a_submission("r1", hubs_allow=("atlantis",)),
+        a_submission("r2"),
+        a_submission("r3", inputs=(Input("moon-dust", "", "dust"),)),
+        a_submission(""),
     )
     codes = [answer.problem.code if answer.problem else "" for answer in answers]
     assert codes == [Code.HUB_NOT_FOUND, "", Code.DATASET_NOT_FOUND, Code.INVALID_ARGUMENT]
@@ -166,7 +171,7 @@ def test_silence_frees_nothing(control: ControlUnderTest) -> None:
     seen = []
     for ms in (60_000, 540_000):
         control.pass_time(ms)
-        seen.append((control.world.agents["cairo", "main"].link, control.job(job_id).state))
+        seen.append((control.world.agents[an_agent().key].link, control.job(job_id).state))
     assert seen == [(LinkState.SUSPECT, JobState.RUNNING), (LinkState.LOST, JobState.RUNNING)]
     lease = control.world.lease_for(control.job(job_id).id)
     assert lease is not None
@@ -182,6 +187,7 @@ def test_a_stop_lease_is_renewed_while_its_hub_syncs(control: ControlUnderTest) 
     job_id = control.submit(on_partition=OnPartition.STOP, runtime_limit_ms=86_400_000)
     control.round()
     control.sync(control.report(job_id, Trigger.RUN_STARTED, started_ms=1))
+    orders = control.sync()
     for _ in range(30):
         control.pass_time(50_000)
         orders = control.sync()
@@ -214,7 +220,7 @@ def test_a_second_machine_with_the_same_name_is_refused(control: ControlUnderTes
     assert caught.value.code is Code.IDENTITY_IN_USE
     control.pass_time(60_000)
     control.join(twin)
-    assert control.world.agents["cairo", "main"].instance_id == "instance-2"
+    assert control.world.agents[an_agent().key].instance_id == "instance-2"
 
 
 def test_a_newer_session_ends_the_older(control: ControlUnderTest) -> None:
@@ -258,7 +264,8 @@ def test_usage_is_posted_once(control: ControlUnderTest) -> None:
     control.sync(end)
     control.sync(end)
     assert [(one.index, one.start_ms, one.end_ms) for one in control.store.usage_of(report.lease_id)] == [
-        (0, 10, 20), (1, 20, 25),
+        (0, 10, 20),
+        (1, 20, 25),
     ]
 
 

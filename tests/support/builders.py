@@ -12,6 +12,7 @@ from federation.domain.lease import Lease, LeaseState
 from federation.domain.quantities import Resources, resources
 
 NOON_MS = 1_760_000_000_000
+FIRST_EPOCH = Epoch(1, 1)
 AISHA = Owner("kuala-lumpur", "default", "local", "aisha")
 
 
@@ -32,16 +33,29 @@ def a_job(job_id: str = "job-1", state: JobState = JobState.QUEUED, owner: Owner
     """A job; what is not a field of Job goes into its spec."""
     of_job = {key: changes.pop(key) for key in list(changes) if key in Job.__slots__}
     return Job(
-        JobId(job_id), owner, a_spec(**changes), b"", state=state,
+        JobId(job_id),
+        owner,
+        a_spec(**changes),
+        b"",
+        state=state,
         **{"created_ms": NOON_MS, "state_since_ms": NOON_MS, "queue_seq": 1, **of_job},
     )
 
 
-def a_lease(job: Job, state: LeaseState = LeaseState.GRANTED, epoch: Epoch = Epoch(1, 1), **changes: Any) -> Lease:
+def a_lease(job: Job, state: LeaseState = LeaseState.GRANTED, epoch: Epoch = FIRST_EPOCH, **changes: Any) -> Lease:
     """A lease of `job` at cairo/main on its only node."""
     lease = Lease(
-        LeaseId(f"lease-{job.id}"), job.id, epoch, HubId("cairo"), AgentId("main"), ("n1",) * job.spec.replicas,
-        job.spec.per_task, state, OnPartition.KEEP, NOON_MS, NOON_MS + 2_400_000,
+        LeaseId(f"lease-{job.id}"),
+        job.id,
+        epoch,
+        HubId("cairo"),
+        AgentId("main"),
+        ("n1",) * job.spec.replicas,
+        job.spec.per_task,
+        state,
+        OnPartition.KEEP,
+        NOON_MS,
+        NOON_MS + 2_400_000,
     )
     return replace(lease, **changes)
 
@@ -55,8 +69,15 @@ def a_node(name: str = "n1", cpus: float = 4, memory_gib: float = 8, gpus: float
 def an_agent(hub_id: str = "cairo", agent_id: str = "main", **changes: Any) -> Agent:
     """An agent that is online, with one node of 4 cpus and 8 GiB."""
     agent = Agent(
-        HubId(hub_id), AgentId(agent_id), "instance-1", f"session-{hub_id}-{agent_id}", "0.1.0", LinkState.ONLINE, NOON_MS,
-        (a_node(),), ("command", "fake", "ray", "spark"),
+        HubId(hub_id),
+        AgentId(agent_id),
+        "instance-1",
+        f"session-{hub_id}-{agent_id}",
+        "0.1.0",
+        LinkState.ONLINE,
+        NOON_MS,
+        (a_node(),),
+        ("command", "fake", "ray", "spark"),
     )
     return replace(agent, **changes)
 

@@ -13,7 +13,8 @@ from federation.domain.job import Epoch, Job, Owner
 from federation.lifecycle.invariants import broken
 from federation.lifecycle.job import Trigger
 from federation.ports import Store
-from federation.service import expiry, sync
+from federation.service import expiry
+from federation.service import sync as service_sync
 from federation.service.jobs import find
 from federation.service.rounds import Rounds
 from federation.service.submit import Submission, SubmitJobs, Submitted
@@ -96,23 +97,25 @@ class ControlUnderTest:
         assert answer.problem is None, answer.problem
         return answer.job_id
 
-    def join(self, agent: Agent | None = None, runs: tuple[sync.RunReport, ...] = ()) -> sync.Orders:
+    def join(self, agent: Agent | None = None, runs: tuple[service_sync.RunReport, ...] = ()) -> service_sync.Orders:
         """An agent opens a session."""
         arriving = agent or an_agent()
-        return self.run(lambda unit: sync.open_session(unit, self.store, arriving, "", runs))
+        return self.run(lambda unit: service_sync.open_session(unit, self.store, arriving, "", runs))
 
-    def sync(self, *changed: sync.RunReport, agent: Agent | None = None, full: bool = False, digest: str = "") -> sync.Orders:
+    def sync(
+        self, *changed: service_sync.RunReport, agent: Agent | None = None, full: bool = False, digest: str = ""
+    ) -> service_sync.Orders:
         """A heartbeat."""
         session_id = (agent or an_agent()).session_id
-        beat = sync.Heartbeat(session_id, changed, digest, full=full)
-        return self.run(lambda unit: sync.sync(unit, self.store, beat))
+        beat = service_sync.Heartbeat(session_id, changed, digest, full=full)
+        return self.run(lambda unit: service_sync.sync(unit, self.store, beat))
 
-    def report(self, job_id: str, trigger: Trigger, **changes: Any) -> sync.RunReport:
+    def report(self, job_id: str, trigger: Trigger, **changes: Any) -> service_sync.RunReport:
         """What the hub says of the job's present attempt."""
         lease = self.world.lease_for(JobId(job_id))
         job = self.job(job_id)
         lease_id = lease.id if lease else LeaseId(f"lease-of-{job_id}")
-        return replace(sync.RunReport(lease_id, job.id, job.epoch or Epoch(1, 1), trigger), **changes)
+        return replace(service_sync.RunReport(lease_id, job.id, job.epoch or Epoch(1, 1), trigger), **changes)
 
     def round(self) -> int:
         """One round; how many jobs it placed."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from federation.app.settings import Settings, read_settings
+from federation.app.settings import read_settings
 from federation.errors import Code, FederationError
 
 
@@ -19,7 +19,10 @@ def test_file_then_environment_then_flags(tmp_path: Path) -> None:
     environment = {"BRHUB_CONTROL_SERVER_DATA_DIR": "two", "BRHUB_CONTROL_TRACKING_ENABLED": "true", "HOME": "/"}
     read = read_settings(file, environment, {"server": {"console_listen": "127.0.0.1:3"}})
     assert (read.server.listen, read.server.data_dir, read.server.console_listen, read.tracking.enabled) == (
-        "127.0.0.1:1", "two", "127.0.0.1:3", True,
+        "127.0.0.1:1",
+        "two",
+        "127.0.0.1:3",
+        True,
     )
     assert read.store_url == "sqlite:///two/federation.db"
 
@@ -41,7 +44,8 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, named: str) 
     file.write_text(text)
     with pytest.raises(FederationError) as caught:
         read_settings(file, {})
-    assert caught.value.code is Code.CONFIGURATION_INVALID and named in caught.value.message
+    assert caught.value.code is Code.CONFIGURATION_INVALID
+    assert named in caught.value.message
 
 
 @pytest.mark.parametrize("key", ["listen", "admin_listen", "console_listen"])
@@ -61,6 +65,9 @@ def test_any_text_is_settings_or_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "control.toml"
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
-        assert isinstance(read_settings(file, {}), Settings)
+        read_settings(file, {})
     except FederationError as error:
-        assert error.code in (Code.CONFIGURATION_INVALID, Code.TLS_REQUIRED)
+        code = error.code
+    else:
+        return
+    assert code in (Code.CONFIGURATION_INVALID, Code.TLS_REQUIRED)
