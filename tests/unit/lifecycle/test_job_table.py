@@ -52,7 +52,7 @@ def test_every_state_meets_every_trigger(state: JobState, trigger: Trigger) -> N
         return
     after = step(record, fact, NOON_MS + 1).record
     leases = [after.lease] if after.lease else []
-    assert broken([] if after.job.state.terminal else [after.job], leases, {("cairo", "main"): an_agent()}) == []
+    assert broken([] if after.job.state.terminal else [after.job], leases, {an_agent().key: an_agent()}) == []
 
 
 def test_the_tables_name_every_state() -> None:
