@@ -173,7 +173,9 @@ class ProcessRunner:
         return self._final
 
     def stop(self, grace_ms: int) -> None:
-        """Ask the guard to end it."""
+        """Ask the guard to end it; before `start` there is nothing to ask."""
+        if self._folder is None:
+            return
         self._claimed()
         if self._guard is None or not self._guard.alive():
             return
@@ -221,7 +223,8 @@ class ProcessRunner:
                 (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             ],
             setsid=True,
-            setsigmask=[],
+            # a stop that comes while the guard's interpreter starts waits there until the guard listens
+            setsigmask=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
         )
         self._launched_s = time.monotonic()
         found = stat_of(pid)

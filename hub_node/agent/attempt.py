@@ -1,0 +1,273 @@
+"""One run, from its lease to its stored result, on a thread of its own. It tells facts and changes nothing else.
+
+The same walk serves a new run, one whose agent died while it was prepared (staging and starting twice are harmless), one
+that runs already, and one whose result is still to be sent: each step looks at what the journal says is behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from federation.errors import Code, FederationError
+from hub_node.agent.facts import Ended, Fact, Moved, ProgramEnded, Progressed, Started
+from hub_node.data import results, tracking
+from hub_node.data.staging import Places, Staging
+from hub_node.link import Link
+from hub_node.ports import Attempt, Extendable, Phase, Runner, Status
+from hub_node.records import Outcome, OutputFile, Reason, Run
+from hub_node.runners.process import boot_id
+from hub_node.runners.registry import Registry
+
+log = logging.getLogger(__name__)
+
+GRACE_MS = 10_000
+ASK_AGAIN_S = 10.0
+"""A runner that was asked to end and still runs is asked again this long after its grace."""
+POLL_S = ((1.0, 0.02), (10.0, 0.1), (float("inf"), 0.25))
+"""(until this age of the run, ask this often)."""
+SEND_AGAIN_S, SEND_AGAIN_S_MAX = 1.0, 60.0
+_TRANSIENT = frozenset(
+    {
+        Code.UNREACHABLE, Code.TIMED_OUT, Code.STORE_UNAVAILABLE, Code.STORE_FULL, Code.OVERLOADED,
+        Code.SESSION_UNKNOWN, Code.SESSION_SUPERSEDED, Code.PERMISSION_DENIED,
+    }
+)  # fmt: skip
+"""While a result is sent these are waited out; PERMISSION_DENIED is a link that ran out, and a new one is asked for."""
+_FAILED_BY_US = frozenset({"RUNTIME_LIMIT", "LEASE_RAN_OUT"})
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every run's thread uses."""
+
+    staging: Staging
+    registry: Registry
+    link: Link
+    hub_id: str
+    tell: Callable[[Fact], None]
+
+
+class AttemptThread(threading.Thread):
+    """See the module."""
+
+    def __init__(self, run: Run, tools: Tools) -> None:
+        super().__init__(name=f"run-{run.lease.job_id}", daemon=True)
+        self._run = run
+        self._tools = tools
+        self._places: Places = tools.staging.places(run.lease.job_id, run.lease.epoch)
+        self._wake = threading.Condition()
+        self._stop: tuple[Reason, int] | None = None
+        self._extension: int | None = None
+        self._leaving = False
+        self._runner: Runner | None = None
+        self._started_ms = run.started_ms
+        self._asked_s = float("-inf")
+
+    # ---- from the state thread --------------------------------------------------------------------------------------
+    def stop(self, reason: Reason, grace_ms: int) -> None:
+        """End it. Returns at once."""
+        with self._wake:
+            self._stop = (reason, grace_ms)
+            runner = self._runner
+            self._asked_s = time.monotonic()
+            self._wake.notify_all()
+        if runner is not None:  # also while `start` blocks: the engine hears of it now
+            threading.Thread(target=_ask, args=(runner, grace_ms), daemon=True).start()
+
+    def extend(self, valid_until_ms: int) -> None:
+        """The lease holds longer."""
+        with self._wake:
+            self._extension = valid_until_ms
+            self._wake.notify_all()
+
+    def leave(self) -> None:
+        """The agent ends: the thread goes, the run stays."""
+        with self._wake:
+            self._leaving = True
+            self._wake.notify_all()
+
+    # ---- the walk ---------------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        """Walk, and tell how it ended, whatever happens."""
+        try:
+            self._walk()
+        except FederationError as error:
+            if not self._leaving:
+                self._end_failed(error)
+        except Exception as problem:  # a mistake of ours must not leave a lease without an end
+            log.exception("run %s", self._run.lease_id)
+            reason = Reason(Code.INTERNAL.value, f"The agent made a mistake: {problem!r}.")
+            self._tell_end(Outcome.FAILED, reason, 1, _now_ms())
+
+    def _walk(self) -> None:
+        run = self._run
+        if run.outcome is not Outcome.NONE:
+            self._send_result(run.outputs, run.ended_ms, run.exit_code)
+            return
+        work = run.lease.work
+        if self._stop is not None and not run.runner_state:
+            self._end_stopped(143)
+            return
+        runner = self._tools.registry.runner(work.engine, work.entrypoint)
+        if run.runner_state:
+            runner.load_state(run.runner_state)
+            self._runner = runner
+        elif not self._start(runner):
+            if not self._leaving:
+                self._end_stopped(143)
+            return
+        status = self._watch(runner)
+        if status is not None:
+            self._conclude(status)
+
+    def _start(self, runner: Runner) -> bool:
+        """Stage and start; False when it was asked to end before the engine had it."""
+        run, tools = self._run, self._tools
+        lease = run.lease
+        staged = tools.staging.stage(lease, GRACE_MS, self._progress, self._called_off)
+        variables = dict(staged.variables)
+        if lease.work.tracking:
+            variables |= tracking.begin(lease, tools.hub_id, staged.places.folder, staged.places.scratch)
+        if self._called_off():
+            return False
+        self._started_ms = started_ms = _now_ms()
+        deadline_ms = started_ms + lease.work.runtime_limit_ms
+        if not lease.valid_until_ms:
+            deadline_ms = min(deadline_ms, run.deadline_ms)
+        attempt = Attempt(
+            run=run,
+            folder=staged.places.folder,
+            package=staged.places.package,
+            output=staged.places.output,
+            checkpoint=staged.places.checkpoint,
+            log=staged.places.log,
+            python=staged.python,
+            variables=variables,
+            deadline_ms=deadline_ms,
+            grace_ms=GRACE_MS,
+        )
+        self._runner = runner
+        runner.start(attempt)
+        tools.tell(Started(run.lease_id, started_ms, runner.save_state(), boot_id()))
+        if self._stop is not None:
+            runner.stop(self._stop[1])  # it may have been asked before there was anything to ask
+        return True
+
+    def _watch(self, runner: Runner) -> Status | None:
+        """Until the engine says that it is over; None when the agent leaves."""
+        began_s = time.monotonic()
+        known, url = runner.save_state(), self._run.url
+        while True:
+            status = runner.poll()
+            if status.phase is Phase.ENDED:
+                return status
+            state = runner.save_state()
+            if state != known or (status.url and status.url != url):
+                known, url = state, status.url or url
+                self._tools.tell(Moved(self._run.lease_id, known, url))
+            now_s = time.monotonic()
+            with self._wake:
+                if self._leaving:
+                    return None
+                if self._stop is not None and now_s - self._asked_s >= self._stop[1] / 1000 + ASK_AGAIN_S:
+                    self._asked_s = now_s
+                    runner.stop(self._stop[1])
+                    continue
+                if self._extension is not None:
+                    self._extend(runner, self._extension)
+                    self._extension = None
+                self._wake.wait(next(every_s for age_s, every_s in POLL_S if now_s - began_s < age_s))
+
+    def _extend(self, runner: Runner, valid_until_ms: int) -> None:
+        limit_ms = self._started_ms + self._run.lease.work.runtime_limit_ms
+        if isinstance(runner, Extendable):
+            try:
+                runner.extend(limit_ms, valid_until_ms)
+            except OSError as problem:
+                log.error("the deadline of run %s could not be moved: %s", self._run.lease_id, problem)
+
+    def _conclude(self, status: Status) -> None:
+        """The program is over: what that means for the run."""
+        ended_ms = _now_ms()
+        if status.code == "" and status.exit_code == 0:
+            outputs = results.collect(self._places.output)
+            self._tools.tell(ProgramEnded(self._run.lease_id, Outcome.SUCCEEDED, ended_ms, outputs))
+            self._send_result(outputs, ended_ms, 0)
+            return
+        if self._stop is not None and status.code in ("", "STOPPED", "GUARD_LOST"):
+            self._end_stopped(status.exit_code)
+            return
+        if status.code:
+            reason = Reason(status.code, status.message or status.code)
+        else:
+            text = status.message or "Its log has its last words."
+            reason = Reason(
+                "EXIT_STATUS",
+                f"It ended with exit status {status.exit_code}. {text}",
+                {"exit_code": str(status.exit_code)},
+            )
+        outcome = Outcome.STOPPED if status.code == "STOPPED" else Outcome.FAILED
+        self._tell_end(outcome, reason, status.exit_code, ended_ms)
+
+    def _send_result(self, outputs: tuple[OutputFile, ...], ended_ms: int, exit_code: int) -> None:
+        """Until the store has it: the link may be down for days, and the result is kept as long."""
+        pause_s = SEND_AGAIN_S
+        while outputs:
+            try:
+                urls = self._tools.link.result_links(self._run.lease_id, self._run.lease.epoch, outputs)
+                results.send(self._places.output, outputs, urls, self._tools.staging.ca, self._progress)
+                break
+            except FederationError as error:
+                if error.code not in _TRANSIENT:
+                    raise
+                log.info("result of job %s waits: %s", self._run.lease.job_id, error)
+            with self._wake:
+                self._wake.wait_for(lambda: self._leaving or self._stop is not None, pause_s)
+            if self._leaving:
+                return
+            if self._stop is not None:
+                self._end_stopped(exit_code)
+                return
+            pause_s = min(SEND_AGAIN_S_MAX, pause_s * 2)
+        self._tell_end(Outcome.SUCCEEDED, None, exit_code, ended_ms)
+
+    # ---- ends -------------------------------------------------------------------------------------------------------
+    def _end_stopped(self, exit_code: int) -> None:
+        """It was asked to end and did. What ran into a limit has failed; what somebody ended was stopped."""
+        assert self._stop is not None, "only a run that was asked to end is stopped"
+        reason = self._stop[0]
+        outcome = Outcome.FAILED if reason.code in _FAILED_BY_US else Outcome.STOPPED
+        self._tell_end(outcome, reason, exit_code, _now_ms())
+
+    def _end_failed(self, error: FederationError) -> None:
+        if self._stop is not None:
+            self._end_stopped(143)
+            return
+        text = f"{error.message} {error.hint}".strip()
+        self._tell_end(Outcome.FAILED, Reason(error.code.value, text, dict(error.metadata)), 1, _now_ms())
+
+    def _tell_end(self, outcome: Outcome, reason: Reason | None, exit_code: int, ended_ms: int) -> None:
+        if self._run.lease.work.tracking:
+            tracking.end(self._places.folder, outcome)
+        self._tools.tell(Ended(self._run.lease_id, outcome, reason, exit_code, ended_ms))
+
+    def _progress(self, text: str) -> None:
+        self._tools.tell(Progressed(self._run.lease_id, text[:200]))
+
+    def _called_off(self) -> bool:
+        return self._stop is not None or self._leaving
+
+
+def _ask(runner: Runner, grace_ms: int) -> None:
+    try:
+        runner.stop(grace_ms)
+    except FederationError as error:
+        log.warning("a runner could not be asked to end: %s", error)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
