@@ -168,7 +168,15 @@ def _start_objects(folder: Path, plan: layout.Plan) -> None:
             del os.environ[processes.MARKER]
         else:
             os.environ[processes.MARKER] = before
+    # It outlives us on purpose; while we live, somebody must take note of its end.
+    threading.Thread(target=_reap, args=(store.running,), daemon=True, name="wait-objects").start()
     processes.note("objects", store.pid, folder, log)
+
+
+def _reap(running: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    while running():
+        pause.wait(POLL_S)
 
 
 def _start_python(name: str, arguments: list[str], folder: Path) -> None:

@@ -77,7 +77,7 @@ class _Teller:
         if job.hub_id and state not in ("QUEUED", "CANCELLED"):
             words += f" at {job.hub_id}"
         if job.progress:
-            words += f" {job.progress}"
+            words += f": {job.progress}"
         if job.reason.message and state in ("QUEUED", "FAILED", "CANCELLED", "UNKNOWN"):
             words += f": {job.reason.message} [{job.reason.code}]"
         if state == "FAILED" and job.exit_code:

@@ -112,7 +112,11 @@ def down(context: typer.Context, folder: Folder = DEFAULT_FOLDER) -> None:
 
     session = session_of(context)
     ended = embedded.down(folder, say)
-    text = f"ended {ended} {'process' if ended == 1 else 'processes'}; the data stays in {folder}" if ended else f"nothing ran in {folder}"
+    text = (
+        f"ended {ended} {'process' if ended == 1 else 'processes'}; the data stays in {folder}"
+        if ended
+        else f"nothing ran in {folder}"
+    )
     print_one({"id": str(folder.resolve()), "ended": ended}, session.form, text=text)
 
 

@@ -41,6 +41,8 @@ class SmallFederation:
         self.failures: dict[str, list[FederationError]] = {}
         self.answer_lost: set[str] = set()
         """Methods whose next answer is lost after the work was done."""
+        self.streamed = 0
+        """Changes of jobs that watchers took."""
         self.http_statuses: list[int] = []
         """What the object store answers next, before it works again."""
         self._server = grpc.server(futures.ThreadPoolExecutor(16))
@@ -75,7 +77,11 @@ class SmallFederation:
 
     def add_job(self, job_id: str = "job-1", state: str = "QUEUED", **changes: Any) -> job_pb2.Job:
         job = job_pb2.Job(
-            id=job_id, state=number(state), created_ms=NOW_MS, state_since_ms=NOW_MS, revision=1,
+            id=job_id,
+            state=number(state),
+            created_ms=NOW_MS,
+            state_since_ms=NOW_MS,
+            revision=1,
             owner=common_pb2.Owner(home_hub="cairo", project="default", issuer="local", subject="aisha"),
         )
         for name, value in changes.items():
@@ -128,12 +134,21 @@ def unreachable() -> FederationError:
 def a_hub(hub_id: str) -> hub_pb2.Hub:
     cpu = common_pb2.Resource(name="cpu", amount=4000)
     node = hub_pb2.Node(
-        name="main", offered=[cpu, common_pb2.Resource(name="memory", amount=8 * 2**30)], capacity=[cpu],
-        leased=[common_pb2.Resource(name="cpu", amount=1500)], load_cpu_milli=700, memory_available_bytes=2**30,
+        name="main",
+        offered=[cpu, common_pb2.Resource(name="memory", amount=8 * 2**30)],
+        capacity=[cpu],
+        leased=[common_pb2.Resource(name="cpu", amount=1500)],
+        load_cpu_milli=700,
+        memory_available_bytes=2**30,
     )
     agent = hub_pb2.Agent(
-        agent_id="main", version="0.1.0", link=hub_pb2.LINK_STATE_ONLINE, last_sync_ms=NOW_MS, nodes=[node],
-        engines=["spark", "command"], round_trip_ms=3,
+        agent_id="main",
+        version="0.1.0",
+        link=hub_pb2.LINK_STATE_ONLINE,
+        last_sync_ms=NOW_MS,
+        nodes=[node],
+        engines=["spark", "command"],
+        round_trip_ms=3,
     )
     dataset = hub_pb2.Dataset(name=f"flights-{hub_id[:3]}", version="1", size_bytes=10_000_000, policy="members")
     return hub_pb2.Hub(
@@ -174,7 +189,9 @@ class _Jobs(_Door, job_pb2_grpc.JobServiceServicer):
             spec = job_pb2.JobSpec.FromString(member.spec)
             result = response.results.add(request_id=member.request_id)
             if known and known[0] != member.spec:
-                error = invalid("this request id was used for another job", code=Code.REQUEST_ID_REUSED, hint="Draw anew.")
+                error = invalid(
+                    "this request id was used for another job", code=Code.REQUEST_ID_REUSED, hint="Draw anew."
+                )
                 result.problem.code, result.problem.message = error.code.value, error.message
                 result.problem.fault, result.problem.hint = error.fault.value, error.hint
             elif known:
@@ -211,6 +228,7 @@ class _Jobs(_Door, job_pb2_grpc.JobServiceServicer):
                 for response in news:
                     seen[response.job.id] = response.job.revision
                     yield response
+                    self.federation.streamed += 1
                     self.federation.leave("WatchJobs")
         except FederationError as error:
             _abort(context, error)
@@ -274,7 +292,9 @@ class _Jobs(_Door, job_pb2_grpc.JobServiceServicer):
             self.federation.job(request.job_id)
             files = [
                 job_pb2.ResultFile(
-                    path=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(),
+                    path=path,
+                    size_bytes=len(data),
+                    sha256=hashlib.sha256(data).hexdigest(),
                     url=f"{self.federation.store_url}/results/{request.job_id}/{path}",
                 )
                 for path, data in self.federation.results.get(request.job_id, {}).items()

@@ -70,7 +70,9 @@ def test_a_package_is_uploaded_once_and_named_by_its_digest(
     (tmp_path / "main.py").write_text("print(1)\n")
     (tmp_path / "job.yaml").write_text("version: 1\nengine: spark\nentrypoint: main.py\npackage: .\n")
     moved: list[tuple[int, int]] = []
-    digest = client.get(client.submit(tmp_path / "job.yaml", progress=lambda *told: moved.append(told))).spec.package_digest
+    digest = client.get(
+        client.submit(tmp_path / "job.yaml", progress=lambda *told: moved.append(told))
+    ).spec.package_digest
     client.submit(tmp_path / "job.yaml", progress=lambda *told: pytest.fail(f"uploaded again {told}"))
     packed = tmp_path / "packed.tar.gz"
     packed.write_bytes(small.uploads[digest])
@@ -78,9 +80,7 @@ def test_a_package_is_uploaded_once_and_named_by_its_digest(
     assert moved[-1] == (len(small.uploads[digest]), len(small.uploads[digest]))
 
 
-def test_without_a_package_the_entrypoint_alone_is_sent(
-    client: Client, small: SmallFederation, tmp_path: Path
-) -> None:
+def test_without_a_package_the_entrypoint_alone_is_sent(client: Client, small: SmallFederation, tmp_path: Path) -> None:
     """What lies beside a script is not sent along unasked."""
     (tmp_path / "main.py").write_text("print(1)\n")
     (tmp_path / "secret.txt").write_text("mine\n")
@@ -264,9 +264,7 @@ def _answer(listed: job_pb2.ListResultsResponse) -> Any:
 
 
 @pytest.mark.parametrize("path", ["../evil", "/etc/evil", "a/../../evil", "a\\b", ""])
-def test_a_result_never_leaves_its_folder(
-    client: Client, small: SmallFederation, tmp_path: Path, path: str
-) -> None:
+def test_a_result_never_leaves_its_folder(client: Client, small: SmallFederation, tmp_path: Path, path: str) -> None:
     """A path that a hostile hub reports is refused."""
     small.add_job()
     small.results["job-1"] = {path: b"x"}

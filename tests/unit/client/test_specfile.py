@@ -195,7 +195,8 @@ def test_amounts_at_their_limit_and_just_past_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "length_ms"), [("90s", 90_000), ("1h30m", 5_400_000), ("2d", 172_800_000), (5, 5_000), ("250ms", 250), (0, 0)]
+    ("text", "length_ms"),
+    [("90s", 90_000), ("1h30m", 5_400_000), ("2d", 172_800_000), (5, 5_000), ("250ms", 250), (0, 0)],
 )
 def test_durations(text: str | int, length_ms: int) -> None:
     """Units in any number, or whole seconds."""

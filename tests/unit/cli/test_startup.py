@@ -1,0 +1,36 @@
+"""`brhub --help` loads nothing heavy, and every command has words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "grpc", "google.protobuf", "rich.console", "yaml", "urllib3", "minio", "psutil", "numpy", "pandas", "sqlalchemy", "fastapi",
+    "pydantic", "federation.client", "federation.v1", "hub_node", "courses",
+)  # fmt: skip
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """A fresh interpreter that printed the help knows none of them."""
+    program = (
+        "import sys; from federation.cli.main import main; status = main(['--help']);"
+        f"print([name for name in {HEAVY!r} if name in sys.modules]); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["submit", "job list", "job show", "job logs", "job cancel", "job retry", "job explain", "job fetch", "jobs", "hub list",
+     "hub show", "hub drain", "hubs", "node list", "nodes", "top", "up", "down", "serve", "agent", "demo", "doctor"],
+)  # fmt: skip
+def test_every_command_of_the_contract_has_help(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 0 and a sentence."""
+    from federation.cli.main import main
+
+    assert main([*words.split(), "--help"]) == 0
+    assert "Usage: brhub" in capsys.readouterr().out
