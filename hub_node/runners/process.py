@@ -33,6 +33,7 @@ LOG_BYTES_MAX = 1024**3
 MEMORY_SLACK_BYTES = 512 * 1024**2
 """A program is ended OUT_OF_MEMORY past 1.5 times its lease plus this: resident sizes count shared pages twice."""
 GUARD_STARTS_WITHIN_S = 30.0
+_GUARD_VARIABLES = ("PATH", "BRHUB_FEDERATION_DIR")  # the second marks what an embedded federation started
 _WORDS = {
     "RUNTIME_LIMIT": "It ran to its runtime limit and was ended.",
     "LEASE_RAN_OUT": "Its lease ran out without renewal and the hub ended it.",
@@ -216,7 +217,7 @@ class ProcessRunner:
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-I", "-S", guard.__file__, str(folder / "guard-spec.json")],
-            {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
+            {"LANG": "C.UTF-8", **{name: os.environ[name] for name in _GUARD_VARIABLES if name in os.environ}},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
