@@ -114,8 +114,7 @@ def _start(folder: Path, plan: layout.Plan, say: Say) -> None:
         _until(lambda: _answers(client), folder, ["serve", "objects"], began, "the control plane does not answer")
         for hub_id in plan.hub_ids:
             say(f"starting the agent of {hub_id}")
-            config = folder / "hubs" / hub_id / "agent.toml"
-            _start_python(f"hub-{hub_id}", ["agent", "--config", str(config)], folder)
+            start_agent(folder, hub_id)
         online: set[str] = set()
 
         def all_online() -> bool:
@@ -179,8 +178,14 @@ def _reap(running: Callable[[], bool]) -> None:
         pause.wait(POLL_S)
 
 
-def _start_python(name: str, arguments: list[str], folder: Path) -> None:
-    processes.start(name, [sys.executable, "-m", "federation.cli", *arguments], folder, _import_path())
+def start_agent(folder: Path, hub_id: str) -> processes.Started:
+    """Start one hub's agent of a federation whose files are written; also again, after it was killed."""
+    config = folder.resolve() / "hubs" / hub_id / "agent.toml"
+    return _start_python(f"hub-{hub_id}", ["agent", "--config", str(config)], folder.resolve())
+
+
+def _start_python(name: str, arguments: list[str], folder: Path) -> processes.Started:
+    return processes.start(name, [sys.executable, "-m", "federation.cli", *arguments], folder, _import_path())
 
 
 def _import_path() -> Mapping[str, str]:

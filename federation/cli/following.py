@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from federation.cli.session import now_ms
-from federation.cli.show import duration
-from federation.cli.tables import state_of
+from federation.cli.show import duration, state_of
 from federation.client import TERMINAL
 from federation.errors import Code, FederationError
 

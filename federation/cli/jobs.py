@@ -133,7 +133,7 @@ def fetch(
 def show_explanation(session: Session, response: job_pb2.ExplainJobResponse, job_id: str) -> None:
     """Print why a job waits, or where a spec would run."""
     from federation.cli import tables
-    from federation.cli.show import document, duration, print_one
+    from federation.cli.show import document, duration, print_one, state_of
 
     value = {"id": job_id, **document(response)}
     if not session.for_people:
@@ -141,23 +141,23 @@ def show_explanation(session: Session, response: job_pb2.ExplainJobResponse, job
         return
     lines = []
     if response.HasField("job"):
-        lines.append(f"{job_id} is {tables.state_of(response.job)}")
+        lines.append(f"{job_id} is {state_of(response.job)}")
     if response.earliest_start_ms:
         away_ms = response.earliest_start_ms - now_ms()
         when = f"in about {duration(away_ms)}" if away_ms > 1000 else "now"
         where = f" at {response.earliest_hub_id}" if response.earliest_hub_id else ""
         lines.append(f"earliest start: {when}{where}")
-    elif not response.HasField("job") or tables.state_of(response.job) == "QUEUED":
+    elif not response.HasField("job") or state_of(response.job) == "QUEUED":
         lines.append("earliest start: nobody can say")
     print_one(value, session.form, tables.reasons(response), "\n".join(lines))
 
 
 def _print_job(session: Session, job: job_pb2.Job, short: bool = False) -> None:
     from federation.cli import tables
-    from federation.cli.show import document, print_one
+    from federation.cli.show import document, print_one, state_of
 
     if short and session.for_people:
-        print(f"{job.id} {tables.state_of(job)}")
+        print(f"{job.id} {state_of(job)}")
         return
     table = tables.job(job, now_ms()) if session.for_people else None
     print_one(document(job), session.form, table)

@@ -120,19 +120,14 @@ def down(context: typer.Context, folder: Folder = DEFAULT_FOLDER) -> None:
     print_one({"id": str(folder.resolve()), "ended": ended}, session.form, text=text)
 
 
-def demo() -> int:
+def demo(
+    core: Annotated[bool, typer.Option("--core", help="The small one: scheduling and Spark.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the federation running.")] = False,
+) -> int:
     """Run the tour: three hubs, real jobs on real data, each step checked."""
-    import subprocess
+    from federation.cli.tour import run_tour
 
-    script = Path(__file__).resolve().parents[2] / "run"
-    if not script.is_file():
-        raise FederationError(
-            Code.TOOL_MISSING,
-            "the tour is part of the repository, not of the installed package",
-            fault=Fault.CALLER,
-            hint="Clone the repository and run `./run demo` in it.",
-        )
-    return subprocess.run([str(script), "demo"], check=False).returncode
+    return run_tour(core=core, keep=keep)
 
 
 def serve(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from federation.cli.format import Format
-from federation.v1 import hub_pb2
+from federation.v1 import common_pb2, hub_pb2, job_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -95,6 +95,11 @@ def node_documents(hubs: Iterable[hub_pb2.Hub]) -> list[dict[str, Any]]:
         for agent in made["agents"]
         for node in agent["nodes"]
     ]
+
+
+def state_of(job: job_pb2.Job) -> str:
+    """What it is doing, such as "RUNNING"."""
+    return enum_name(common_pb2.JobState.DESCRIPTOR, job.state)
 
 
 def link_of(hub: hub_pb2.Hub) -> str:

@@ -163,8 +163,7 @@ def _dry_run(session: Session, client: Client, draft: Draft) -> int:
 def _after(session: Session, client: Client, job_id: str, wait: bool, timeout: str | None) -> int:
     """Print what was submitted; with --wait follow it and answer the exit status that its end means."""
     from federation.cli.following import follow
-    from federation.cli.show import document, print_one
-    from federation.cli.tables import state_of
+    from federation.cli.show import document, print_one, state_of
     from federation.client.quantity import parse_duration_ms
 
     if session.for_people or not wait:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from federation.cli.show import age, duration, enum_name, link_of, milli, rfc3339, size
+from federation.cli.show import age, duration, enum_name, link_of, milli, rfc3339, size, state_of
 from federation.v1 import common_pb2, hub_pb2, job_pb2
 
 if TYPE_CHECKING:
@@ -51,11 +51,6 @@ def table(columns: Sequence[str]) -> Table:
             ratio=None,
         )
     return made
-
-
-def state_of(job: job_pb2.Job) -> str:
-    """What it is doing, such as "RUNNING"."""
-    return enum_name(common_pb2.JobState.DESCRIPTOR, job.state)
 
 
 def jobs(items: Iterable[job_pb2.Job], now_ms: int, wide: bool = False) -> Table:

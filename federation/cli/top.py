@@ -15,7 +15,7 @@ from rich.text import Text
 
 from federation.cli import tables
 from federation.cli.session import Session, now_ms
-from federation.cli.show import age, hub_document, print_one, print_table
+from federation.cli.show import age, hub_document, print_one, print_table, state_of
 from federation.errors import Code, FederationError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class _Look:
         """One line: how much is going on."""
         counts: dict[str, int] = {}
         for job in self.jobs:
-            state = tables.state_of(job)
+            state = state_of(job)
             counts[state] = counts.get(state, 0) + 1
         words = ", ".join(f"{counts[state]} {state}" for state in LIVE_STATES if state in counts) or "no jobs"
         return f"{len(self.hubs)} hubs; {words}"
@@ -83,7 +83,7 @@ def run(session: Session, every_s: float, once: bool) -> None:
 
 
 def _short(job: job_pb2.Job) -> dict[str, object]:
-    return {"id": job.id, "name": job.spec.name, "state": tables.state_of(job), "hub_id": job.hub_id}
+    return {"id": job.id, "name": job.spec.name, "state": state_of(job), "hub_id": job.hub_id}
 
 
 def _live(look: _Look, every_s: float) -> None:

@@ -39,6 +39,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def start(folder: Path, name: str, program: str) -> processes.Started:
+    """Start a program and wait until it says that it is up."""
     started = processes.start(name, [sys.executable, "-c", program], folder, {})
     eventually(lambda: "up" in Path(started.log).read_text(), 30)
     return started

@@ -4,6 +4,8 @@ It answers as the control plane does, and fails when it is told to (`fail_next`)
 only by `set_state`.
 """
 
+# ruff: noqa: N802  # gRPC methods and HTTP verbs have their own spelling
+
 from __future__ import annotations
 
 import hashlib
@@ -47,7 +49,7 @@ class SmallFederation:
         """What the object store answers next, before it works again."""
         self._server = grpc.server(futures.ThreadPoolExecutor(16))
         job_pb2_grpc.add_JobServiceServicer_to_server(_Jobs(self), self._server)
-        hub_pb2_grpc.add_HubServiceServicer_to_server(_Hubs(self), self._server)
+        hub_pb2_grpc.add_HubServiceServicer_to_server(_Hubs(self), self._server)  # type: ignore[abstract]  # no agents here
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
@@ -124,14 +126,17 @@ class SmallFederation:
 
 
 def number(state: str) -> common_pb2.JobState.ValueType:
+    """A state's number on the wire."""
     return common_pb2.JobState.Value(f"JOB_STATE_{state}")
 
 
 def unreachable() -> FederationError:
+    """What a broken link looks like."""
     return FederationError(Code.UNREACHABLE, "the link is down", fault=Fault.NETWORK)
 
 
 def a_hub(hub_id: str) -> hub_pb2.Hub:
+    """A hub with one agent on one machine, partly leased."""
     cpu = common_pb2.Resource(name="cpu", amount=4000)
     node = hub_pb2.Node(
         name="main",
@@ -351,7 +356,7 @@ def _handler(federation: SmallFederation) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *args: Any) -> None:
             """Say nothing: tests read their own output."""
 
     return Handler

@@ -13,12 +13,13 @@ from federation.client import AsyncClient, Client, Patience, Settings
 from federation.errors import Code, Fault, FederationError
 from federation.v1 import job_pb2
 from tests.unit.client.conftest import HASTY
-from tests.unit.client.small_federation import SmallFederation, unreachable
+from tests.unit.client.small_federation import SmallFederation, number, unreachable
 
 COMMAND = {"engine": "command", "entrypoint": "true"}
 
 
 def overloaded() -> FederationError:
+    """A server that has too much to do."""
     return FederationError(Code.OVERLOADED, "too much at once", fault=Fault.FEDERATION)
 
 
@@ -139,18 +140,18 @@ def test_a_refusal_is_not_repeated(client: Client, small: SmallFederation) -> No
 
 def test_nobody_there_is_said_after_the_patience_is_over() -> None:
     """A closed port is UNREACHABLE, the network's fault, with a hint."""
-    with Client(Settings("127.0.0.1:1"), Patience(call_s=1, retry_s=0.2)) as client:
-        with pytest.raises(FederationError) as caught:
-            client.get("job-1")
+    nobody = Settings("127.0.0.1:1")
+    with Client(nobody, Patience(call_s=1, retry_s=0.2)) as client, pytest.raises(FederationError) as caught:
+        client.get("job-1")
     assert (caught.value.code, caught.value.fault) == (Code.UNREACHABLE, Fault.NETWORK)
     assert "doctor" in caught.value.hint
 
 
 def test_a_wrong_token_is_refused(small: SmallFederation) -> None:
     """UNAUTHENTICATED, with what to do."""
-    with Client(Settings(small.settings.server, token="other"), HASTY) as client:
-        with pytest.raises(FederationError) as caught:
-            client.list()
+    stranger = Settings(small.settings.server, token="other")
+    with Client(stranger, HASTY) as client, pytest.raises(FederationError) as caught:
+        client.list()
     assert caught.value.code is Code.UNAUTHENTICATED
 
 
@@ -185,7 +186,7 @@ def test_wait_sees_every_change_up_to_the_end(client: Client, small: SmallFedera
     timer.start()
     job = client.wait("job-1", timeout_s=10)
     timer.join()
-    assert job.state == job_pb2.Job(state="JOB_STATE_SUCCEEDED").state
+    assert job.state == number("SUCCEEDED")
     assert small.calls.count("WatchJobs") == 2
 
 
@@ -259,8 +260,9 @@ def test_a_result_with_other_bytes_leaves_no_file(
 
 
 def _answer(listed: job_pb2.ListResultsResponse) -> Any:
+    """A verb is a generator; this one asks for nothing."""
+    yield from ()
     return listed
-    yield  # a verb is a generator
 
 
 @pytest.mark.parametrize("path", ["../evil", "/etc/evil", "a/../../evil", "a\\b", ""])
@@ -290,8 +292,8 @@ def test_a_result_does_not_follow_a_link_out_of_its_folder(
 def test_the_other_verbs_reach_the_federation(client: Client, small: SmallFederation) -> None:
     """Cancel, retry, explain, hubs, drain: each is a call and its answer."""
     small.add_job()
-    assert client.cancel("job-1", "enough").state == job_pb2.Job(state="JOB_STATE_CANCELLED").state
-    assert client.retry("job-1").state == job_pb2.Job(state="JOB_STATE_QUEUED").state
+    assert client.cancel("job-1", "enough").state == number("CANCELLED")
+    assert client.retry("job-1").state == number("QUEUED")
     assert client.explain("job-1").earliest_hub_id == "cairo"
     assert not client.explain_spec(COMMAND).HasField("job")
     assert [hub.id for hub in client.list_hubs()] == ["cairo", "shenzhen"]

@@ -35,6 +35,7 @@ hubs: {allow: [], deny: [], prefer: []}
 
 
 def demand_of(spec: Any) -> list[tuple[str, str, int]]:
+    """What one task needs, as tuples."""
     return [(entry.name, entry.kind, entry.amount) for entry in spec.demand.per_task]
 
 
@@ -73,7 +74,7 @@ def test_tracking_is_on_for_ray_only(engine: str, tracking: bool) -> None:
 
 
 def test_what_may_run_twice_may_be_put_aside() -> None:
-    """preemptible follows idempotent, and can be said apart."""
+    """The one follows the other, and can be said apart."""
     mapping = {"engine": "command", "entrypoint": "x", "idempotent": True}
     assert spec_from_mapping(mapping).preemptible is True
     assert spec_from_mapping({**mapping, "preemptible": False}).preemptible is False
@@ -139,7 +140,7 @@ REFUSED: list[tuple[str, str, Code]] = [
 def test_bad_job_files_are_refused_by_name(line: str, word: str, code: Code) -> None:
     """The error names what is wrong, has a code, and says what to do."""
     base = "" if line.startswith(("engine:", "entrypoint:")) else "engine: command\nentrypoint: x\n"
-    rest = {"engine:": "\nentrypoint: x", "entrypoint:": "\nengine: command"}.get(line.split(" ")[0], "")
+    rest = {"engine:": "\nentrypoint: x", "entrypoint:": "\nengine: command"}.get(line.split(" ", maxsplit=1)[0], "")
     with pytest.raises(FederationError) as caught:
         draft_from_text(base + line + rest)
     assert (caught.value.code, word in caught.value.message) == (code, True), str(caught.value)
