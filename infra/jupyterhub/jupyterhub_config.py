@@ -1,4 +1,4 @@
-"""A JupyterHub whose labs are jobs of the federation. Works as it is for a demonstration on one machine:
+"""A JupyterHub whose labs are jobs of the federation; it works as it is for a demonstration on one machine.
 
     BRHUB_DIR=.brhub BRHUB_LAB_PASSWORD=... jupyterhub -f infra/jupyterhub/jupyterhub_config.py
 
