@@ -51,16 +51,16 @@ class Tools:
     tell: Callable[[Fact], None]
 
 
-class AttemptThread(threading.Thread):
+class AttemptThread:
     """See the module."""
 
     def __init__(self, run: Run, tools: Tools) -> None:
-        super().__init__(name=f"run-{run.lease.job_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run_walk, name=f"run-{run.lease.job_id}", daemon=True)
         self._run = run
         self._tools = tools
         self._places: Places = tools.staging.places(run.lease.job_id, run.lease.epoch)
         self._wake = threading.Condition()
-        self._stop: tuple[Reason, int] | None = None
+        self._end: tuple[Reason, int] | None = None
         self._extension: int | None = None
         self._leaving = False
         self._runner: Runner | None = None
@@ -68,10 +68,18 @@ class AttemptThread(threading.Thread):
         self._asked_s = float("-inf")
 
     # ---- from the state thread --------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Begin the walk."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the walk's end, at most so long."""
+        self._thread.join(timeout_s)
+
     def stop(self, reason: Reason, grace_ms: int) -> None:
         """End it. Returns at once."""
         with self._wake:
-            self._stop = (reason, grace_ms)
+            self._end = (reason, grace_ms)
             runner = self._runner
             self._asked_s = time.monotonic()
             self._wake.notify_all()
@@ -91,13 +99,13 @@ class AttemptThread(threading.Thread):
             self._wake.notify_all()
 
     # ---- the walk ---------------------------------------------------------------------------------------------------
-    def run(self) -> None:
+    def _run_walk(self) -> None:
         """Walk, and tell how it ended, whatever happens."""
         try:
             self._walk()
         except FederationError as error:
             if not self._leaving:
-                self._end_failed(error)
+                self._say_failed(error)
         except Exception as problem:  # a mistake of ours must not leave a lease without an end
             log.exception("run %s", self._run.lease_id)
             reason = Reason(Code.INTERNAL.value, f"The agent made a mistake: {problem!r}.")
@@ -109,8 +117,8 @@ class AttemptThread(threading.Thread):
             self._send_result(run.outputs, run.ended_ms, run.exit_code)
             return
         work = run.lease.work
-        if self._stop is not None and not run.runner_state:
-            self._end_stopped(143)
+        if self._end is not None and not run.runner_state:
+            self._say_stopped(143)
             return
         runner = self._tools.registry.runner(work.engine, work.entrypoint)
         if run.runner_state:
@@ -118,7 +126,7 @@ class AttemptThread(threading.Thread):
             self._runner = runner
         elif not self._start(runner):
             if not self._leaving:
-                self._end_stopped(143)
+                self._say_stopped(143)
             return
         status = self._watch(runner)
         if status is not None:
@@ -153,8 +161,8 @@ class AttemptThread(threading.Thread):
         self._runner = runner
         runner.start(attempt)
         tools.tell(Started(run.lease_id, started_ms, runner.save_state(), boot_id()))
-        if self._stop is not None:
-            runner.stop(self._stop[1])  # it may have been asked before there was anything to ask
+        if self._end is not None:
+            runner.stop(self._end[1])  # it may have been asked before there was anything to ask
         return True
 
     def _watch(self, runner: Runner) -> Status | None:
@@ -173,9 +181,9 @@ class AttemptThread(threading.Thread):
             with self._wake:
                 if self._leaving:
                     return None
-                if self._stop is not None and now_s - self._asked_s >= self._stop[1] / 1000 + ASK_AGAIN_S:
+                if self._end is not None and now_s - self._asked_s >= self._end[1] / 1000 + ASK_AGAIN_S:
                     self._asked_s = now_s
-                    runner.stop(self._stop[1])
+                    runner.stop(self._end[1])
                     continue
                 if self._extension is not None:
                     self._extend(runner, self._extension)
@@ -198,8 +206,8 @@ class AttemptThread(threading.Thread):
             self._tools.tell(ProgramEnded(self._run.lease_id, Outcome.SUCCEEDED, ended_ms, outputs))
             self._send_result(outputs, ended_ms, 0)
             return
-        if self._stop is not None and status.code in ("", "STOPPED", "GUARD_LOST"):
-            self._end_stopped(status.exit_code)
+        if self._end is not None and status.code in ("", "STOPPED", "GUARD_LOST"):
+            self._say_stopped(status.exit_code)
             return
         if status.code:
             reason = Reason(status.code, status.message or status.code)
@@ -226,26 +234,26 @@ class AttemptThread(threading.Thread):
                     raise
                 log.info("result of job %s waits: %s", self._run.lease.job_id, error)
             with self._wake:
-                self._wake.wait_for(lambda: self._leaving or self._stop is not None, pause_s)
+                self._wake.wait_for(lambda: self._leaving or self._end is not None, pause_s)
             if self._leaving:
                 return
-            if self._stop is not None:
-                self._end_stopped(exit_code)
+            if self._end is not None:
+                self._say_stopped(exit_code)
                 return
             pause_s = min(SEND_AGAIN_S_MAX, pause_s * 2)
         self._tell_end(Outcome.SUCCEEDED, None, exit_code, ended_ms)
 
     # ---- ends -------------------------------------------------------------------------------------------------------
-    def _end_stopped(self, exit_code: int) -> None:
+    def _say_stopped(self, exit_code: int) -> None:
         """It was asked to end and did. What ran into a limit has failed; what somebody ended was stopped."""
-        assert self._stop is not None, "only a run that was asked to end is stopped"
-        reason = self._stop[0]
+        assert self._end is not None, "only a run that was asked to end is stopped"
+        reason = self._end[0]
         outcome = Outcome.FAILED if reason.code in _FAILED_BY_US else Outcome.STOPPED
         self._tell_end(outcome, reason, exit_code, _now_ms())
 
-    def _end_failed(self, error: FederationError) -> None:
-        if self._stop is not None:
-            self._end_stopped(143)
+    def _say_failed(self, error: FederationError) -> None:
+        if self._end is not None:
+            self._say_stopped(143)
             return
         text = f"{error.message} {error.hint}".strip()
         self._tell_end(Outcome.FAILED, Reason(error.code.value, text, dict(error.metadata)), 1, _now_ms())
@@ -259,7 +267,7 @@ class AttemptThread(threading.Thread):
         self._tools.tell(Progressed(self._run.lease_id, text[:200]))
 
     def _called_off(self) -> bool:
-        return self._stop is not None or self._leaving
+        return self._end is not None or self._leaving
 
 
 def _ask(runner: Runner, grace_ms: int) -> None:
