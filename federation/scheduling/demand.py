@@ -43,9 +43,7 @@ class Terms:
     steps: Steps
     """(A,) lasting obstacles; 0: free capacity decides."""
     open_agents: Int64
-    """Agents with step 0, best liked first, then by key."""
-    ranks: Int64
-    """Of each open agent: how much it is liked; smaller is better."""
+    """Agents with step 0, by key."""
     hub_steps: bytes
     """uint8 (H): the obstacles when no open agent has room."""
     overall: ReasonCode
@@ -77,6 +75,7 @@ class Feasibility:
         self._grid = grid or Grid()
         self._rows = [(agents or {})[key] for key in self._grid.keys]
         self._known: dict[Hashable, Steps] = {}
+        self._likings: dict[tuple[str, tuple[str, ...]], Int64] = {}
         self._datasets = {(entry.name, entry.version) for row in self._rows for entry in row.datasets}
         self._datasets |= {(name, "") for name, _ in self._datasets}
 
@@ -91,17 +90,12 @@ class Feasibility:
         ):
             if rule is not None:
                 steps = np.maximum(steps, rule)
-        liking = self._liking(key.home_hub, key.hubs_prefer)
-        open_agents = np.flatnonzero(steps == 0)
-        ranks = liking[open_agents]
-        order = np.argsort(ranks, kind="stable")
         full = np.where(steps == 0, np.uint8(STEP[ReasonCode.CAPACITY]), steps)
         hub_steps = self.by_hub(full)
         return Terms(
             self._grid.shape(key.per_task),
             steps,
-            open_agents[order],
-            ranks[order],
+            np.flatnonzero(steps == 0),
             hub_steps.tobytes(),
             self.overall(key, hub_steps),
         )
@@ -168,11 +162,18 @@ class Feasibility:
             self._known[name] = known
         return known
 
-    def _liking(self, home_hub: str, prefer: tuple[str, ...]) -> Int64:
-        place = {hub_id: len(prefer) - 1 - at for at, hub_id in enumerate(reversed(prefer))}
-        others = len(prefer) + 1
-        place.setdefault(home_hub, len(prefer))
-        return np.asarray([place.get(row.key[0], others) for row in self._rows], np.int64)
+    def liking(self, home_hub: str, prefer: tuple[str, ...]) -> Int64:
+        """(A,) how much a job of `home_hub` likes each agent; smaller is better: as preferred, then home, then others."""
+        known = self._likings.get((home_hub, prefer))
+        if known is None:
+            if len(self._likings) >= RULES_REMEMBERED_MAX:
+                self._likings.clear()
+            place = {hub_id: len(prefer) - 1 - at for at, hub_id in enumerate(reversed(prefer))}
+            others = len(prefer) + 1
+            place.setdefault(home_hub, len(prefer))
+            known = np.asarray([place.get(row.key[0], others) for row in self._rows], np.int64)
+            self._likings[home_hub, prefer] = known
+        return known
 
 
 def _link_step(row: AgentRow) -> int:

@@ -59,7 +59,7 @@ def explain(
     overall = _overall(state, policy, job, terms, steps)
     if planned is not None:
         return Explanation((*overall, *reasons), now_ms, planned.key[0])
-    earliest_ms, hub_id = _earliest(state, terms, key, left, now_ms)
+    earliest_ms, hub_id = _earliest(state, terms, job, left, now_ms)
     return Explanation((*overall, *reasons), earliest_ms, hub_id)
 
 
@@ -147,17 +147,21 @@ def _overall(state: PlannerState, policy: Policy, job: QueuedJob, terms: Terms, 
     return []
 
 
-def _earliest(state: PlannerState, terms: Terms, key: DemandKey, left: Int64, now_ms: int) -> tuple[int, str]:
+def _earliest(state: PlannerState, terms: Terms, job: QueuedJob, left: Int64, now_ms: int) -> tuple[int, str]:
     """The first moment at which some open agent has room, when leases run to their ends; (0, "") when none is open."""
     grid = state.grid
-    best: tuple[int, str] | None = None
-    endings = _endings(state, now_ms) if terms.open_agents.size else {}
-    for agent in terms.open_agents.tolist():
-        found = _earliest_at(grid, agent, terms, key, left, endings.get(agent, []))
-        at_ms = max(found, now_ms)
-        if best is None or at_ms < best[0]:
-            best = (at_ms, grid.keys[agent][0])
-    return best or (0, "")
+    if not terms.open_agents.size:
+        return (0, "")
+    liking, endings = state.feasibility.liking(job.home_hub, job.hubs_prefer), _endings(state, now_ms)
+    at_ms, _, agent = min(
+        (
+            max(_earliest_at(grid, agent, terms, job.replicas, left, endings.get(agent, [])), now_ms),
+            int(liking[agent]),
+            agent,
+        )
+        for agent in terms.open_agents.tolist()
+    )
+    return (at_ms, grid.keys[agent][0])
 
 
 Ending = tuple[int, tuple[str, ...], Resources]
@@ -179,13 +183,13 @@ def _endings(state: PlannerState, now_ms: int) -> dict[int, list[Ending]]:
     return endings
 
 
-def _earliest_at(grid: Grid, agent: int, terms: Terms, key: DemandKey, left: Int64, endings: list[Ending]) -> int:
+def _earliest_at(grid: Grid, agent: int, terms: Terms, replicas: int, left: Int64, endings: list[Ending]) -> int:
     """When the gang fits at this agent; 0 when it fits now. It fits at the latest when all has ended."""
     begin, end = int(grid.first[agent]), int(grid.first[agent + 1])
     free = left[begin:end].copy()
     at_ms, rows = 0, grid.node_row[grid.keys[agent]]
     for ends_ms, nodes, per_task in endings:
-        if int(tasks_that_fit(free, terms.shape, key.replicas).sum()) >= key.replicas:
+        if int(tasks_that_fit(free, terms.shape, replicas).sum()) >= replicas:
             return at_ms
         shape = grid.shape(per_task)
         for node in nodes:

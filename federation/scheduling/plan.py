@@ -32,30 +32,29 @@ STEP = {code: step for step, code in enumerate(LADDER)}
 
 
 class DemandKey(NamedTuple):
-    """A sort of job: all that decides where it may run. Jobs of one sort are decided once a round."""
+    """A sort of job: all that decides where it can run. Jobs of one sort that do not fit are found out once a round."""
 
     home_hub: str
+    """Whose jobs these are, where that decides what they may read; empty for jobs without inputs."""
     engine: str
     per_task: Resources
     replicas: int
     inputs: tuple[tuple[str, str], ...]
     hubs_allow: tuple[str, ...]
     hubs_deny: tuple[str, ...]
-    hubs_prefer: tuple[str, ...]
     hubs_refused: tuple[str, ...]
 
 
 def demand_key(job: QueuedJob) -> DemandKey:
     """The sort that `job` is of."""
     return DemandKey(
-        job.home_hub,
+        job.home_hub if job.inputs else "",
         job.engine,
         job.per_task,
         job.replicas,
         job.inputs,
         job.hubs_allow,
         job.hubs_deny,
-        job.hubs_prefer,
         job.hubs_refused,
     )
 

@@ -35,7 +35,8 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
 
     def place(key: DemandKey, job_id: str) -> bool:
         terms = state.classes[key].terms(state.feasibility)
-        found = room.place(terms, key.replicas)
+        job = state.jobs[job_id]
+        found = room.place(terms, key.replicas, state.feasibility.liking(job.home_hub, job.hubs_prefer))
         if found is None:
             if not placements:
                 state.stuck.add(key)  # it does not fit what is free in fact, so it need not be tried until that grows
