@@ -71,11 +71,15 @@ HTTP_RULES: Mapping[str, Rule] = {
     "GET /": OWNERS,
     "GET /hubs/{hub_id}": MEMBERS,
     "GET /jobs/{job_id}": OWNERS,
+    "POST /jobs/{job_id}/cancel": OWNERS,
+    "GET /jobs/{job_id}/results/{path:path}": OWNERS,
+    "POST /hubs/{hub_id}/drain": OPERATORS,
     "GET /events": OWNERS,
     "GET /metrics": MEMBERS,
     "GET /healthz": PUBLIC,
     "GET /login": PUBLIC,
     "POST /login": PUBLIC,
+    "POST /logout": OWNERS,
     "GET /static": PUBLIC,
 }
 

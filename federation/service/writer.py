@@ -11,10 +11,11 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from federation.domain.job import Job
 from federation.errors import Code, Fault, FederationError
@@ -22,18 +23,81 @@ from federation.ports import Clock, Notifier, Store
 from federation.service.world import Unit, World
 
 BATCH_MAX = 512
+"""Commands in one commit; a submit counts with each of its jobs, and one alone may be larger."""
 QUEUE_MAX = 50_000
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Command = Callable[[Unit], T]
 
 
+class Door(Protocol):
+    """Who asked, and is told. Called on the writer thread, once a batch, with all of its entries in that batch."""
+
+    def answered(self, entries: Sequence[Entry]) -> None:
+        """Each entry has its result or its error; neither may be lost, and nothing may be raised."""
+
+
+class _Futures:
+    """For callers that hold a concurrent Future each. One that was cancelled meanwhile is not told."""
+
+    def answered(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            future: Future[Any] = entry.asked
+            if not future.set_running_or_notify_cancel():
+                continue
+            if entry.error is not None:
+                future.set_exception(entry.error)
+            else:
+                future.set_result(entry.result)
+
+
+FUTURES = _Futures()
+
+
 @dataclass(slots=True)
-class _Entry:
+class Entry:
+    """One command, by whom it was asked, and what came of it."""
+
     command: Callable[[Unit], Any]
-    future: Future[Any]
+    asked: Any
+    """What `door` knows it by."""
+    door: Door = FUTURES
+    request_keys: Sequence[tuple[str, str]] = ()
+    """(principal, request id) that the command will look up: a batch's are looked up together."""
     result: Any = None
     error: BaseException | None = None
+
+    @property
+    def weight(self) -> int:
+        """How much of a batch it takes."""
+        return len(self.request_keys) or 1
+
+
+BATCH_BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, BATCH_MAX)
+
+
+@dataclass(slots=True)
+class Figures:
+    """Counters for operators; the writer thread alone writes them."""
+
+    commands: int = 0
+    commits: int = 0
+    commits_failed: int = 0
+    batches: dict[int, int] = field(default_factory=lambda: dict.fromkeys(BATCH_BOUNDS, 0))
+    """Upper bound of a batch's size, commands -> how many such batches; each batch is counted once."""
+
+    def batch(self, size: int) -> None:
+        """A batch of `size` commands begins."""
+        self.commands += size
+        self.batches[next(bound for bound in BATCH_BOUNDS if size <= bound)] += 1
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """As Prometheus has it: each bound with all batches up to it, the last one "+Inf"."""
+        several, total = [], 0
+        for bound, number in self.batches.items():
+            total += number
+            several.append((str(bound), float(total)))
+        return [*several, ("+Inf", float(total))]
 
 
 class Writer:
@@ -41,10 +105,13 @@ class Writer:
 
     def __init__(self, store: Store, world: World, clock: Clock, notifier: Notifier) -> None:
         self.world = world
+        self.figures = Figures()
         self._store = store
         self._clock = clock
         self._notifier = notifier
-        self._queue: queue.Queue[_Entry | None] = queue.Queue(QUEUE_MAX)
+        self._queue: queue.SimpleQueue[Sequence[Entry] | None] = queue.SimpleQueue()
+        self._waiting = 0
+        self._guard = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._after: list[Callable[[Unit], None]] = []
 
@@ -63,44 +130,57 @@ class Writer:
 
     def call(self, command: Command[T]) -> Future[T]:
         """Run `command` on the writer thread; the future is done only when its batch is durable. OVERLOADED at the limit."""
-        entry = _Entry(command, Future())
-        try:
-            self._queue.put_nowait(entry)
-        except queue.Full:
-            raise FederationError(
-                Code.OVERLOADED, "the control plane has more to do than it may queue", fault=Fault.FEDERATION,
-                hint="Nothing was accepted; try again in a few seconds.", metadata={"limit": str(QUEUE_MAX)},
-            ) from None
-        return entry.future
+        future: Future[T] = Future()
+        self.post((Entry(command, future),))
+        return future
+
+    def post(self, entries: Sequence[Entry]) -> None:
+        """Run these commands in order; each one's door is told when it is durable. OVERLOADED: none will run."""
+        with self._guard:
+            if self._waiting + len(entries) > QUEUE_MAX:
+                raise FederationError(
+                    Code.OVERLOADED,
+                    "the control plane has more to do than it may queue",
+                    fault=Fault.FEDERATION,
+                    hint="Nothing was accepted; try again in a few seconds.",
+                    metadata={"limit": str(QUEUE_MAX)},
+                )
+            self._waiting += len(entries)
+        self._queue.put(entries)
 
     def run(self, command: Command[T]) -> T:
         """`call`, waited for. Not from the writer thread."""
         return self.call(command).result()
 
     def _run(self) -> None:
-        while True:
-            batch, ending = self._drain()
-            if batch:
-                self.process(batch)
-            if ending:
-                return
+        left: deque[Entry] = deque()
+        while self._fill(left) or left:
+            batch: list[Entry] = []
+            weight = 0
+            while left and (not batch or weight + left[0].weight <= BATCH_MAX):
+                batch.append(left.popleft())
+                weight += batch[-1].weight
+            with self._guard:
+                self._waiting -= len(batch)
+            self.process(batch)
 
-    def _drain(self) -> tuple[list[_Entry], bool]:
-        batch: list[_Entry] = []
-        entry = self._queue.get()
-        while entry is not None:
-            batch.append(entry)
-            if len(batch) >= BATCH_MAX:
-                return batch, False
-            try:
-                entry = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, False
-        return batch, True
+    def _fill(self, left: deque[Entry]) -> bool:
+        """Take what was posted, and wait for it when there is nothing left to do; False: it is the end."""
+        try:
+            while len(left) < BATCH_MAX:
+                entries = self._queue.get(block=not left)
+                if entries is None:
+                    self._queue.put(None)  # nothing is posted after the end: it is found again when all is done
+                    return False
+                left.extend(entries)
+        except queue.Empty:
+            pass  # that was all for now
+        return True
 
-    def process(self, batch: list[_Entry]) -> None:
+    def process(self, batch: Sequence[Entry]) -> None:
         """One batch: decide, save, then speak."""
-        unit = Unit(self.world, self._clock.now_ms())
+        self.figures.batch(len(batch))
+        unit = Unit(self.world, self._clock.now_ms(), [key for entry in batch for key in entry.request_keys])
         for entry in batch:
             savepoint = unit.savepoint()
             try:
@@ -113,14 +193,16 @@ class Writer:
                 unit.rollback(savepoint)
                 entry.error = _internal(error)
         failed = self._commit(unit)
+        self.figures.commits += unit.dirty and failed is None
+        self.figures.commits_failed += failed is not None
         if failed is None:
             self._speak(unit)
+        by_door: dict[Door, list[Entry]] = {}
         for entry in batch:
-            refused = failed or entry.error
-            if refused is not None:
-                entry.future.set_exception(refused)
-            else:
-                entry.future.set_result(entry.result)
+            entry.error = failed or entry.error
+            by_door.setdefault(entry.door, []).append(entry)
+        for door, entries in by_door.items():
+            door.answered(entries)
 
     def _commit(self, unit: Unit) -> FederationError | None:
         if not unit.dirty:
@@ -153,7 +235,9 @@ class Writer:
 
 def _internal(error: BaseException) -> FederationError:
     return FederationError(
-        Code.INTERNAL, f"the control plane failed: {type(error).__name__}", fault=Fault.FEDERATION,
+        Code.INTERNAL,
+        f"the control plane failed: {type(error).__name__}",
+        fault=Fault.FEDERATION,
         hint="It is our mistake; the server's log has the details. Trying again is safe.",
     )
 

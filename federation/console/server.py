@@ -1,0 +1,124 @@
+"""The console's server: uvicorn in the control plane's own event loop, on loopback or with TLS. It takes no signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+
+import uvicorn
+
+from federation.console.door import Door
+from federation.console.site import Site
+from federation.errors import Code, Fault, FederationError
+from federation.identity.tls import TlsFiles, require_tls_or_loopback
+from federation.identity.tokens import TokenFile
+from federation.service.desk import Desk
+
+STOP_S = 3
+KEEP_ALIVE_S = 30
+BACKLOG = 256
+CONNECTIONS_MAX = 2_000
+
+
+class ConsoleServer:
+    """`start`, then `stop`. `listen` is "host:port" (port 0: any that is free), "[v6]:port" or "localhost:port"."""
+
+    def __init__(self, desk: Desk, tokens: TokenFile, listen: str, tls_files: TlsFiles | None) -> None:
+        require_tls_or_loopback(listen, tls=tls_files is not None)
+        self._listen = listen
+        self._tls_files = tls_files
+        self.door = Door(tokens, desk.clock, tls=tls_files is not None)
+        self.site = Site(desk, self.door, tls=tls_files is not None)
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Serve; the port. Raises: FederationError CONFIGURATION_INVALID (address taken, broken certificate)."""
+        listener = self._bound()
+        files = self._tls_files
+        config = uvicorn.Config(
+            self.site.app,
+            access_log=False,  # addresses may hold a login link's token
+            log_config=None,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=STOP_S,
+            limit_concurrency=CONNECTIONS_MAX,
+            ssl_certfile=str(files.certificate) if files else None,
+            ssl_keyfile=str(files.key) if files else None,
+        )
+        try:
+            config.load()
+        except (OSError, ssl.SSLError, ValueError) as problem:
+            listener.close()
+            raise _wrong(f"the console's TLS files cannot be used: {problem}", self._listen) from problem
+        self.door.port = int(listener.getsockname()[1])
+        self._server = _Server(config)
+        self._serving = asyncio.create_task(self._server.serve([listener]), name="console")
+        ready = asyncio.create_task(self._server.ready.wait())
+        await asyncio.wait({self._serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._serving.done():
+            await self._serving
+        return self.door.port
+
+    async def stop(self) -> None:
+        """End the streams, finish the answers at hand, close."""
+        self.site.close()
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await self._serving
+
+    def _bound(self) -> socket.socket:
+        host, _, port = self._listen.rpartition(":")
+        host = host.strip("[]")
+        try:
+            family, kind, number, _, address = socket.getaddrinfo(
+                host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.socket(family, kind, number)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+                listener.listen(BACKLOG)
+                listener.setblocking(False)
+            except OSError:
+                listener.close()
+                raise
+        except (OSError, ValueError, OverflowError) as problem:
+            raise _wrong(f"cannot listen on {self._listen}: {problem}", self._listen) from problem
+        return listener
+
+
+class _Server(uvicorn.Server):
+    """Leaves the process's signals alone, and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The control plane has its own handlers."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, and then say so."""
+        await super().startup(sockets)
+        self.ready.set()
+
+
+def _wrong(message: str, address: str) -> FederationError:
+    return FederationError(
+        Code.CONFIGURATION_INVALID,
+        message,
+        fault=Fault.CALLER,
+        hint="Is another program there? Choose another address.",
+        metadata={"address": address},
+    )
