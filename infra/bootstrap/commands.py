@@ -55,7 +55,9 @@ def run_setup(_arguments: list[str]) -> int:
 def run_demo(arguments: list[str]) -> int:
     """A three-hub federation and the tour on real data (KEEP=1 leaves it running, DEMO=core is the small one)."""
     setup()
-    return start(["brhub", "demo", *arguments])
+    core = ["--core"] if os.environ.get("DEMO") == "core" else []
+    keep = ["--keep"] if os.environ.get("KEEP", "0") not in ("", "0") else []
+    return start(["brhub", "demo", *core, *keep, *arguments])
 
 
 def run_test(arguments: list[str]) -> int:

@@ -8,13 +8,15 @@ from pyspark.sql import SparkSession, functions
 
 top = int(sys.argv[1]) if len(sys.argv) > 1 else 100
 spark = SparkSession.builder.appName("delays-by-carrier").getOrCreate()
-flights = spark.read.csv(f"{os.environ['BRHUB_INPUT_FLIGHTS']}/flights.csv", header=True, inferSchema=True)
+flights = spark.read.csv(
+    f"{os.environ['BRHUB_INPUT_FLIGHTS']}/flights.csv", header=True, inferSchema=True, nullValue="NA"
+)
 delays = (
-    flights.where(functions.col("arr_delay").cast("double").isNotNull())
+    flights.where(functions.col("arr_delay").isNotNull())
     .groupBy("carrier")
     .agg(
         functions.count("*").alias("flights"),
-        functions.round(functions.avg(functions.col("arr_delay").cast("double")), 6).alias("mean_delay_min"),
+        functions.round(functions.avg(functions.col("arr_delay")), 6).alias("mean_delay_min"),
     )
     .orderBy("carrier")
     .limit(top)
