@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SLICE_S = 5.0
 """How often a job that waits is asked why."""
+HUBS_NAMED = 3
+REASONS_NAMED = 3
 
 
 def follow(client: Client, job_id: str, timeout_s: float | None, say: Callable[[str], None]) -> job_pb2.Job:
@@ -51,6 +53,23 @@ def _timed_out(job_id: str, timeout_s: float) -> FederationError:
         fault=Fault.CALLER,
         hint=f"It goes on: see `brhub job show {job_id}`, or end it with `brhub job cancel {job_id}`.",
         metadata={"job_id": job_id},
+    )
+
+
+def in_short(response: job_pb2.ExplainJobResponse) -> str:
+    """The reasons in one line, hubs with the same one together: with 200 hubs nobody reads 200 reasons."""
+    hubs_by_reason: dict[str, list[str]] = {}
+    for reason in response.reasons:
+        hubs_by_reason.setdefault(f"{reason.message} [{reason.code}]", []).append(reason.hub_id or "everywhere")
+    groups = sorted(hubs_by_reason.items(), key=lambda group: -len(group[1]))
+    parts = [
+        ", ".join(hubs[:HUBS_NAMED])
+        + (f" and {len(hubs) - HUBS_NAMED} more" if len(hubs) > HUBS_NAMED else "")
+        + f": {why}"
+        for why, hubs in groups[:REASONS_NAMED]
+    ]
+    return "; ".join(parts) + (
+        f"; and {len(groups) - REASONS_NAMED} other reasons" if len(groups) > REASONS_NAMED else ""
     )
 
 
@@ -96,9 +115,7 @@ class _Teller:
         except FederationError as error:
             why = f"(no reason can be had: {error.message})"
         else:
-            why = "; ".join(
-                f"{reason.hub_id or 'everywhere'}: {reason.message} [{reason.code}]" for reason in response.reasons
-            )
+            why = in_short(response)
         waited = duration(max(0, now_ms() - self._since_ms))
         if why and why != self._why:
             self._say(f"QUEUED for {waited}: {why}")
