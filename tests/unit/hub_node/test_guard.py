@@ -1,0 +1,292 @@
+"""The guard ends what it guards, all of it, with or without an agent; real processes, no fakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from federation.errors import FederationError
+from hub_node.ports import Phase, Status
+from hub_node.runners.command import CommandRunner
+from hub_node.runners.process import Identity, boot_id, stat_of
+from tests.support.eventually import eventually
+from tests.unit.hub_node.runs import an_attempt
+
+
+@pytest.fixture
+def runner() -> Iterator[CommandRunner]:
+    """A runner whose run is over when the test is."""
+    one = CommandRunner()
+    yield one
+    one.stop(0)
+
+
+def ended(runner: CommandRunner, timeout_s: float = 20.0) -> Status:
+    """The status once it is over."""
+
+    def over() -> Status | None:
+        status = runner.poll()
+        return status if status.phase is Phase.ENDED else None
+
+    found = eventually(over, timeout_s, "the run's end")
+    assert found is not None
+    return found
+
+
+def script(folder: Path, text: str) -> str:
+    """A Python program in the package; its name."""
+    (folder / "package").mkdir(parents=True, exist_ok=True)
+    (folder / "package" / "main.py").write_text(textwrap.dedent(text), encoding="utf-8")
+    return "main.py"
+
+
+def pids_in(file: Path, count: int) -> list[int]:
+    """The pids that a program wrote down, once there are so many."""
+
+    def written() -> list[int]:
+        words = file.read_text(encoding="utf-8").split() if file.exists() else []
+        return [int(word) for word in words] if len(words) == count else []
+
+    return eventually(written)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is no more; a zombie is not."""
+    found = stat_of(pid)
+    return found is None or found[0] in "ZX"
+
+
+FAMILY = """
+    import os, signal, subprocess, sys, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 600 & wait"])
+    apart = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    twice = subprocess.Popen(
+        [sys.executable, "-c", "import os,time\\nos.fork() and os._exit(0)\\nos.setsid()\\nos.fork() and os._exit(0)\\n"
+         "open('orphan','w').write(str(os.getpid()))\\ntime.sleep(600)"])
+    twice.wait()
+    while not os.path.exists("orphan") or not open("orphan").read():
+        time.sleep(0.01)
+    open("pids", "w").write(f"{os.getpid()} {child.pid} {apart.pid} {open('orphan').read()}")
+    time.sleep(600)
+"""
+
+
+def test_exit_status_and_log_are_the_programs_own(tmp_path: Path, runner: CommandRunner) -> None:
+    """A program's status and its words, from both of its streams, are kept as they were."""
+    name = script(tmp_path, "import sys; print('out'); print('err', file=sys.stderr); sys.exit(7)")
+    runner.start(an_attempt(tmp_path, name))
+    assert ended(runner) == Status(Phase.ENDED, 7)
+    assert (tmp_path / "log").read_text() == "out\nerr\n"
+
+
+def test_deadline_ends_the_whole_family_also_those_who_left_the_group(tmp_path: Path, runner: CommandRunner) -> None:
+    """At the runtime limit nothing is left: not a child that ignores SIGTERM, not a grandchild with its own session."""
+    runner.start(an_attempt(tmp_path, script(tmp_path, FAMILY), limit_ms=2_500))
+    pids = pids_in(tmp_path / "package" / "pids", 4)
+    status = ended(runner)
+    assert status.code == "RUNTIME_LIMIT"
+    eventually(lambda: all(map(gone, pids)), 5)
+
+
+def test_stop_is_a_request_then_an_order(tmp_path: Path, runner: CommandRunner) -> None:
+    """A program that ignores SIGTERM has its grace and no more; one that listens ends with a word of its own."""
+    runner.start(an_attempt(tmp_path, script(tmp_path, FAMILY)))
+    pids = pids_in(tmp_path / "package" / "pids", 4)
+    runner.stop(200)
+    assert ended(runner).code == "STOPPED"
+    eventually(lambda: all(map(gone, pids)), 5)
+
+
+def test_program_that_listens_to_sigterm_can_save_its_work(tmp_path: Path, runner: CommandRunner) -> None:
+    """SIGTERM comes first, and a program that ends itself in time is not killed."""
+    name = script(
+        tmp_path,
+        """
+        import signal, sys, time
+        def save(*_):
+            open("saved", "w").write("yes")
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, save)
+        open("ready", "w").close()
+        time.sleep(600)
+        """,
+    )
+    runner.start(an_attempt(tmp_path, name))
+    eventually((tmp_path / "package" / "ready").exists)
+    runner.stop(10_000)
+    assert ended(runner) == Status(Phase.ENDED, 0, "STOPPED", "It was asked to end.")
+    assert (tmp_path / "package" / "saved").read_text() == "yes"
+
+
+def test_stop_right_after_start_is_heard(tmp_path: Path, runner: CommandRunner) -> None:
+    """A stop that comes while the guard's interpreter still starts is not lost and does not kill the guard."""
+    (tmp_path / "package").mkdir()
+    runner.start(an_attempt(tmp_path, "sleep", "600"))
+    runner.stop(100)
+    assert ended(runner).code == "STOPPED"
+
+
+def test_what_a_finished_program_left_behind_ends_too(tmp_path: Path, runner: CommandRunner) -> None:
+    """A program that ends well leaves no process behind, and its status stays its own."""
+    name = script(
+        tmp_path,
+        """
+        import subprocess
+        left = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        open("pids", "w").write(str(left.pid))
+        """,
+    )
+    runner.start(an_attempt(tmp_path, name))
+    assert ended(runner) == Status(Phase.ENDED, 0)
+    assert gone(pids_in(tmp_path / "package" / "pids", 1)[0])
+
+
+def test_deadline_holds_while_no_agent_lives(tmp_path: Path) -> None:
+    """The agent's process is killed; the guard ends the run at its limit, and says so to the next agent."""
+    script(tmp_path, "import time; time.sleep(600)")
+    starter = textwrap.dedent(
+        f"""
+        import pathlib
+        from hub_node.runners.command import CommandRunner
+        from tests.unit.hub_node.runs import an_attempt
+        runner = CommandRunner()
+        runner.start(an_attempt(pathlib.Path({str(tmp_path)!r}), "main.py", limit_ms=1500))
+        print(runner.save_state(), flush=True)
+        input()
+        """
+    )
+    agent = subprocess.Popen(
+        [sys.executable, "-c", starter], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    with agent:
+        assert agent.stdout is not None
+        state = agent.stdout.readline()
+        agent.kill()
+    after = CommandRunner()
+    after.load_state(state)
+    assert after.poll().phase is Phase.RUNNING
+    assert ended(after).code == "RUNTIME_LIMIT"
+
+
+def test_renewed_lease_moves_the_guards_deadline(tmp_path: Path, runner: CommandRunner) -> None:
+    """A short lease that is renewed in time does not end the run; one that is not ends it with LEASE_RAN_OUT."""
+    name = script(tmp_path, "import time; time.sleep(600)")
+    attempt = an_attempt(tmp_path, name)
+    now_ms = time.time_ns() // 1_000_000
+    lease = replace(attempt.run.lease, valid_until_ms=now_ms + 1_500)
+    runner.start(replace(attempt, run=replace(attempt.run, lease=lease)))
+    runner.extend(0, now_ms + 3_000)
+    status = ended(runner)
+    assert status.code == "LEASE_RAN_OUT"
+    said = json.loads((tmp_path / "exit.json").read_text())
+    assert said["ended_wall_ms"] >= now_ms + 2_900
+
+
+def test_program_that_eats_far_more_memory_than_leased_is_ended(tmp_path: Path, runner: CommandRunner) -> None:
+    """Past one and a half times its memory and the slack a run ends as OUT_OF_MEMORY, not the whole machine."""
+    name = script(tmp_path, "import time; held = bytearray(700 * 1024**2); time.sleep(600)")
+    runner.start(an_attempt(tmp_path, name, memory_bytes=1024**2))
+    assert ended(runner, 30).code == "OUT_OF_MEMORY"
+
+
+def test_missing_program_is_an_end_with_words(tmp_path: Path, runner: CommandRunner) -> None:
+    """What the system cannot start ends as FAILED_TO_START and names the program."""
+    (tmp_path / "package").mkdir()
+    broken = tmp_path / "package" / "tool"
+    broken.write_text("#!/no/such/interpreter\n", encoding="utf-8")
+    broken.chmod(0o755)
+    runner.start(an_attempt(tmp_path, "tool"))
+    status = ended(runner)
+    assert (status.code, status.exit_code) == ("FAILED_TO_START", 127)
+    assert "tool" in status.message
+
+
+def test_starting_the_same_attempt_twice_runs_it_once(tmp_path: Path, runner: CommandRunner) -> None:
+    """An agent that forgot that it had started a run, and starts it again, finds the first."""
+    name = script(tmp_path, "import time; open('starts', 'a').write('x'); time.sleep(600)")
+    attempt = an_attempt(tmp_path, name)
+    runner.start(attempt)
+    second = CommandRunner()
+    second.start(attempt)  # perhaps before the first guard has said a word
+    eventually((tmp_path / "package" / "starts").exists)
+    second.stop(100)
+    assert ended(second).code == "STOPPED"
+    assert ended(runner).code == "STOPPED"
+    assert (tmp_path / "package" / "starts").read_text() == "x"
+
+
+def test_killed_guard_is_noticed_and_its_program_ended(tmp_path: Path, runner: CommandRunner) -> None:
+    """Somebody kills the guard itself: the program and what left its session end, and the run says GUARD_LOST."""
+    runner.start(an_attempt(tmp_path, script(tmp_path, FAMILY)))
+    pids = pids_in(tmp_path / "package" / "pids", 4)
+    guard = json.loads((tmp_path / "guard.json").read_text())["pid"]
+    os.kill(guard, signal.SIGKILL)
+    assert ended(runner).code == "GUARD_LOST"
+    eventually(lambda: all(map(gone, pids)), 5)
+
+
+def test_reused_pid_is_not_mistaken_for_the_guard() -> None:
+    """A process of the same number, started at another time or in another boot, is somebody else."""
+    found = stat_of(os.getpid())
+    assert found is not None
+    assert Identity(os.getpid(), found[1], boot_id()).alive()
+    assert not Identity(os.getpid(), found[1] + 1, boot_id()).alive()
+    assert not Identity(os.getpid(), found[1], "another-boot").alive()
+
+
+def test_run_of_another_boot_says_rebooted(tmp_path: Path, runner: CommandRunner) -> None:
+    """A machine that restarted has ended its runs: said as REBOOTED, not as a loss of the guard."""
+    mine = {"pid": os.getpid(), "start_ticks": 1, "boot_id": "another-boot"}
+    (tmp_path / "guard.json").write_text(json.dumps(mine), encoding="utf-8")
+    runner.load_state(json.dumps({"folder": str(tmp_path), "job": ["job-1", "1-1"]}))
+    assert runner.poll().code == "REBOOTED"
+
+
+def test_secrets_do_not_stay_on_the_disk(tmp_path: Path, runner: CommandRunner) -> None:
+    """The guard's spec holds the environment with its secrets: it is removed as soon as it was read."""
+    name = script(tmp_path, "import os; print(os.environ['PASSWORD'])")
+    attempt = an_attempt(tmp_path, name)
+    runner.start(replace(attempt, variables={**attempt.variables, "PASSWORD": "tell-nobody"}))
+    ended(runner)
+    kept = {file.name for file in tmp_path.iterdir() if file.is_file() and "tell-nobody" in file.read_text()}
+    assert kept == {"log"}, "only where the program itself said it"
+
+
+def test_command_runs_scripts_programs_and_names(tmp_path: Path) -> None:
+    """A .py file, a .sh file without a mode, an executable, a bare name on the PATH: each starts as one would expect."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "hi.sh").write_text("echo sh\n", encoding="utf-8")
+    (package / "hi").write_text("#!/bin/sh\necho program\n", encoding="utf-8")
+    (package / "hi").chmod(0o755)
+    (package / "hi.py").write_text("print('python')\n", encoding="utf-8")
+    said = []
+    for entrypoint, arguments in (("hi.sh", ()), ("hi", ()), ("hi.py", ()), ("echo", ("name",))):
+        folder = tmp_path / f"attempt-{entrypoint}"
+        one = CommandRunner()
+        one.start(replace(an_attempt(folder, entrypoint, *arguments), package=package))
+        assert ended(one).exit_code == 0
+        said.append((folder / "log").read_text().strip())
+    assert said == ["sh", "program", "python", "name"]
+
+
+@pytest.mark.parametrize("entrypoint", ["data.csv", "no-such-program-anywhere", "no/such/file.py"])
+def test_command_refuses_what_is_no_program(tmp_path: Path, runner: CommandRunner, entrypoint: str) -> None:
+    """A file that is no program, and a program that is not there, are the caller's to change, and said before a start."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "data.csv").write_text("1,2\n", encoding="utf-8")
+    with pytest.raises(FederationError) as caught:
+        runner.start(an_attempt(tmp_path, entrypoint))
+    assert caught.value.metadata["entrypoint"] == entrypoint
+    assert not (tmp_path / "guard-spec.json").exists()
