@@ -7,7 +7,7 @@ JUPYTERHUB_USER. Deliberately not here: what runs on the other hub (`hub_node/ru
 reached directly. In `jupyterhub_config.py`:
 
     c.JupyterHub.spawner_class = "federation"
-    c.FederationSpawner.server = "127.0.0.1:7000"     # or BRHUB_SERVER, or BRHUB_DIR
+    c.FederationSpawner.federation_server = "127.0.0.1:7000"     # or BRHUB_SERVER, or BRHUB_DIR
 """
 
 from __future__ import annotations
@@ -56,11 +56,15 @@ class LabError(Exception):
 class FederationSpawner(Spawner):
     """One student's lab as a job. The traits below are set in `jupyterhub_config.py`."""
 
-    server = Unicode("", help="The federation, HOST:PORT; empty: BRHUB_SERVER, or what BRHUB_DIR holds.").tag(
+    federation_server = Unicode(
+        "", help="The federation, HOST:PORT; empty: BRHUB_SERVER, or what BRHUB_DIR holds."
+    ).tag(config=True)
+    federation_token = Unicode("", help="Our token there; empty: BRHUB_TOKEN, or what BRHUB_DIR holds.").tag(
         config=True
     )
-    token = Unicode("", help="Our token there; empty: BRHUB_TOKEN, or what BRHUB_DIR holds.").tag(config=True)
-    ca = Unicode("", help="A file with certificates to trust; empty: BRHUB_CA, or the system's.").tag(config=True)
+    federation_ca = Unicode("", help="A file with certificates to trust; empty: BRHUB_CA, or the system's.").tag(
+        config=True
+    )
     project = Unicode("default", help="The project that labs are counted to.").tag(config=True)
     courses_dir = Unicode(str(LABS_FOLDER), help="The folder of course folders.").tag(config=True)
     hubs = Dict(help="Where labs may run, as in job.yaml: {'allow': [...], 'deny': [...], 'prefer': [...]}.").tag(
@@ -252,8 +256,14 @@ class FederationSpawner(Spawner):
 
     def _client(self) -> AsyncClient:
         """The connection that all labs of this hub share."""
-        found = find_settings(self.server)
-        settings = Settings(found.server, self.token or found.token, self.ca or found.ca, found.console, found.project)
+        found = find_settings(self.federation_server)
+        settings = Settings(
+            found.server,
+            self.federation_token or found.token,
+            self.federation_ca or found.ca,
+            found.console,
+            found.project,
+        )
         key = (settings, id(asyncio.get_running_loop()))
         if key not in self._clients:
             self._clients[key] = AsyncClient(settings, Patience(retry_s=self.patience_s))
