@@ -123,6 +123,7 @@ def _spark_variables(attempt: Attempt) -> dict[str, str]:
         "SPARK_HOME": str(spark_home),
         "SPARK_CONF_DIR": str(scratch / "conf"),
         "SPARK_LOCAL_IP": HOST,
+        "SPARK_LOCAL_DIRS": str(scratch / "local"),
         "PYSPARK_PYTHON": str(attempt.python),
         "PYSPARK_DRIVER_PYTHON": str(attempt.python),
         "PYSPARK_SUBMIT_ARGS": shlex.join([*words, "pyspark-shell"]),

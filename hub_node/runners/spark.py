@@ -96,6 +96,7 @@ def spark_submit(attempt: Attempt, settings: SparkSettings) -> Program:
         "JAVA_HOME": str(find_java(attempt.variables)),
         "SPARK_HOME": str(spark_home),
         "SPARK_LOCAL_IP": settings.driver_host,
+        "SPARK_LOCAL_DIRS": str(scratch / "local"),
         "PYSPARK_DRIVER_PYTHON": str(attempt.python),
         "PYSPARK_PYTHON": settings.executor_python or str(attempt.python),
         "PYTHONUNBUFFERED": "1",
@@ -127,7 +128,6 @@ def lease_conf(attempt: Attempt, settings: SparkSettings, scratch: Path) -> dict
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.eventLog.enabled": "false",
-        "spark.local.dir": str(scratch / "local"),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
     }
     java = f"-Dderby.system.home={scratch}"
