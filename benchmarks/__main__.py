@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{name}  {(load(name).__doc__ or '').splitlines()[0]}")
         return 0
     if not arguments or arguments[0] not in names():
-        print(f"usage: python -m benchmarks list | NAME [--quick] [options]; NAME: {', '.join(names())}", file=sys.stderr)
+        print(
+            f"usage: python -m benchmarks list | NAME [--quick] [options]; NAME: {', '.join(names())}", file=sys.stderr
+        )
         return 2
     module = load(arguments[0])
     parser = argparse.ArgumentParser(f"python -m benchmarks {arguments[0]}", description=module.__doc__)

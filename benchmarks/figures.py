@@ -40,7 +40,7 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """value / baseline; None against a baseline of nothing."""
+        """The value in baselines; None against a baseline of nothing."""
         return self.value / self.baseline.value if self.baseline.value else None
 
     def line(self) -> str:

@@ -17,7 +17,7 @@ import grpc.aio
 METHOD = "/bench.Echo/Echo"
 
 
-def handler(answer_bytes: int) -> grpc.GenericRpcHandler:
+def handler(answer_bytes: int) -> grpc.GenericRpcHandler[bytes, bytes]:
     """The one method."""
     answer = b"x" * answer_bytes
 

@@ -47,21 +47,25 @@ class Load:
     check: bool
 
 
-def request(batch: int, spec: bytes) -> bytes:
-    """One call of `batch` jobs, each with a request id of its own."""
-    members = [job_pb2.Submission(request_id=uuid.uuid4().hex, spec=spec) for _ in range(batch)]
-    return job_pb2.SubmitJobsRequest(submissions=members).SerializeToString()
+def requests(batch: int, calls: int) -> Iterator[bytes]:
+    """Calls of `batch` jobs, each job with a request id and an argument of its own."""
+    spec = spec_from_mapping(SPEC)
+    for call in range(calls):
+        members = []
+        for number in range(call * batch, (call + 1) * batch):
+            spec.arguments[-1] = f"{number:08d}"
+            members.append(job_pb2.Submission(request_id=uuid.uuid4().hex, spec=spec.SerializeToString()))
+        yield job_pb2.SubmitJobsRequest(submissions=members).SerializeToString()
 
 
 async def run(load: Load) -> dict[str, float]:
     """Send; {calls, seconds, answer_bytes}."""
-    spec = spec_from_mapping(SPEC).SerializeToString()
-    requests = [request(load.batch, spec) for _ in range(load.calls_max)]
+    made = list(requests(load.batch, load.calls_max))
     metadata = (("authorization", f"Bearer {load.token}"),)
     answers: list[bytes] = []
     async with grpc.aio.insecure_channel(load.target, [("grpc.enable_http_proxy", 0)]) as channel:
-        call = channel.unary_unary(load.method)
-        left: Iterator[bytes] = iter(requests)
+        call = channel.unary_unary(load.method, None, None)
+        left: Iterator[bytes] = iter(made)
         answers.append(await call(next(left), metadata=metadata))  # the connection is made before the clock starts
         began_s = time.perf_counter()
         ends_s = began_s + load.seconds
@@ -77,7 +81,8 @@ async def run(load: Load) -> dict[str, float]:
     if load.check:
         for answer in answers:
             results = job_pb2.SubmitJobsResponse.FromString(answer).results
-            assert len(results) == load.batch and all(one.job_id for one in results), "a job was not accepted"
+            assert len(results) == load.batch, "an answer lacks members"
+            assert all(one.job_id for one in results), f"a job was not accepted: {results}"
     return {"calls": len(answers) - 1, "seconds": seconds, "answer_bytes": len(answers[0])}
 
 

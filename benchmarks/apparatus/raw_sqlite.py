@@ -52,7 +52,8 @@ def rows_of(database: Path) -> Rows:
                 written[table] = row
     finally:
         connection.close()
-    assert jobs and all(len(written) == len(TABLES) for written in jobs.values()), "a submit left a table out"
+    assert jobs, "there is no job in the store"
+    assert all(len(written) == len(TABLES) for written in jobs.values()), "a submit left a table out"
     return Rows(schema, columns, list(jobs.values()))
 
 
@@ -72,7 +73,8 @@ def jobs_per_s(copy: Rows, parent: Path | None, per_transaction: int, seconds: f
 
 def _written_per_s(connection: sqlite3.Connection, copy: Rows, per_transaction: int, seconds: float) -> float:
     insert = {
-        table: f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})" for table, columns in copy.columns.items()
+        table: f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})"
+        for table, columns in copy.columns.items()
     }
     written, spent_s = 0, 0.0
     while spent_s < seconds:

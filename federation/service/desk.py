@@ -18,9 +18,10 @@ from federation.objects.store import ObjectStore
 from federation.ports import Clock, IdSource, Store, Tracking
 from federation.scheduling.explaining import Explanation
 from federation.service import expiry
+from federation.service.asking import LoopDoor
 from federation.service.logs import LogDesk
 from federation.service.rounds import Rounds
-from federation.service.submit import Submission, SubmitJobs, Submitted
+from federation.service.submit import Submission, SubmitJobs, Submitted, request_keys
 from federation.service.waiting import Switchboard
 from federation.service.world import Unit, World
 from federation.service.writer import Writer
@@ -56,6 +57,7 @@ class Desk:
         self.rounds = Rounds(self.writer, self.clock, self.ids)
         self.began_ms = self.clock.now_ms()
         self._submit = SubmitJobs(self.store, self.ids)
+        self._door: LoopDoor | None = None
         self._ending = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="expiry", daemon=True)
         self.writer.after_commit(self._want_tracking)
@@ -76,11 +78,19 @@ class Desk:
 
     async def ask(self, command: Callable[[Unit], T]) -> T:
         """Run `command` on the writer thread; its answer is durable when it comes."""
-        return await asyncio.wrap_future(self.writer.call(command))
+        return await self._here().ask(command)
 
     async def submit(self, principal: str, members: Sequence[Submission]) -> list[Submitted]:
         """Accept jobs."""
-        return await self.ask(lambda unit: self._submit(unit, principal, members))
+        keys = request_keys(principal, members)
+        return await self._here().ask(lambda unit: self._submit(unit, principal, members), keys)
+
+    def _here(self) -> LoopDoor:
+        """The door of the running loop; there is one loop in a process that serves."""
+        loop, door = asyncio.get_running_loop(), self._door
+        if door is None or door.loop is not loop:
+            door = self._door = LoopDoor(self.writer, loop)
+        return door
 
     def explained(self, job: Job) -> Explanation:
         """Why a job waits, with each hub's own words where its admission said no. Not on the event loop."""

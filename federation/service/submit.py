@@ -42,6 +42,11 @@ class Submitted:
     problem: FederationError | None = None
 
 
+def request_keys(principal: str, members: Sequence[Submission]) -> list[tuple[str, str]]:
+    """What `SubmitJobs` will look up for these members."""
+    return [(principal, member.request_id) for member in members]
+
+
 class SubmitJobs:
     """The use case. A dataset or hub that nobody has is refused before anything is queued."""
 
@@ -53,8 +58,10 @@ class SubmitJobs:
         """The answers, in order. Runs on the writer thread."""
         if len(members) > BATCH_MAX:
             raise invalid(
-                f"{len(members)} jobs in one call; the limit is {BATCH_MAX}", hint="Send several calls.",
-                code=Code.LIMIT_EXCEEDED, limit=str(BATCH_MAX),
+                f"{len(members)} jobs in one call; the limit is {BATCH_MAX}",
+                hint="Send several calls.",
+                code=Code.LIMIT_EXCEEDED,
+                limit=str(BATCH_MAX),
             )
         known = self._answered(unit, principal, members)
         names = _Names(unit)
@@ -68,11 +75,16 @@ class SubmitJobs:
 
     def _answered(self, unit: Unit, principal: str, members: Sequence[Submission]) -> dict[str, RequestRow]:
         """Requests of this principal that were answered before, in the store or earlier in this batch."""
-        keys = [(principal, member.request_id) for member in members]
-        known = {row.request_id: row for row in self._store.find_requests(keys).values()}
+        keys = request_keys(principal, members)
+        if any(key not in unit.answered for key in keys):
+            wanted = dict.fromkeys((*unit.request_keys, *keys))
+            found = self._store.find_requests(list(wanted))
+            unit.answered |= {key: found.get(key) for key in wanted}
+        known = {}
         for key in keys:
-            if key in unit.requests:
-                known[key[1]] = unit.requests[key]
+            row = unit.requests.get(key) or unit.answered[key]
+            if row is not None:
+                known[key[1]] = row
         return known
 
     def _one(
@@ -83,8 +95,10 @@ class SubmitJobs:
         if before is not None:
             if before.body_digest != member.digest:
                 raise FederationError(
-                    Code.REQUEST_ID_REUSED, f"request id {request_id!r} was used for another job",
-                    fault=Fault.CALLER, hint="Use a new request id for a new job.",
+                    Code.REQUEST_ID_REUSED,
+                    f"request id {request_id!r} was used for another job",
+                    fault=Fault.CALLER,
+                    hint="Use a new request id for a new job.",
                     metadata={"request_id": request_id, "job_id": before.job_id},
                 )
             return Submitted(request_id, before.job_id)
@@ -95,17 +109,29 @@ class SubmitJobs:
         self._check_parent(unit, member)
         if len(unit.world.jobs) >= LIVE_JOBS_MAX:
             raise FederationError(
-                Code.OVERLOADED, "the federation's queue is full", fault=Fault.FEDERATION, hint="Try again later.",
+                Code.OVERLOADED,
+                "the federation's queue is full",
+                fault=Fault.FEDERATION,
+                hint="Try again later.",
                 metadata={"limit": str(LIVE_JOBS_MAX)},
             )
         job = Job(
-            id=JobId(self._ids.new_id("job")), owner=member.owner, spec=member.spec, spec_bytes=member.spec_bytes,
-            created_ms=unit.now_ms, state_since_ms=unit.now_ms, queue_seq=unit.next_seq(),
+            id=JobId(self._ids.new_id("job")),
+            owner=member.owner,
+            spec=member.spec,
+            spec_bytes=member.spec_bytes,
+            created_ms=unit.now_ms,
+            state_since_ms=unit.now_ms,
+            queue_seq=unit.next_seq(),
             parent_job_id=member.parent_job_id,
         )
         unit.put_job(job)
         unit.event(
-            "job", job.id, "JobSubmitted", cause=request_id, actor=f"user:{principal}",
+            "job",
+            job.id,
+            "JobSubmitted",
+            cause=request_id,
+            actor=f"user:{principal}",
             payload={"name": job.spec.name, "engine": job.spec.engine, "digest": member.digest},
         )
         row = RequestRow(principal, request_id, member.digest, job.id, unit.now_ms)
@@ -119,7 +145,9 @@ class SubmitJobs:
         parent = unit.world.jobs.get(JobId(member.parent_job_id)) or self._store.get_job(member.parent_job_id)
         if parent is None or (parent.owner.issuer, parent.owner.subject) != (member.owner.issuer, member.owner.subject):
             raise FederationError(
-                Code.JOB_NOT_FOUND, f"there is no parent job {member.parent_job_id!r}", fault=Fault.CALLER,
+                Code.JOB_NOT_FOUND,
+                f"there is no parent job {member.parent_job_id!r}",
+                fault=Fault.CALLER,
                 metadata={"job_id": member.parent_job_id},
             )
 
@@ -135,14 +163,20 @@ class _Names:
         for hub_id in (*spec.hubs_allow, *spec.hubs_deny, *spec.hubs_prefer):
             if hub_id not in self._unit.world.hubs:
                 raise FederationError(
-                    Code.HUB_NOT_FOUND, f"there is no hub {hub_id!r}", fault=Fault.CALLER,
-                    hint="`brhub hub list` shows the hubs.", metadata={"hub_id": hub_id},
+                    Code.HUB_NOT_FOUND,
+                    f"there is no hub {hub_id!r}",
+                    fault=Fault.CALLER,
+                    hint="`brhub hub list` shows the hubs.",
+                    metadata={"hub_id": hub_id},
                 )
         if spec.inputs and self._datasets is None:
             self._datasets = {one.name for agent in self._unit.world.agents.values() for one in agent.datasets}
         for entry in spec.inputs:
             if entry.dataset not in (self._datasets or ()):
                 raise FederationError(
-                    Code.DATASET_NOT_FOUND, f"no hub announces a dataset {entry.dataset!r}", fault=Fault.CALLER,
-                    hint="`brhub hub show HUB` lists each hub's datasets.", metadata={"dataset": entry.dataset},
+                    Code.DATASET_NOT_FOUND,
+                    f"no hub announces a dataset {entry.dataset!r}",
+                    fault=Fault.CALLER,
+                    hint="`brhub hub show HUB` lists each hub's datasets.",
+                    metadata={"dataset": entry.dataset},
                 )

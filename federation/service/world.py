@@ -8,9 +8,9 @@ in anything that was answered. Terminal jobs are not kept here; the store has th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from federation.domain.hub import Agent, Hub, LinkState
 from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
@@ -22,6 +22,8 @@ from federation.ports import EventRow, Loaded, RequestRow, Transaction
 K = TypeVar("K")
 V = TypeVar("V")
 ACTOR_CONTROL = "control"
+_ABSENT: Any = object()
+_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
 @dataclass
@@ -82,9 +84,13 @@ def _regraced(agent: Agent, now_ms: int) -> Agent:
 class Unit:
     """The writes of one batch of commands."""
 
-    def __init__(self, world: World, now_ms: int) -> None:
+    def __init__(self, world: World, now_ms: int, request_keys: Sequence[tuple[str, str]] = ()) -> None:
         self.world = world
         self.now_ms = now_ms
+        self.request_keys = request_keys
+        """(principal, request id) that the batch's commands will ask for."""
+        self.answered: dict[tuple[str, str], RequestRow | None] = {}
+        """What the store said of them; None: nothing. Filled by the first that asks."""
         self.jobs: dict[JobId, Job] = {}
         self.leases: dict[LeaseId, Lease] = {}
         self.hubs: dict[HubId, Hub] = {}
@@ -93,7 +99,8 @@ class Unit:
         self.requests: dict[tuple[str, str], RequestRow] = {}
         self.usage: list[UsageInterval] = []
         self.orders: dict[AgentKey, None] = {}
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object] | tuple[dict[Any, Any], Any, Any]] = []
+        """Calls, or (dictionary, key, value before): most of a batch is the latter, and a tuple costs less."""
 
     @property
     def dirty(self) -> bool:
@@ -147,17 +154,21 @@ class Unit:
         self._undo.append(lambda: self.usage.remove(interval))
 
     def event(
-        self, entity: str, entity_id: str, kind: str, *, cause: str, actor: str, payload: Mapping[str, object] | None = None
+        self,
+        entity: str,
+        entity_id: str,
+        kind: str,
+        *,
+        cause: str,
+        actor: str,
+        payload: Mapping[str, object] | None = None,
     ) -> None:
         """Write down a fact."""
-        text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False) if payload else "{}"
+        text = _json(payload) if payload else "{}"
         self.events.append(
             EventRow(self.now_ms, entity, entity_id, kind, cause, actor, text, incarnation=self.world.incarnation)
         )
-        self._undo.append(self._pop_event)
-
-    def _pop_event(self) -> None:
-        self.events.pop()
+        self._undo.append(self.events.pop)
 
     def wake(self, key: AgentKey) -> None:
         """After the commit, tell the agent's held call that there are orders."""
@@ -170,7 +181,15 @@ class Unit:
     def rollback(self, savepoint: int = 0) -> None:
         """Take back everything since `savepoint`, in memory and in the batch."""
         while len(self._undo) > savepoint:
-            self._undo.pop()()
+            step = self._undo.pop()
+            if not isinstance(step, tuple):
+                step()
+                continue
+            into, key, before = step
+            if before is _ABSENT:
+                into.pop(key, None)
+            else:
+                into[key] = before
 
     def save(self, transaction: Transaction) -> None:
         """Write the batch. The caller commits."""
@@ -183,18 +202,10 @@ class Unit:
         transaction.put_usage(self.usage)
 
 
-def _put(into: dict[K, V], key: K, value: V | None, undo: list[Callable[[], None]]) -> None:
+def _put(into: dict[K, V], key: K, value: V | None, undo: list[Any]) -> None:
     """Set or (None) remove, and remember how to take it back."""
-    if key in into:
-        before = into[key]
-        undo.append(lambda: into.__setitem__(key, before))
-    else:
-        undo.append(lambda: _forget(into, key))
+    undo.append((into, key, into.get(key, _ABSENT)))
     if value is None:
         into.pop(key, None)
     else:
         into[key] = value
-
-
-def _forget(of: dict[K, V], key: K) -> None:
-    of.pop(key, None)

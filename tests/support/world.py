@@ -20,7 +20,7 @@ from federation.service.rounds import Rounds
 from federation.service.submit import Submission, SubmitJobs, Submitted
 from federation.service.waiting import Switchboard
 from federation.service.world import Unit, World
-from federation.service.writer import Writer, _Entry
+from federation.service.writer import Entry, Writer
 from federation.store.memory import MemoryStore
 from tests.support.builders import AISHA, NOON_MS, a_spec, an_agent
 
@@ -54,15 +54,15 @@ class InlineWriter(Writer):
     """The real writer, run by the caller's thread: nothing waits, nothing sleeps."""
 
     def call(self, command: Callable[[Unit], T]) -> Future[T]:
-        entry = _Entry(command, Future())
-        self.process([entry])
-        return entry.future
+        future: Future[T] = Future()
+        self.process([Entry(command, future)])
+        return future
 
     def together(self, commands: Iterable[Callable[[Unit], Any]]) -> list[Future[Any]]:
         """Several commands in one batch."""
-        batch = [_Entry(command, Future()) for command in commands]
+        batch = [Entry(command, Future()) for command in commands]
         self.process(batch)
-        return [entry.future for entry in batch]
+        return [entry.asked for entry in batch]
 
 
 class ControlUnderTest:
