@@ -54,9 +54,9 @@ def check_delta(state: PlannerState, delta: Delta) -> None:
     _apart("agents", agents, agents_removed)
     _apart("queued", queued, dequeued)
     _apart("leases_started", leases, leases_ended)
-    _limit("agents", len(state.agents.keys() | agents.keys()), AGENTS_MAX)
-    _limit("queued", len(state.jobs) + len(queued), QUEUED_MAX)
-    _limit("leases_started", len(state.leases) + len(leases), LEASES_MAX)
+    _limit("agents", state.agents, agents, agents_removed, AGENTS_MAX)
+    _limit("queued", state.jobs, queued, dequeued, QUEUED_MAX)
+    _limit("leases_started", state.leases, leases, leases_ended, LEASES_MAX)
     _check_leases_of_jobs(state, delta, leases_ended)
     if delta.agents:
         _check_totals(
@@ -120,9 +120,12 @@ def _apart(field: str, put: Mapping[K, int], removed: Mapping[K, int]) -> None:
         raise _refused(field, put[name], f"{name!r} is put and removed in one delta")
 
 
-def _limit(field: str, count: int, most: int) -> None:
-    if count > most:
-        raise _refused(field, most, f"{count} rows are over the limit of {most}", Code.LIMIT_EXCEEDED)
+def _limit(field: str, present: Mapping[K, object], put: Mapping[K, int], removed: Mapping[K, int], most: int) -> None:
+    """Refuse the first new row for which there is no room. Costs no more than the delta is long."""
+    room = most - len(present) + sum(name in present for name in removed)
+    new = [index for name, index in put.items() if name not in present]
+    if len(new) > room:
+        raise _refused(field, new[max(room, 0)], f"the planner holds {most} at most", Code.LIMIT_EXCEEDED)
 
 
 def _check_whole(what: str, value: object, least: int, most: int) -> None:

@@ -7,6 +7,7 @@ FAIRNESS_TURN. It also answers for a job that was not submitted. The words are i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -94,8 +95,8 @@ def _steps(grid: Grid, terms: Terms, key: DemandKey, left: Int64) -> Steps:
 
 def _hub_reasons(state: PlannerState, key: DemandKey, terms: Terms, steps: Steps) -> list[Reason]:
     grid, reasons = state.grid, []
-    ends = [*grid.hub_first[1:].tolist(), len(grid.keys)]
-    for hub_id, begin, end in zip(grid.hub_ids, grid.hub_first.tolist(), ends, strict=True):
+    starts = [*grid.hub_first.tolist(), len(grid.keys)]
+    for hub_id, (begin, end) in zip(grid.hub_ids, pairwise(starts), strict=True):
         step = int(steps[begin:end].min())
         code, best = LADDER[step], [at for at in range(begin, end) if steps[at] == step]
         rows = [state.agents[grid.keys[at]] for at in best]

@@ -56,13 +56,14 @@ def job(name: str, per_task: Resources, home: str = "cairo", *, seq: int = 0, **
 def lease(name: str, per_task: Resources, at: str, *nodes: str, **changes: Any) -> LeaseRow:
     """A lease of job `job-<name>` of cairo's ada, on `nodes` of hub `at`, that ends at 1,000 ms."""
     values: dict[str, Any] = {
+        "key": key_of(at),
         "job_id": f"job-{name}",
         "home_hub": "cairo",
         "project": "default",
         "user": "ada",
         "expires_ms": 1000,
     }
-    return LeaseRow(lease_id=name, key=key_of(at), nodes=nodes or ("n0",), per_task=per_task, **(values | changes))
+    return LeaseRow(lease_id=name, nodes=nodes or ("n0",), per_task=per_task, **(values | changes))
 
 
 def planned(*agents: AgentRow, jobs: tuple[QueuedJob, ...], leases: tuple[LeaseRow, ...] = (), **policy: Any) -> Plan:

@@ -1,0 +1,267 @@
+"""The door: bad rows are refused with their index and change nothing; rows come from the domain's nouns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from federation.domain.hub import Agent, Hub, LinkState
+from federation.domain.ids import AgentId, HubId, JobId, LeaseId
+from federation.domain.job import Epoch, Input, Job, JobSpec, OnPartition, Owner, Priority
+from federation.domain.lease import Lease, LeaseState
+from federation.domain.quantities import AMOUNT_MAX, Amount
+from federation.domain.usage import UsageInterval
+from federation.errors import Code, FederationError
+from federation.scheduling import Delta, PlannerState, Policy, checks, plan_round
+from federation.scheduling.rows import (
+    DeltaCollector,
+    QueuedJob,
+    UsageRow,
+    agent_row,
+    lease_row,
+    queued_from,
+    usage_row,
+)
+from tests.unit.scheduling.builders import agent, cpus, dataset, job, key_of, lease, node, where, world
+
+ONE = cpus(1)
+NAN: Any = float("nan")
+
+
+def amount(value: Any) -> tuple[Amount, ...]:
+    """A vector that no constructor would make."""
+    return (Amount("cpu", "", value),)
+
+
+def refused(state: PlannerState, delta: Delta) -> tuple[Code, str, str]:
+    """Code, field and index of the refusal; the state must be as it was."""
+    before = state.full()
+    with pytest.raises(FederationError) as caught:
+        plan_round(state, delta, Policy(), now_ms=0)
+    assert state.full() == before
+    return caught.value.code, caught.value.metadata["field"], caught.value.metadata["index"]
+
+
+GOOD_JOB, GOOD_LEASE, GOOD_AGENT = job("good", ONE), lease("good", ONE, "a"), agent("b", ONE)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"per_task": amount(NAN)},
+        {"per_task": amount(-1)},
+        {"per_task": amount(0)},
+        {"per_task": amount(1.0)},
+        {"per_task": amount(True)},
+        {"per_task": amount(AMOUNT_MAX + 1)},
+        {"per_task": ()},
+        {"per_task": ONE + ONE},
+        {"per_task": (Amount("gpu", "", 1), Amount("cpu", "", 1))},
+        {"per_task": (Amount("gpu", "", AMOUNT_MAX), Amount("gpu", "x", AMOUNT_MAX))},
+        {"replicas": 0},
+        {"replicas": 1001},
+        {"replicas": NAN},
+        {"seq": -1},
+        {"seq": NAN},
+        {"priority": 0},
+        {"priority": NAN},
+        {"runtime_limit_ms": 0},
+        {"runtime_limit_ms": NAN},
+        {"home_hub": ""},
+        {"user": None},
+        {"inputs": (("d", ""),) * 65},
+        {"hubs_deny": ("h",) * 1001},
+    ],
+)
+def test_a_bad_job_is_refused_with_its_index(changed: dict[str, Any]) -> None:
+    """NaN, negative, absurd, of the wrong type, unsorted, doubled or over a limit."""
+    bad = replace(job("bad", ONE), **changed)
+    assert refused(PlannerState(), Delta(queued=(GOOD_JOB, bad)))[1:] == ("queued", "1")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"nodes": ()}, {"nodes": ("",)}, {"expires_ms": NAN}, {"expires_ms": -1}, {"per_task": amount(NAN)},
+                {"key": ("a", "")}, {"job_id": ""}],
+)  # fmt: skip
+def test_a_bad_lease_is_refused_with_its_index(changed: dict[str, Any]) -> None:
+    """The same for what holds room."""
+    bad = replace(lease("bad", ONE, "a"), **changed)
+    assert refused(PlannerState(), Delta(leases_started=(GOOD_LEASE, bad)))[1:] == ("leases_started", "1")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"nodes": (node("n", ONE), node("n", ONE))}, {"nodes": (node("n", amount(NAN)),)}, {"key": ("a",)},
+     {"nodes": (node("", ONE),)}],
+)  # fmt: skip
+def test_a_bad_agent_is_refused_with_its_index(changed: dict[str, Any]) -> None:
+    """The same for what offers room."""
+    bad = replace(agent("a", ONE), **changed)
+    assert refused(PlannerState(), Delta(agents=(GOOD_AGENT, bad)))[1:] == ("agents", "1")
+
+
+@pytest.mark.parametrize("used", [(("cpu", -1),), (("cpu", NAN),), (("cpu", 1), ("cpu", 1)), (("", 1),)])
+def test_bad_use_is_refused_with_its_index(used: Any) -> None:
+    """The same for what was used."""
+    rows = (UsageRow("a", "p", "u", (("cpu", 0),)), UsageRow("a", "p", "u", used))
+    assert refused(PlannerState(), Delta(usage=rows))[1:] == ("usage", "1")
+
+
+@pytest.mark.parametrize(
+    ("delta", "field", "index"),
+    [
+        (Delta(queued=(GOOD_JOB, GOOD_JOB)), "queued", "1"),
+        (Delta(agents=(GOOD_AGENT, GOOD_AGENT)), "agents", "1"),
+        (Delta(leases_started=(GOOD_LEASE, GOOD_LEASE)), "leases_started", "1"),
+        (Delta(dequeued=("x", "x")), "dequeued", "1"),
+        (Delta(queued=(GOOD_JOB,), dequeued=("good",)), "queued", "0"),
+        (Delta(agents=(GOOD_AGENT,), agents_removed=(GOOD_AGENT.key,)), "agents", "0"),
+        (Delta(leases_started=(GOOD_LEASE,), leases_ended=("good",)), "leases_started", "0"),
+        (Delta(leases_started=(GOOD_LEASE, lease("two", ONE, "a", job_id="job-good"))), "leases_started", "1"),
+        (Delta(leases_started=(GOOD_LEASE,), queued=(job("job-good", ONE),)), "queued", "0"),
+        (Delta(leases_started=(lease("held", ONE, "a", job_id="another"),)), "leases_started", "0"),
+        (Delta(queued=(job("job-held", ONE),)), "queued", "0"),
+    ],
+)
+def test_rows_that_contradict_each_other_are_refused(delta: Delta, field: str, index: str) -> None:
+    """Doubled, put and removed at once, two leases of one job, waiting beside a lease, a lease that changes its job."""
+    state, _ = world(agent("a", ONE), leases=(lease("held", ONE, "a"),))
+    assert refused(state, delta) == (Code.INVALID_ARGUMENT, field, index)
+
+
+def test_a_new_lease_may_follow_an_old_one_in_one_delta() -> None:
+    """The old one ends, the job's new attempt begins: no contradiction."""
+    state, _ = world(agent("a", ONE), leases=(lease("held", ONE, "a"),))
+    delta = Delta(leases_ended=("held",), leases_started=(lease("next", ONE, "a", job_id="job-held"),))
+    state, _ = plan_round(state, delta, Policy(), now_ms=0)
+    assert state.lease_of_job == {"job-held": "next"}
+
+
+def test_amounts_that_overflow_together_are_refused() -> None:
+    """Each amount is in range, their sum is not: 512 machines of the largest size are the most."""
+    largest = amount(AMOUNT_MAX)
+    full = agent("a", *[largest] * 512)
+    state, _ = plan_round(PlannerState(), Delta(agents=(full,)), Policy(), now_ms=0)
+    assert refused(state, Delta(agents=(agent("b", ONE),))) == (Code.LIMIT_EXCEEDED, "agents", "0")
+    state, _ = plan_round(state, Delta(agents=(agent("b", ONE),), agents_removed=(full.key,)), Policy(), now_ms=0)
+    held = lease("huge", largest, "b", *["n0"] * 512)
+    state, _ = plan_round(state, Delta(leases_started=(held,)), Policy(), now_ms=0)
+    assert refused(state, Delta(leases_started=(GOOD_LEASE,))) == (Code.LIMIT_EXCEEDED, "leases_started", "0")
+
+
+def test_the_queue_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit it is taken, one past it is refused; replacing a row is not one more."""
+    monkeypatch.setattr(checks, "QUEUED_MAX", 2)
+    two = (job("a", ONE), job("b", ONE))
+    state, _ = plan_round(PlannerState(), Delta(queued=two), Policy(), now_ms=0)
+    assert refused(state, Delta(queued=(job("c", ONE),)))[0] is Code.LIMIT_EXCEEDED
+    state, _ = plan_round(state, Delta(queued=two), Policy(), now_ms=0)
+    assert set(state.jobs) == {"a", "b"}
+
+
+def test_a_lease_takes_its_job_out_of_the_queue() -> None:
+    """Nobody needs to say so twice."""
+    state, plan = world(agent("a", cpus(4)), jobs=(job("job-x", ONE),))
+    assert where(plan) == {"job-x": "a"}
+    state, plan = plan_round(state, Delta(leases_started=(lease("x", ONE, "a"),)), Policy(), now_ms=0)
+    assert (state.jobs, plan.placements, plan.waiting) == ({}, (), ())
+
+
+def test_a_plan_takes_effect_only_when_its_leases_come_back() -> None:
+    """A commit may refuse: the next round decides anew."""
+    state, first = world(agent("a", ONE), jobs=(job("one", ONE),))
+    _, second = plan_round(state, Delta(), Policy(), now_ms=0)
+    assert first.placements == second.placements != ()
+
+
+def test_removing_what_is_not_there_is_harmless() -> None:
+    """Repeating a word changes nothing."""
+    delta = Delta(agents_removed=(key_of("gone"),), dequeued=("gone",), leases_ended=("gone",))
+    state, plan = plan_round(PlannerState(), delta, Policy(), now_ms=5)
+    assert (state.full(), plan.at_ms) == (Delta(), 5)
+
+
+def test_a_heartbeat_that_changes_nothing_costs_nothing() -> None:
+    """Load and round trip times come with every sync; the arrays are built anew only for what decisions depend on."""
+    state, _ = world(agent("a", ONE))
+    arrays = state.grid
+    busy = replace(agent("a", ONE, round_trip_ms=9), nodes=(replace(node("n0", ONE), load_cpu_milli=700),))
+    state, _ = plan_round(state, Delta(agents=(busy,)), Policy(), now_ms=0)
+    assert state.grid is arrays
+    state, _ = plan_round(state, Delta(agents=(replace(busy, link=LinkState.LOST),)), Policy(), now_ms=0)
+    assert state.grid is not arrays
+
+
+def test_a_lease_whose_end_moves_holds_no_more() -> None:
+    """A renewal is not a second lease."""
+    state, _ = world(agent("a", cpus(2)), leases=(lease("x", ONE, "a"),))
+    delta = Delta(leases_started=(lease("x", ONE, "a", expires_ms=9000),), queued=(job("one", ONE),))
+    state, plan = plan_round(state, delta, Policy(), now_ms=0)
+    assert state.leases["x"].expires_ms == 9000
+    assert where(plan) == {"one": "a"}
+
+
+def test_the_collector_keeps_the_last_word() -> None:
+    """Of several words on one id between two rounds only the last one goes on, and then it is empty."""
+    collector = DeltaCollector()
+    assert not collector
+    for row in (GOOD_JOB, job("other", ONE)):
+        collector.queued(row)
+    collector.dequeued("good")
+    collector.lease_ended("good")
+    collector.lease_started(GOOD_LEASE)
+    collector.agent_removed(GOOD_AGENT.key)
+    collector.agent(GOOD_AGENT)
+    collector.used(UsageRow("a", "p", "u", (("cpu", 1),)))
+    assert collector
+    assert collector.take() == Delta(
+        agents=(GOOD_AGENT,),
+        queued=(job("other", ONE),),
+        dequeued=("good",),
+        leases_started=(GOOD_LEASE,),
+        usage=(UsageRow("a", "p", "u", (("cpu", 1),)),),
+    )
+    assert not collector
+    assert collector.take() == Delta()
+
+
+SPEC = JobSpec(
+    name="delays", project="p", engine="spark", entrypoint="x.py", per_task=ONE, replicas=2,
+    inputs=(Input("flights", "1", "f"),), priority=Priority.INTERACTIVE, runtime_limit_ms=5000, hubs_prefer=("a",),
+    preemptible=True,
+)  # fmt: skip
+JOB = Job(JobId("j"), Owner("cairo", "p", "https://id", "ada"), SPEC, b"", queue_seq=7)
+LEASE = Lease(
+    LeaseId("l"), JOB.id, Epoch(1, 1), HubId("a"), AgentId("main"), ("n0", "n0"), ONE, LeaseState.GRANTED,
+    OnPartition.KEEP, granted_ms=100, expires_ms=9000,
+)  # fmt: skip
+
+
+def test_a_queued_row_comes_from_a_job() -> None:
+    """Everything that decides goes over."""
+    assert queued_from(JOB, hubs_refused=("b",)) == QueuedJob(
+        "j", 7, "cairo", "p", "ada", "spark", ONE, 2, 2, (("flights", "1"),), (), (), ("a",), ("b",), 5000, True
+    )
+
+
+def test_an_agent_row_comes_from_an_agent_and_its_hub() -> None:
+    """The hub's state goes beside the agent's link."""
+    row = agent("a", ONE, datasets=(dataset("flights"),), round_trip_ms=3)
+    found = Agent(*row.key, "i", "s", "v", row.link, 0, row.nodes, row.engines, row.datasets, (), 3)
+    assert agent_row(found, Hub(HubId("a"), "A")) == row
+
+
+def test_a_lease_row_ends_when_its_run_does() -> None:
+    """`keep` until its grant's end; a renewed lease until the job's runtime limit, from its start or its grant."""
+    assert lease_row(LEASE, JOB).expires_ms == 9000
+    renewed = replace(LEASE, on_partition=OnPartition.STOP)
+    assert lease_row(renewed, JOB).expires_ms == 5100
+    assert lease_row(renewed, replace(JOB, started_ms=300)).expires_ms == 5300
+
+
+def test_use_counts_all_tasks() -> None:
+    """Two tasks of a cpu for 10 ms are 20,000 millicore-milliseconds."""
+    interval = UsageInterval(LEASE.id, 0, 100, 110)
+    assert usage_row(interval, lease_row(LEASE, JOB)) == UsageRow("cairo", "p", "ada", (("cpu", 20_000),))
