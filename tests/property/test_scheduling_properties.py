@@ -7,8 +7,9 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.scheduling import Delta, Plan, PlannerState, plan_round
-from federation.scheduling.plan import Placement, demand_key
+from federation.domain.plan import ReasonCode
+from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
+from federation.scheduling.plan import LADDER, Placement, demand_key
 from federation.scheduling.reference import plan_slowly
 from federation.scheduling.rows import LeaseRow
 from tests.unit.scheduling.worlds import World
@@ -75,6 +76,28 @@ def test_every_waiting_job_has_a_reason(seed: int) -> None:
     waiting = Counter(demand_key(job) for job in full.queued if job.job_id not in placed)
     assert {entry.demand: entry.jobs for entry in plan.waiting} == dict(waiting)
     assert all(len(entry.steps) == len(plan.hub_ids) and 0 not in entry.steps for entry in plan.waiting)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds)
+def test_what_a_person_is_told_is_what_the_plan_says(seed: int) -> None:
+    """The explanation of each waiting job has, hub by hub, the codes of its sort in the plan; a placed one has room."""
+    world = World(seed)
+    full = world.everything()
+    state, plan = plan_round(PlannerState(), full, Policy(), now_ms=0)
+    placed = {entry.job_id: entry.key[0] for entry in plan.placements}
+    for job in full.queued:
+        told = explain(state, Policy(), job, now_ms=0)
+        codes = {reason.hub_id: reason.code for reason in told.reasons}
+        waiting = plan.waiting_of(job)
+        if job.job_id in placed:
+            assert codes[placed[job.job_id]] == ReasonCode.WOULD_RUN
+            assert told.earliest_hub_id == placed[job.job_id]
+        else:
+            assert waiting is not None
+            assert told.reasons
+            for hub_id, step in zip(plan.hub_ids, waiting.steps, strict=True):
+                assert codes[hub_id] == LADDER[step]
 
 
 @settings(max_examples=100, deadline=None)
