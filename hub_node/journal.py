@@ -122,7 +122,7 @@ class Journal:
         """Made once with the state folder. It outlives the journal file, so that a lost journal is noticed."""
         file = state_dir / _INSTANCE_FILE
         if file.exists():
-            if not self.path.exists():
+            if not self.path.exists() or self.path.stat().st_size == 0:
                 raise self._damaged(FileNotFoundError("the file is gone"))
             try:
                 return str(json.loads(file.read_text(encoding="utf-8"))["instance_id"])

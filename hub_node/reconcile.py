@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from hub_node.records import LeaseOrder, Orders, Outcome, ReadLogOrder, Reason, Run, RunState
+from hub_node.records import LeaseOrder, Orders, Outcome, ReadLogOrder, Reason, RenewOrder, Run, RunState
 
 KEEP_STAGING_MS = 30 * 60_000
 """A `keep` lease holds for its runtime limit plus this: staging counts against the lease, not against the program."""
@@ -236,12 +236,19 @@ def _starts(orders: Orders, runs: Mapping[str, Run], now_ms: int) -> list[Comman
         deadline_ms = lease.valid_until_ms
         if not deadline_ms:
             deadline_ms = (orders.sent_ms or now_ms) + lease.work.runtime_limit_ms + KEEP_STAGING_MS
+        longer_ms = max((one.valid_until_ms for one in orders.renewals if _of(one, lease)), default=0)
+        if longer_ms > deadline_ms:
+            lease, deadline_ms = replace(lease, valid_until_ms=longer_ms), longer_ms  # noqa: PLW2901  # renewed at once
         if now_ms >= deadline_ms:
             reason = Reason("LEASE_RAN_OUT", "The order to start it arrived after the lease had run out.")
             commands.append(Refuse(lease, reason))
         else:
             commands.append(Start(lease, deadline_ms))
     return commands
+
+
+def _of(renewal: RenewOrder, lease: LeaseOrder) -> bool:
+    return (renewal.lease_id, renewal.epoch) == (lease.lease_id, lease.epoch)
 
 
 def _key(lease: LeaseOrder) -> tuple[int, int]:
