@@ -146,6 +146,11 @@ def stop_all(folder: Path, say: Callable[[str], None]) -> int:
     return ended
 
 
+def stop_one(folder: Path, name: str) -> None:
+    """End one that was written down; harmless when it is gone."""
+    _end([psutil.Process(each.pid) for each in noted(folder) if each.name == name and is_alive(each)], TERM_GRACE_S)
+
+
 def _end(processes: Iterable[psutil.Process], grace_s: float) -> int:
     """TERM to each group, KILL to what is left after `grace_s`; how many of `processes` were there."""
     members = [process for process in processes if _runs(process)]
