@@ -1,0 +1,270 @@
+"""Ray without Ray: the Jobs API against a small HTTP server, the driver under guard, and what follows from the lease."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.errors import Code, FederationError
+from hub_node.ports import Phase
+from hub_node.runners import guard, ray_driver
+from hub_node.runners.ray import driver_words, runtime_env_of, shape_of
+from hub_node.runners.ray_api import RayApi, RayRefusedError, RaySilentError
+from hub_node.runners.ray_cluster import RayClusterRunner, RayClusterSettings
+from hub_node.runners.ray_head import RayHeads, free_ports
+from tests.support.engine_attempts import attempt, work
+from tests.support.eventually import eventually
+
+TOKEN = "a-token"
+PROGRAM = {"main.py": "print('hello')"}
+
+
+class SmallRay:
+    """As much of Ray's Jobs API as we call: jobs with a status that the test sets."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.submits_refused = 0
+        self.stopped: list[str] = []
+        ray = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *words: object) -> None:
+                """Quiet."""
+
+            def answer(self, status: int, content: object) -> None:
+                body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                    return self.answer(401, "Unauthorized")
+                if self.path == "/api/version":
+                    return self.answer(200, {"version": "4"})
+                if self.path == "/api/jobs/":
+                    return self.answer(200, list(ray.jobs.values()))
+                job = ray.jobs.get(self.path.rsplit("/", 1)[1])
+                return self.answer(200, job) if job else self.answer(404, "does not exist")
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.path.endswith("/stop"):
+                    ray.stopped.append(self.path.split("/")[3])
+                    return self.answer(200, {"stopped": True})
+                said = json.loads(body)
+                if ray.submits_refused:
+                    ray.submits_refused -= 1
+                    return self.answer(500, "No available agent to submit job, please try again later.")
+                if said["submission_id"] in ray.jobs:
+                    return self.answer(500, "Job with submission_id already exists")
+                ray.jobs[said["submission_id"]] = {**said, "status": "PENDING"}
+                return self.answer(200, {"submission_id": said["submission_id"]})
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@contextmanager
+def serving() -> Iterator[SmallRay]:
+    """A SmallRay while the block lasts."""
+    ray = SmallRay()
+    thread = threading.Thread(target=ray.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield ray
+    finally:
+        ray.server.shutdown()
+        ray.server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def ray() -> Iterator[SmallRay]:
+    """One for each test."""
+    with serving() as made:
+        yield made
+
+
+def test_a_head_that_has_no_agent_yet_is_asked_again(ray: SmallRay) -> None:
+    """Just after its start Ray refuses for a while; the submit goes through all the same."""
+    ray.submits_refused = 2
+    RayApi(ray.url, TOKEN).submit("job-1-1-1", "true", {}, 20, lambda: False)
+    assert list(ray.jobs) == ["job-1-1-1"]
+
+
+def test_a_submit_that_is_repeated_finds_the_first(ray: SmallRay) -> None:
+    """The submission id is the attempt's: the second call starts nothing."""
+    api = RayApi(ray.url, TOKEN)
+    api.submit("job-1-1-1", "true", {}, 5, lambda: False)
+    api.submit("job-1-1-1", "true", {}, 5, lambda: False)
+    assert len(ray.jobs) == 1
+
+
+def test_a_refusal_for_good_is_told_at_once(ray: SmallRay) -> None:
+    """A wrong token is not tried again."""
+    with pytest.raises(RayRefusedError) as caught:
+        RayApi(ray.url, "another").job("job-1")
+    assert caught.value.status == 401
+
+
+def test_silence_is_no_answer() -> None:
+    """A head that is not there raises RaySilentError, and is not ready."""
+    port = free_ports(("one",))["one"]
+    api = RayApi(f"http://127.0.0.1:{port}", TOKEN)
+    with pytest.raises(RaySilentError):
+        api.job("job-1")
+    assert not api.ready()
+
+
+def test_an_unknown_job_is_none_and_its_stop_harmless(ray: SmallRay) -> None:
+    """404 is an answer."""
+    api = RayApi(ray.url, TOKEN)
+    assert api.job("nobody") is None
+    api.stop("nobody")
+    assert api.ready()
+    assert not api.busy()
+
+
+def test_a_head_is_busy_until_its_jobs_have_ended(ray: SmallRay) -> None:
+    """What decides whether an idle-looking head may be ended."""
+    ray.jobs = {"one": {"status": "SUCCEEDED"}, "two": {"status": "RUNNING"}}
+    assert RayApi(ray.url, TOKEN).busy()
+    ray.jobs["two"]["status"] = "STOPPED"
+    assert not RayApi(ray.url, TOKEN).busy()
+
+
+@pytest.mark.parametrize(
+    ("job", "phase", "exit_code", "code"),
+    [
+        ({"status": "PENDING"}, Phase.RUNNING, 0, ""),
+        ({"status": "RUNNING"}, Phase.RUNNING, 0, ""),
+        ({"status": "SUCCEEDED"}, Phase.ENDED, 0, ""),
+        ({"status": "FAILED", "driver_exit_code": 3}, Phase.ENDED, 3, ""),
+        ({"status": "FAILED", "driver_exit_code": None, "message": "no such thing"}, Phase.ENDED, 1, ""),
+        ({"status": "STOPPED"}, Phase.ENDED, 143, "STOPPED"),
+    ],
+)
+def test_what_ray_says_of_a_clusters_job(
+    ray: SmallRay, tmp_path: Path, job: dict[str, Any], phase: Phase, exit_code: int, code: str
+) -> None:
+    """Each of Ray's states as a runner's answer."""
+    runner = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    runner.start(attempt(tmp_path, work(engine="ray"), PROGRAM))
+    ray.jobs["job-1-1-1"].update(job)
+    status = runner.poll()
+    assert (status.phase, status.exit_code, status.code) == (phase, exit_code, code)
+
+
+def test_a_clusters_job_is_found_again_and_ended_at_its_deadline(ray: SmallRay, tmp_path: Path) -> None:
+    """A new process of the agent takes it up, and holds the deadline that no guard can hold there."""
+    first = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    first.start(attempt(tmp_path, work(engine="ray"), PROGRAM))
+    second = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    second.load_state(first.save_state())
+    assert second.poll().phase is Phase.RUNNING
+    second.extend(1, 0)
+    second.poll()
+    assert ray.stopped == ["job-1-1-1"]
+    ray.jobs["job-1-1-1"]["status"] = "STOPPED"
+    assert second.poll().code == "RUNTIME_LIMIT"
+
+
+def test_a_silent_cluster_leaves_a_job_unknown(tmp_path: Path) -> None:
+    """Unknown is not dead."""
+    with serving() as ray:
+        runner = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+        runner.start(attempt(tmp_path, work(engine="ray"), PROGRAM))
+    assert runner.poll().phase is Phase.UNKNOWN
+
+
+@pytest.mark.parametrize(("address", "token"), [("ray-head:8265", "t"), ("http://ray-head:8265", "")])
+def test_a_cluster_without_an_address_or_a_token_is_refused(address: str, token: str) -> None:
+    """An open Jobs API is everybody's shell."""
+    with pytest.raises(FederationError) as caught:
+        RayClusterSettings(address, token)
+    assert caught.value.code is Code.CONFIGURATION_INVALID
+
+
+def test_workers_get_the_jobs_variables_and_not_the_machines(tmp_path: Path) -> None:
+    """Ray's workers do not inherit from the driver: what is the job's goes into its runtime environment."""
+    made = attempt(tmp_path, work(engine="ray", variables={"COLOUR": "red"}, secret_variables={"KEY": "s"}), PROGRAM)
+    environment = runtime_env_of(made)
+    variables = environment["env_vars"]
+    assert isinstance(variables, dict)
+    assert (variables["COLOUR"], variables["KEY"], variables["BRHUB_JOB_ID"]) == ("red", "s", "job-1")
+    assert not {"PATH", "HOME"} & set(variables)
+    assert "py_executable" not in environment  # it runs in the hub's own Python
+
+
+def test_a_head_is_of_one_person_and_as_large_as_the_lease(tmp_path: Path) -> None:
+    """Whole CPUs of all tasks; another person's head never has the same shape."""
+    wanted = work(engine="ray", cpu_milli=1_500, replicas=2)
+    amina = shape_of(attempt(tmp_path / "a", wanted, PROGRAM, subject="amina"))
+    bruno = shape_of(attempt(tmp_path / "b", wanted, PROGRAM, subject="bruno"))
+    assert (amina.cpus, amina.gpus, amina.devices) == (3, 0, "")
+    assert amina != bruno
+
+
+def test_a_missing_program_is_named(tmp_path: Path) -> None:
+    """Before a head is started for nothing."""
+    with pytest.raises(FederationError, match=r"holds no Python program 'train\.py'"):
+        driver_words(attempt(tmp_path, work(engine="ray", entrypoint="train.py"), PROGRAM))
+
+
+def test_ports_of_a_head_are_all_different() -> None:
+    """They are held open together while they are chosen."""
+    ports = free_ports(tuple("abcdefghij"))
+    assert len(set(ports.values())) == 10
+
+
+def test_heads_of_an_agent_that_died_with_them_are_cleared_away(tmp_path: Path) -> None:
+    """A record whose process is gone, or that is torn, leaves nothing behind."""
+    sockets = tmp_path / "sockets"
+    sockets.mkdir()
+    dead, torn = tmp_path / "heads" / "dead", tmp_path / "heads" / "torn"
+    dead.mkdir(parents=True)
+    torn.mkdir()
+    shape = {"issuer": "cairo", "subject": "amina", "cpus": 1, "gpus": 0, "devices": ""}
+    said = {"shape": shape, "token": "t", "url": "http://127.0.0.2:1", "sockets": str(sockets), "ports": {}}
+    (dead / "head.json").write_text(json.dumps(said), encoding="utf-8")
+    guard.write_json(str(dead / "exit.json"), {"exit_code": 0, "cause": "exited"})
+    (torn / "head.json").write_text("{", encoding="utf-8")
+    RayHeads(tmp_path / "heads")
+    assert list((tmp_path / "heads").iterdir()) == []
+    assert not sockets.exists()
+
+
+def test_the_driver_runs_under_guard_in_rays_environment(tmp_path: Path) -> None:
+    """Ray's entrypoint completes the guard's spec by RAY_* and becomes the guard: log, exit status, secrets removed."""
+    log = tmp_path / "attempt.log"
+    words = [
+        sys.executable,
+        "-c",
+        "import os; print(os.environ['RAY_ADDRESS'], os.environ['COLOUR']); raise SystemExit(4)",
+    ]
+    spec: guard.Json = {
+        "folder": str(tmp_path), "argv": words, "cwd": str(tmp_path), "env": {"COLOUR": "red"}, "log": str(log),
+        "grace_ms": 1000, "memory_bytes_max": 0, "log_bytes_max": 0,
+    }  # fmt: skip
+    guard.write_json(str(tmp_path / "guard-spec.json"), spec)
+    entrypoint = [sys.executable, "-I", "-S", ray_driver.__file__, str(tmp_path)]
+    subprocess.run(entrypoint, env={**os.environ, "RAY_ADDRESS": "10.0.0.1:6379"}, check=True, timeout=60)
+    said = eventually(lambda: guard.read_json(str(tmp_path / "exit.json")), 30)
+    assert (said["exit_code"], said["cause"]) == (4, "exited")
+    assert log.read_text(encoding="utf-8") == "10.0.0.1:6379 red\n"
+    assert not (tmp_path / "guard-spec.json").exists()
+    subprocess.run(entrypoint, check=True, timeout=60)  # a second start finds the attempt taken
+    assert log.read_text(encoding="utf-8").count("\n") == 1
