@@ -175,7 +175,7 @@ class Tracking(Protocol):
     """MLflow, kept off the dispatch path: no call here blocks, and none of its failures fails a job."""
 
     def uri(self) -> str:
-        """Where jobs reach it; empty while it is not running."""
+        """Where jobs reach it, from the moment it is wanted: it may still be starting. Empty when it is off."""
 
     def wanted(self) -> None:
         """Somebody's job wants it: start it if it is not running. Returns at once."""

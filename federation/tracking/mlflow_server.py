@@ -37,6 +37,9 @@ BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 HEALTH_EVERY_S = 0.5
 WATCH_EVERY_S = 2.0
 _RECORD = "server.json"
+_OURS = ("MLFLOW_", "BRHUB_")
+_INHERITED = ("BRHUB_FEDERATION_DIR",)
+"""The mark by which `brhub down` finds what belongs to a federation."""
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """No proxy from the environment: the server is on this machine."""
 
@@ -90,14 +93,19 @@ class MlflowTracking:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._uri = ""
+        self._up = False
         self._available = importlib.util.find_spec("mlflow") is not None
         self._said_unavailable = False
         if read_record(folder) is not None:
             self.wanted()  # left by a control plane before this one: jobs may be writing to it
 
     def uri(self) -> str:
-        """Where jobs reach it; empty while it is not running."""
+        """Where jobs reach it, from the moment it is wanted: it may still be starting. Empty when it is off or broken."""
         return self._uri
+
+    def up(self) -> bool:
+        """Whether it has answered since it was last started."""
+        return self._up
 
     def wanted(self) -> None:
         """Start it if it is not running or starting. Returns at once."""
@@ -109,6 +117,7 @@ class MlflowTracking:
                     log.warning("tracking is off: the package mlflow is not installed here (extra `mlflow`)")
                 self._said_unavailable = True
                 return
+            self._uri = f"http://{HOST}:{self._port()}"  # the first job's lease is written before the server is up
             self._thread = threading.Thread(target=self._keep_running, name="tracking", daemon=True)
             self._thread.start()
 
@@ -127,6 +136,7 @@ class MlflowTracking:
         failures = 0
         try:
             while not self._closing.is_set():
+                self._uri = self._uri or f"http://{HOST}:{self._port()}"
                 try:
                     server = self._take_up() or self._start()
                     if server is not None and self._came_up(server):
@@ -134,11 +144,13 @@ class MlflowTracking:
                         self._watch(server)
                 except OSError as problem:
                     log.warning("the tracking server could not be started: %s", problem)
+                self._up = False
                 self._uri = ""
                 pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
                 failures += 1
                 self._closing.wait(pause_s)
         finally:
+            self._up = False
             self._uri = ""
             end_left_behind(self._folder)
 
@@ -146,15 +158,24 @@ class MlflowTracking:
         server = read_record(self._folder)
         return server if server is not None and server.alive() else None
 
+    def _port(self) -> int:
+        """The port of the last server, where it can be had again: jobs keep the address they were given."""
+        last = read_record(self._folder)
+        return last.port if last is not None and (last.alive() or _free(last.port)) else _free_port()
+
     def _start(self) -> _Server | None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        last = read_record(self._folder)
-        port = last.port if last is not None and _free(last.port) else _free_port()
+        port = int(self._uri.rpartition(":")[2])
+        if not _free(port):
+            port = _free_port()
+            self._uri = f"http://{HOST}:{port}"
         command = [self._python, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self._folder.resolve()}/mlflow.db", "--serve-artifacts"]
         command += ["--artifacts-destination", str(self._folder.resolve() / "artifacts")]
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        variables = {name: text for name, text in os.environ.items() if not name.startswith(("MLFLOW_", "BRHUB_"))}
+        variables = {
+            name: text for name, text in os.environ.items() if name in _INHERITED or not name.startswith(_OURS)
+        }
         with (self._folder / "server.log").open("ab") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self._folder,
@@ -173,6 +194,7 @@ class MlflowTracking:
         while not self._closing.is_set() and server.alive() and time.monotonic() < ends_s:
             if server.healthy():
                 self._uri = server.uri
+                self._up = True
                 log.info("tracking is up at %s", server.uri)
                 return True
             self._closing.wait(HEALTH_EVERY_S)

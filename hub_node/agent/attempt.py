@@ -139,7 +139,14 @@ class AttemptThread:
         staged = tools.staging.stage(lease, GRACE_MS, self._progress, self._called_off)
         variables = dict(staged.variables)
         if lease.work.tracking:
-            variables |= tracking.begin(lease, tools.hub_id, staged.places.folder, staged.places.scratch)
+            variables |= tracking.begin(
+                lease,
+                tools.hub_id,
+                staged.places.folder,
+                staged.places.scratch,
+                self._progress,
+                self._called_off,
+            )
         if self._called_off():
             return False
         self._started_ms = started_ms = _now_ms()

@@ -1,17 +1,20 @@
 """One MLflow run per attempt, through MLflow's REST API with plain HTTP: no mlflow is imported here.
 
-Tracking never fails a job and never delays it by more than 3 s: what cannot be had is left out, and the program is then
-given a folder of its own to write to. Deliberately not here: what the program tracks.
+Tracking never fails a job. A server that answers is given 3 s; one that is still starting, because this is the first
+job that asks, is waited for up to a minute, and only by jobs that asked. What cannot be had is left out, and the program is
+then given a folder of its own to write to. Deliberately not here: what the program tracks.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,25 @@ from hub_node.records import LeaseOrder, Outcome
 log = logging.getLogger(__name__)
 
 BUDGET_S = 3.0
+START_WAIT_S = 60.0
+"""MLflow takes 20 s to start on a quiet machine; Ray, which most such jobs use, as long again."""
+_ASK_AGAIN_S = 0.5
 _RECORD = "tracking.json"
 _STATUS = {Outcome.SUCCEEDED: "FINISHED", Outcome.STOPPED: "KILLED"}
 
 
-def begin(lease: LeaseOrder, hub_id: str, folder: Path, scratch: Path) -> dict[str, str]:
-    """Variables for the program. An attempt that has its run already gets the same again."""
+def begin(
+    lease: LeaseOrder,
+    hub_id: str,
+    folder: Path,
+    scratch: Path,
+    progress: Callable[[str], None] = lambda _: None,
+    called_off: Callable[[], bool] = lambda: False,
+) -> dict[str, str]:
+    """Variables for the program. An attempt that has its run already gets the same again.
+
+    Blocks for at most `START_WAIT_S` + `BUDGET_S`, and no longer than until `called_off`.
+    """
     known = _read(folder)
     patience = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -36,6 +52,7 @@ def begin(lease: LeaseOrder, hub_id: str, folder: Path, scratch: Path) -> dict[s
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     if not known and lease.tracking_uri:
+        _await_start(lease.tracking_uri, progress, called_off)
         known = _create(lease, hub_id)
         if known:
             (folder / _RECORD).write_text(json.dumps(known), encoding="utf-8")
@@ -59,6 +76,22 @@ def end(folder: Path, outcome: Outcome) -> None:
         _call(known["uri"], "runs/update", body, time.monotonic() + BUDGET_S)
     except (OSError, ValueError, HTTPException) as problem:
         log.warning("the tracking run %s could not be closed: %s", known["run_id"], problem)
+
+
+def _await_start(uri: str, progress: Callable[[str], None], called_off: Callable[[], bool]) -> None:
+    """While nobody listens at the address the server is starting: a minute's patience, and not a moment for anything else."""
+    parts = urlsplit(uri)
+    until_s, pause = time.monotonic() + START_WAIT_S, threading.Event()
+    while time.monotonic() < until_s and not called_off():
+        try:
+            socket.create_connection((parts.hostname or "", parts.port or 80), timeout=BUDGET_S).close()
+        except ConnectionRefusedError:
+            progress("tracking, its server is starting")
+            pause.wait(_ASK_AGAIN_S)
+        except OSError:
+            return
+        else:
+            return
 
 
 def _create(lease: LeaseOrder, hub_id: str) -> dict[str, str]:

@@ -80,7 +80,7 @@ def ray_tunes(tour: Tour) -> None:
     runs = _tracked(tour, job_id)
     tags = {entry["key"]: entry["value"] for entry in runs[0]["data"]["tags"]} if runs else {}
     tour.prove(bool(runs), "MLflow has a run of this job")
-    tour.prove(tags.get("hub") == job.hub_id, f"tagged with job, hub {tags.get('hub')}, attempt and user")
+    tour.prove(tags.get("brhub.hub") == job.hub_id, f"tagged with job, hub {tags.get('brhub.hub')}, attempt and user")
     children = _tracked_children(tour, runs[0]["info"]["run_id"])
     tour.prove(len(children) == len(best["trials"]), f"and below it the {len(children)} settings with their scores")
 
@@ -103,11 +103,11 @@ def _mlflow(tour: Tour, filter_string: str) -> list[Any]:
 
 
 def _tracked(tour: Tour, job_id: str) -> list[Any]:
-    return _mlflow(tour, f"tags.job = '{job_id}'")
+    return _mlflow(tour, f"tags.`brhub.job` = '{job_id}'")
 
 
 def _tracked_children(tour: Tour, run_id: str) -> list[Any]:
-    return _mlflow(tour, f"tags.mlflow.parentRunId = '{run_id}'")
+    return _mlflow(tour, f"tags.`mlflow.parentRunId` = '{run_id}'")
 
 
 def too_big_waits(tour: Tour) -> None:

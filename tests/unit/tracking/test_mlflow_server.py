@@ -52,7 +52,7 @@ def test_it_starts_when_wanted_and_ends_when_closed(tmp_path: Path) -> None:
     assert tracking.uri() == ""
     tracking.wanted()
     tracking.wanted()
-    uri = eventually(tracking.uri, 20)
+    uri = eventually(lambda: tracking.up() and tracking.uri(), 20)
     pid = pid_of(tmp_path / "mlflow")
     assert uri.startswith("http://127.0.0.1:")
     tracking.close()
@@ -66,10 +66,10 @@ def test_a_server_that_dies_comes_back_at_the_same_address(tmp_path: Path) -> No
     tracking = MlflowTracking(tmp_path / "mlflow", program(tmp_path, ANSWERS))
     tracking.wanted()
     try:
-        uri = eventually(tracking.uri, 20)
+        uri = eventually(lambda: tracking.up() and tracking.uri(), 20)
         first = pid_of(tmp_path / "mlflow")
         os.killpg(first, signal.SIGKILL)
-        assert eventually(lambda: pid_of(tmp_path / "mlflow") != first and tracking.uri(), 20) == uri
+        assert eventually(lambda: pid_of(tmp_path / "mlflow") != first and tracking.up() and tracking.uri(), 20) == uri
     finally:
         tracking.close()
 
@@ -79,11 +79,11 @@ def test_a_new_control_plane_takes_up_the_server_of_the_last(tmp_path: Path) -> 
     name = program(tmp_path, ANSWERS)
     crashed = MlflowTracking(tmp_path / "mlflow", name)
     crashed.wanted()
-    uri = eventually(crashed.uri, 20)
+    uri = eventually(lambda: crashed.up() and crashed.uri(), 20)
     pid = pid_of(tmp_path / "mlflow")
     new = MlflowTracking(tmp_path / "mlflow", name)
     try:
-        assert eventually(new.uri, 20) == uri
+        assert eventually(lambda: new.up() and new.uri(), 20) == uri
         assert pid_of(tmp_path / "mlflow") == pid
     finally:
         new.close()
@@ -94,7 +94,7 @@ def test_what_a_crash_left_can_be_ended(tmp_path: Path) -> None:
     """For `brhub down`: the recorded process ends, the record goes, and a second call is harmless."""
     tracking = MlflowTracking(tmp_path / "mlflow", program(tmp_path, ANSWERS))
     tracking.wanted()
-    eventually(tracking.uri, 20)
+    eventually(tracking.up, 20)
     pid = pid_of(tmp_path / "mlflow")
     tracking._closing.set()  # as if the process were gone: its thread looks no more
     end_left_behind(tmp_path / "mlflow")
@@ -121,7 +121,7 @@ def test_a_server_that_only_crashes_is_tried_again_with_pauses(tmp_path: Path, m
     starts = tmp_path / "mlflow" / "starts"
     try:
         assert eventually(lambda: starts.exists() and starts.read_text(encoding="ascii") == "xx", 30)
-        assert tracking.uri() == ""
+        assert eventually(lambda: tracking.uri() == "", 10)
     finally:
         tracking.close()
 
