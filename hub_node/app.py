@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -41,15 +43,39 @@ def agent_main(config_path: str) -> int:
         return error.kind.exit
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A connected agent. Whoever has it closes the journal."""
+
+    journal: Journal
+    state: State
+    tools: Tools
+
+    def serve(self) -> None:
+        """Until the state is told to quit. Raises: FederationError when the journal fails."""
+        try:
+            self.state.serve(self.tools)
+            self.tools.registry.close(end_engines=self.state.ended_runs)
+        finally:
+            self.journal.close()
+
+
 def serve(config: AgentConfig) -> int:
-    """Connect everything and serve. Raises: FederationError."""
+    """Connect everything and serve until a signal comes. Raises: FederationError."""
+    parts = connect(config)
+    _on_signals(parts.state)
+    parts.serve()
+    return 0
+
+
+def connect(config: AgentConfig) -> Parts:
+    """Everything in its place, nothing running yet. Raises: FederationError."""
     journal = Journal(config.state_dir)
     try:
         policy = load_share_policy(config.policy_file) if config.policy_file is not None else SharePolicy()
         capacity = probe.capacity(config.state_dir)
         offer = offered(policy, capacity, config.offer)
-        admission = Admission(config, policy, offer)
-        state = State(journal, admission)
+        state = State(journal, Admission(config, policy, offer))
         ca = Path(config.ca) if config.ca else None
         staging = Staging(config.state_dir, config.hub_id, config.datasets, ca)
 
@@ -57,27 +83,23 @@ def serve(config: AgentConfig) -> int:
             load_now = probe.load()
             return (NodeReport(config.node_name, offer, capacity, load_now.cpu_milli, load_now.memory_available_bytes),)
 
-        def log_bytes(run: Run) -> int:
-            try:
-                return staging.places(run.lease.job_id, run.lease.epoch).log.stat().st_size
-            except (OSError, FederationError):
-                return 0
-
-        link = Link(
-            Settings(server=config.server, token=config.token, ca=config.ca),
-            introduction(config, journal.instance_id),
-            nodes,
-            log_bytes,
-            state.put,
-        )
-        registry = Registry(config)
-        _on_signals(state)
+        settings = Settings(server=config.server, token=config.token, ca=config.ca)
+        link = Link(settings, introduction(config, journal.instance_id), nodes, _log_sizes(staging), state.put)
         log.info("agent %s of hub %s offers %s", config.agent_id, config.hub_id, offer)
-        state.serve(Tools(staging, registry, link, config.hub_id, state.put))
-        registry.close(end_engines=state.ended_runs)
-    finally:
+        return Parts(journal, state, Tools(staging, Registry(config), link, config.hub_id, state.put))
+    except BaseException:
         journal.close()
-    return 0
+        raise
+
+
+def _log_sizes(staging: Staging) -> Callable[[Run], int]:
+    def size_bytes(run: Run) -> int:
+        try:
+            return staging.places(run.lease.job_id, run.lease.epoch).log.stat().st_size
+        except (OSError, FederationError):
+            return 0
+
+    return size_bytes
 
 
 def introduction(config: AgentConfig, instance_id: str) -> Introduction:

@@ -353,8 +353,8 @@ class Link:
             self._wake.wait_for(self._closing.is_set, seconds)
 
     def _complain(self, error: FederationError) -> None:
-        """Each trouble is said once, not at every attempt."""
-        said = f"{error.code}: {error.message}"
+        """Each trouble is said once, not at every attempt, though its words change from attempt to attempt."""
+        said = error.code.value
         if said == self._complaint or error.code in _SESSION_GONE:
             return
         self._complaint = said

@@ -67,7 +67,6 @@ class ScriptedControl(hub_pb2_grpc.HubServiceServicer):
         self.incarnation = 1
         self.revision = 1
         self.refuse_open: FederationError | None = None
-        self.refuse_sync: FederationError | None = None
         self.results: dict[str, bytes] = {}
         self.result_error: FederationError | None = None
         self.put_url = ""
@@ -127,6 +126,12 @@ class ScriptedControl(hub_pb2_grpc.HubServiceServicer):
             )
             self._changed.notify_all()
 
+    def forget_sessions(self) -> None:
+        """As after a restart of the control plane."""
+        with self._changed:
+            self._session = ""
+            self._changed.notify_all()
+
     def reports_of(self, job_id: str) -> list[hub_pb2.RunReport]:
         """All reports of a job so far."""
         with self._changed:
@@ -163,9 +168,8 @@ class ScriptedControl(hub_pb2_grpc.HubServiceServicer):
         self._authorise(context)
         began_s = time.monotonic()
         with self._changed:
-            if self.refuse_sync is not None or request.session_id != self._session:
-                error, self.refuse_sync = self.refuse_sync or _unknown(), None
-                _abort(context, error)
+            if request.session_id != self._session:
+                _abort(context, _unknown())
             self.told.syncs.append(request)
             self._newest_seq = max(self._newest_seq, request.sync_seq)
             self._take(request.changed)
