@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import threading
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,7 @@ from hub_node.data import environments
 from hub_node.data.environments import build, check_requirements, digest_of, explain, trim
 from hub_node.data.package_index import constraint_files, hide_passwords, uv_variables
 from tests.support.eventually import eventually
-
-
-def wheel(folder: Path, name: str, version: str) -> None:
-    """A package of one module that knows its version."""
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as made:
-        made.writestr(f"{name}.py", f"VERSION = {version!r}\n")
-        made.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        made.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: here\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        made.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+from tests.support.local_wheels import wheel
 
 
 @pytest.fixture
