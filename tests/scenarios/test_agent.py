@@ -15,6 +15,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +259,7 @@ def test_cut_off_agent_finishes_its_work_and_tells_it_later(tmp_path: Path, cont
             agent.start()
             control.start("job-1", program("import time; time.sleep(1)"))
             control.wait(in_state(control, "job-1", RUNNING))
-        eventually((tmp_path / "state/attempts/job-1/1-1/exit.json").exists)
+        eventually(lambda: "job-1/1-1 ended" in agent.log.read_text())
         assert control.ended("job-1") is None
         with serving(control, int(address.rpartition(":")[2])):
             assert control.wait(lambda: control.ended("job-1"), 30).outcome == SUCCEEDED
@@ -304,7 +305,7 @@ def test_what_the_hub_refuses_never_runs(agent: AgentProcess, control: ScriptedC
     control.start("job-room", spec_of("succeeds", cpu_milli=10_000_000))
     codes = {}
     for job_id in ("job-engine", "job-data", "job-room"):
-        end = control.wait(lambda job_id=job_id: control.ended(job_id))
+        end = control.wait(partial(control.ended, job_id))
         codes[job_id] = (end.outcome, end.reason.code)
     assert codes == {
         "job-engine": (REFUSED, "ENGINE_MISSING"),

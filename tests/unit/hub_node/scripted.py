@@ -217,6 +217,11 @@ class ScriptedControl(hub_pb2_grpc.HubServiceServicer):
             uploads=[hub_pb2.ResultUpload(path=one.path, put_url=f"{self.put_url}/{one.path}") for one in request.files]
         )
 
+    def _not_for_agents(self, request: Any, context: grpc.ServicerContext) -> Any:
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, "an agent has no business here")
+
+    ListHubs = GetHub = DrainHub = _not_for_agents
+
     def _take(self, reports: Any) -> None:
         for report in reports:
             self.told.reports.append(report)
