@@ -175,7 +175,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
     async def ExplainJob(self, request: job_pb2.ExplainJobRequest, caller: Caller) -> job_pb2.ExplainJobResponse:
         """Why a job waits, hub by hub; or where a spec would run."""
         if bool(request.job_id) == bool(request.spec):
-            raise invalid("send either a job_id or a spec", field="job_id")
+            raise invalid("send either a job_id or a spec", hint="A dry run has a spec, a job its id.", field="job_id")
         if request.job_id:
             job = await self._owned(request.job_id, caller)
         else:
@@ -194,7 +194,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
     async def CreateUpload(self, request: job_pb2.CreateUploadRequest, _caller: Caller) -> job_pb2.CreateUploadResponse:
         """A place to put a package."""
         if not _DIGEST.fullmatch(request.digest):
-            raise invalid("digest is not a sha256 in hex", field="digest")
+            raise invalid("digest is not a sha256 in hex", hint="Send 64 hex digits in lower case.", field="digest")
         if not 0 < request.size_bytes <= PACKAGE_BYTES_MAX:
             raise invalid(
                 f"the package has {request.size_bytes} bytes; the limit is {PACKAGE_BYTES_MAX}",
@@ -215,10 +215,19 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
     async def ReadLogs(self, request: job_pb2.ReadLogsRequest, caller: Caller) -> job_pb2.ReadLogsResponse:
         """A range of the job's log, from the hub that has it."""
         if request.offset < 0:
-            raise invalid(f"offset {request.offset} is negative", field="offset", code=Code.OFFSET_OUT_OF_RANGE)
+            raise invalid(
+                f"offset {request.offset} is negative",
+                hint="Offsets begin at 0.",
+                field="offset",
+                code=Code.OFFSET_OUT_OF_RANGE,
+            )
         limit = request.limit_bytes or LOG_BYTES_DEFAULT
         if not 0 < limit <= CHUNK_BYTES_MAX or not 0 <= request.wait_ms <= WAIT_MS_MAX:
-            raise invalid("limit_bytes or wait_ms is out of range", field="limit_bytes")
+            raise invalid(
+                "limit_bytes or wait_ms is out of range",
+                hint=f"Up to {CHUNK_BYTES_MAX} bytes and {WAIT_MS_MAX} ms.",
+                field="limit_bytes",
+            )
         deadline_s = time.monotonic() + request.wait_ms / 1000
         while True:
             job = await self._owned(request.job_id, caller)

@@ -66,7 +66,9 @@ def parsed_spec(data: bytes) -> job_pb2.JobSpec:
     try:
         return job_pb2.JobSpec.FromString(data)
     except DecodeError:
-        raise invalid("the spec is not a serialized JobSpec", field="spec") from None
+        raise invalid(
+            "the spec is not a serialized JobSpec", hint="Send the bytes of a federation.v1.JobSpec.", field="spec"
+        ) from None
 
 
 def spec_in(message: job_pb2.JobSpec) -> JobSpec:
@@ -109,7 +111,9 @@ def _enum(kind: type[E], number: int, default: E, field: str) -> E:
     try:
         return kind(number)
     except ValueError:
-        raise invalid(f"{field} {number} is unknown", field=field) from None
+        raise invalid(
+            f"{field} {number} is unknown", hint="Is the other side newer than this one?", field=field
+        ) from None
 
 
 def resources_in(entries: object) -> Resources:
@@ -171,7 +175,9 @@ def state_out(state: JobState) -> common_pb2.JobState.ValueType:
 def state_in(number: int) -> JobState:
     """The noun; INVALID_ARGUMENT."""
     if number not in _STATES_BACK:
-        raise invalid(f"job state {number} is unknown", field="states")
+        raise invalid(
+            f"job state {number} is unknown", hint="Use the JobState values of federation.v1.", field="states"
+        )
     return _STATES_BACK[number]
 
 

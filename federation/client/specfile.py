@@ -268,7 +268,12 @@ def _inputs(mapping: Mapping[str, Any]) -> list[job_pb2.Input]:
     if not isinstance(value, list | tuple) or not all(isinstance(entry, Mapping) for entry in value):
         raise _wrong("inputs", "a list of mappings")
     if len(value) > LIST_ENTRIES_MAX:
-        raise invalid("inputs has too many entries", code=Code.LIMIT_EXCEEDED, field="inputs")
+        raise invalid(
+            "inputs has too many entries",
+            code=Code.LIMIT_EXCEEDED,
+            hint="Join datasets that belong together.",
+            field="inputs",
+        )
     inputs = []
     for entry in value:
         _only(entry, _INPUT, "inputs")

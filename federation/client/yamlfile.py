@@ -97,7 +97,11 @@ def _check_events(text: str) -> None:
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             depth += 1
             if depth > DEPTH_MAX:
-                raise invalid(f"the job file is nested deeper than {DEPTH_MAX}", code=Code.LIMIT_EXCEEDED)
+                raise invalid(
+                    f"the job file is nested deeper than {DEPTH_MAX}",
+                    hint="No key of a job file needs that.",
+                    code=Code.LIMIT_EXCEEDED,
+                )
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             depth -= 1
 

@@ -197,7 +197,9 @@ def check_spec(spec: JobSpec) -> JobSpec:
         raise invalid("the entrypoint is missing", hint="Name the program to run.", field="entrypoint")
     _check_path("entrypoint", spec.entrypoint)
     if spec.package_digest and not _DIGEST.fullmatch(spec.package_digest):
-        raise invalid("package_digest is not a sha256 in hex", field="package_digest")
+        raise invalid(
+            "package_digest is not a sha256 in hex", hint="Name what CreateUpload was told.", field="package_digest"
+        )
     _limit("arguments", len(spec.arguments), ARGUMENTS_MAX)
     _limit("arguments", sum(len(text.encode()) for text in spec.arguments), ARGUMENTS_BYTES_MAX, "bytes")
     _limit("environment.requirements", len(spec.requirements.encode()), REQUIREMENTS_BYTES_MAX, "bytes")
@@ -248,7 +250,11 @@ def _check_variables(spec: JobSpec) -> None:
     )
     for name, text in both:
         if not _VARIABLE.fullmatch(name) or "\0" in text:
-            raise invalid(f"environment variable {name[:80]!r} is not allowed", field="environment.variables")
+            raise invalid(
+                f"environment variable {name[:80]!r} is not allowed",
+                hint="Use letters, digits and _; the text may hold no NUL.",
+                field="environment.variables",
+            )
         if name.startswith("BRHUB_"):
             raise invalid(
                 f"environment variable {name} is ours",
@@ -263,7 +269,7 @@ def _check_inputs(spec: JobSpec) -> None:
         checked_name("inputs.dataset", entry.dataset)
         checked_name("inputs.as", entry.alias)
         if len(entry.version) > 128:
-            raise invalid("inputs.version is too long", field="inputs.version")
+            raise invalid("inputs.version is too long", hint="Leave it empty for the newest.", field="inputs.version")
         if entry.alias in seen:
             raise invalid(f"two inputs are called {entry.alias!r}", hint="Give each its own `as`.", field="inputs.as")
         seen.add(entry.alias)

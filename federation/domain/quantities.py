@@ -33,13 +33,17 @@ def resources(*amounts: tuple[str, str, int]) -> Resources:
     kept: dict[tuple[str, str], int] = {}
     for name, kind, amount in amounts:
         if not name or len(name) > 63 or len(kind) > 128:
-            raise invalid(f"resource name {name[:80]!r} is empty or too long", field="resources")
+            raise invalid(
+                f"resource name {name[:80]!r} is empty or too long",
+                hint="Use cpu, memory, disk or gpu.",
+                field="resources",
+            )
         if not 0 <= amount <= AMOUNT_MAX:
             raise invalid(
                 f"{name} of {amount} is out of range", hint=f"Amounts go from 0 to {AMOUNT_MAX}.", field="resources"
             )
         if (name, kind) in kept:
-            raise invalid(f"{name} is asked for twice", field="resources")
+            raise invalid(f"{name} is asked for twice", hint="Add the amounts up.", field="resources")
         kept[name, kind] = amount
     return tuple(Amount(name, kind, amount) for (name, kind), amount in sorted(kept.items()) if amount)
 

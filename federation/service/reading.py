@@ -63,5 +63,9 @@ def parsed_attempt(text: str) -> Epoch:
     """An epoch from "<incarnation>-<n>"."""
     incarnation, _, n = text.partition("-")
     if not (incarnation.isdecimal() and n.isdecimal() and len(text) < 40):
-        raise invalid(f"attempt {text[:40]!r} is not <incarnation>-<n>", field="attempt")
+        raise invalid(
+            f"attempt {text[:40]!r} is not <incarnation>-<n>",
+            hint="`brhub job show` names the last one.",
+            field="attempt",
+        )
     return Epoch(int(incarnation), int(n))

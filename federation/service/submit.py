@@ -148,6 +148,7 @@ class SubmitJobs:
                 Code.JOB_NOT_FOUND,
                 f"there is no parent job {member.parent_job_id!r}",
                 fault=Fault.CALLER,
+                hint="A parent is a job of the same owner.",
                 metadata={"job_id": member.parent_job_id},
             )
 
