@@ -37,7 +37,8 @@ class Pages:
             lstrip_blocks=True,
         )
         self._jinja.filters |= {
-            "duration": words.duration, "moment": words.moment, "iso": words.iso, "size": words.size,
+            "duration": words.duration,
+            "span": words.span, "moment": words.moment, "iso": words.iso, "size": words.size,
             "reason": words.reason_words, "event": words.event_words, "actor": words.actor_words,
             "weblink": words.web_link, "plain": words.plain,
         }  # fmt: skip

@@ -59,6 +59,7 @@ class Overview:
     at_ms: int
     hubs: tuple[HubRow, ...]
     meters: tuple[Meter, ...]
+    """Of the nodes that are online."""
     online: int
     nodes: int
     show_nodes: bool
@@ -126,7 +127,7 @@ class Reading:
         return Overview(
             at_ms=self.desk.clock.now_ms(),
             hubs=grounds.hubs,
-            meters=summed(hub.meters for hub in grounds.hubs),
+            meters=summed(node.meters for hub in grounds.hubs for node in hub.nodes if node.link is LinkState.ONLINE),
             online=sum(hub.link == LinkState.ONLINE for hub in grounds.hubs),
             nodes=nodes,
             show_nodes=nodes <= NODE_ROWS_MAX,

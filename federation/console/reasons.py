@@ -6,6 +6,7 @@ it heard for some seconds: a long queue fills in over the next refreshes. A job'
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
@@ -16,15 +17,20 @@ from federation.domain.job import Job, Reason
 from federation.domain.plan import ReasonCode
 from federation.service.desk import Desk
 
+log = logging.getLogger(__name__)
 FRESH_MS = 5_000
 ASKED_MAX = 25
 """Explanations made in one look at the queue."""
 KEPT_MAX = 2_000
-_NEAREST = (
-    ReasonCode.WOULD_RUN, ReasonCode.FAIRNESS_TURN, ReasonCode.CAPACITY, ReasonCode.SHARE_POLICY, ReasonCode.HUB_SUSPECT,
-    ReasonCode.HUB_DRAINING, ReasonCode.DATA_POLICY, ReasonCode.DATA_ELSEWHERE, ReasonCode.ENGINE_MISSING,
-    ReasonCode.SHAPE_NEVER_FITS, ReasonCode.NO_AGENT, ReasonCode.HUB_EXCLUDED,
-)  # fmt: skip
+_PASSING = (
+    ReasonCode.WOULD_RUN,
+    ReasonCode.FAIRNESS_TURN,
+    ReasonCode.CAPACITY,
+    ReasonCode.SHARE_POLICY,
+    ReasonCode.HUB_SUSPECT,
+    ReasonCode.HUB_DRAINING,
+)
+"""What time may mend, nearest to a start first; of what it will not, the most frequent is said first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +51,8 @@ def in_short(reasons: Iterable[Reason]) -> ShortReason:
         if not reason.hub_id:
             return ShortReason(reason_words(reason.code), reason.message)
     counts = Counter(reason.code for reason in by_hub)
-    order = {code.value: place for place, code in enumerate(_NEAREST)}
-    codes = sorted(counts, key=lambda code: (order.get(code, len(order)), code))
+    order = {code.value: place for place, code in enumerate(_PASSING)}
+    codes = sorted(counts, key=lambda code: (order.get(code, len(order)), -counts[code], code))
     text = ", ".join(f"{reason_words(code)} ({counts[code]})" for code in codes[:3])
     first = next((reason for reason in by_hub if codes and reason.code == codes[0]), None)
     return ShortReason(text, f"{first.hub_id}: {first.message}" if first else "")
@@ -69,9 +75,16 @@ class ShortReasons:
         stale.sort(key=lambda job: known[job.id][1])  # the longest unasked first, or a long queue would never fill in
         told: dict[str, ShortReason] = {job_id: reason for job_id, (reason, _) in known.items()}
         for job in stale[:ASKED_MAX]:
-            told[job.id] = in_short(self._desk.explained(job).reasons)
+            told[job.id] = self._asked(job)
             self._keep((job.id, job.revision), told[job.id], now_ms + FRESH_MS)
         return told
+
+    def _asked(self, job: Job) -> ShortReason:
+        try:
+            return in_short(self._desk.explained(job).reasons)
+        except Exception:  # one job that cannot be explained must not hide all the others from the operator
+            log.exception("job %s cannot be explained", job.id)
+            return ShortReason("cannot be explained", "The control plane's log has the details.")
 
     def _keep(self, key: tuple[str, int], reason: ShortReason, until_ms: int) -> None:
         with self._guard:

@@ -79,6 +79,8 @@ class ConsoleServer:
         host, _, port = self._listen.rpartition(":")
         host = host.strip("[]")
         try:
+            if not 0 <= int(port) <= 65_535:  # getaddrinfo would take it modulo 65,536
+                raise ValueError("a port is a number from 0 to 65535")
             family, kind, number, _, address = socket.getaddrinfo(
                 host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]

@@ -61,6 +61,11 @@ def duration(ms: int) -> str:
     return f"{days} d {hours} h"
 
 
+def span(ms: int) -> str:
+    """A stretch of time that is over or fixed, without empty units: "10 min", "1 min 30 s"."""
+    return duration(ms).replace(" 00 s", "").replace(" 00 min", "").replace(" 0 h", "")
+
+
 def moment(ms: int) -> str:
     """A moment in UTC, to the second: "2026-11-22 04:40:52 UTC"; empty for 0."""
     if ms <= 0:
