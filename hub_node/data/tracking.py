@@ -46,7 +46,7 @@ def begin(
     """
     known = _read(folder)
     patience = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
