@@ -102,11 +102,14 @@ def rate(answer: dict[str, float]) -> float:
     return answer["calls"] / answer["seconds"]
 
 
-def load(target: str, method: str, token: str, batch: int, in_flight: int, seconds: float) -> dict[str, float]:
+def load(
+    target: str, method: str, token: str, batch: int, in_flight: int, seconds: float, calls_max: int = 0
+) -> dict[str, float]:
     """What a load measured; to the control plane, every answer is checked."""
+    calls_max = calls_max or max(40, int(20_000 * seconds / batch))
     words = [
         "--target", target, "--method", method, "--token", token, "--batch", str(batch),
-        "--in-flight", str(in_flight), "--seconds", str(seconds), "--calls-max", str(max(40, int(20_000 * seconds / batch))),
+        "--in-flight", str(in_flight), "--seconds", str(seconds), "--calls-max", str(calls_max),
     ]  # fmt: skip
     with child("benchmarks.apparatus.load", *words, *(["--check"] if method == METHOD else [])) as sender:
         answer: dict[str, float] = sender.said()

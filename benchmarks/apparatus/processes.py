@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 END_S = 20.0
@@ -17,12 +18,17 @@ END_S = 20.0
 class Child:
     """A process that speaks JSON lines on its standard output."""
 
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, words: Sequence[str], environment: Mapping[str, str] | None = None, log: Path | None = None
+    ) -> None:
+        """`log` takes its standard error; without one it goes where ours goes."""
         self.words = list(words)
+        self._log = None if log is None else log.open("ab")
         self._process = subprocess.Popen(
             self.words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=self._log,
             text=True,
             start_new_session=True,
             env={**os.environ, **(environment or {})},
@@ -52,8 +58,9 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        for file in (self._process.stdout, self._log):
+            if file is not None:
+                file.close()
 
 
 @contextlib.contextmanager
