@@ -24,20 +24,18 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 from federation.errors import Code, Fault, FederationError, invalid
-from hub_node.data.package_index import constraint_files, hide_passwords, uv_variables
+from hub_node.data.environment_errors import engine_pins, explain, failed
+from hub_node.data.package_index import constraint_files, uv_variables
 
 SHAPE = 1
 """Part of the digest: raised when environments are built differently."""
 REQUIREMENT_LINES_MAX = 1_000
 BUILD_S_MAX = 30 * 60
 TOTAL_BYTES_MAX = 20 * 1024**3
-OUTPUT_CHARACTERS_MAX = 1_500
-ENGINE_PACKAGES = ("pyspark", "ray", "mlflow", "mlflow-skinny")
-"""Those that must be the hub's version, since the other side of the conversation is the hub's."""
+GIVEN_OUT_S = 15 * 60
 _PROGRESS_EVERY_S = 1.0
 _MB = 1_000_000
 _MARK = "environment.json"
@@ -71,11 +69,14 @@ def build(
         return Path(sys.executable)
     home = cache_dir / "environments"
     home.mkdir(parents=True, exist_ok=True)
-    target = home / digest_of(lines)
+    target, built = home / digest_of(lines), False
     with _locked(home / f"{target.name}.lock", progress, cancelled):
         if not _whole(target):
             _build_into(target, lines, cache_dir, progress, cancelled)
+            built = True
         os.utime(target / _MARK)
+    if built:
+        trim(cache_dir, [_python_of(target)])
     return _python_of(target)
 
 
@@ -112,7 +113,7 @@ def digest_of(lines: Collection[str]) -> str:
     """What an environment is known by: requirements, Python, platform and the hub's engine versions."""
     parts = [
         SHAPE, list(lines), platform.python_implementation(), platform.python_version(), sysconfig.get_platform(),
-        sys.base_prefix, _engine_pins(),
+        sys.base_prefix, engine_pins(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -120,17 +121,22 @@ def digest_of(lines: Collection[str]) -> str:
 def trim(cache_dir: Path, in_use: Collection[Path], limit_bytes: int = TOTAL_BYTES_MAX) -> int:
     """Remove the longest unused environments until all together are below `limit_bytes`; returns bytes let go.
 
-    `in_use` are interpreters (as `build` returned them) of live runs: theirs stay, whatever the limit.
+    Those of `in_use` (interpreters, as `build` returned them) stay, whatever the limit; so do those that a process of this
+    machine names and those given out in the last quarter of an hour, whose runs may be about to start.
     """
     home = cache_dir / "environments"
     marks = sorted(home.glob(f"*/{_MARK}"), key=lambda mark: mark.stat().st_mtime)
     sizes = {mark.parent: int(json.loads(mark.read_text(encoding="utf-8"))["bytes"]) for mark in marks}
     kept = {python.parent.parent for python in in_use}
     over, freed = sum(sizes.values()) - limit_bytes, 0
+    if over <= 0:
+        return 0
+    kept |= _named_by_processes(home)
+    youngest_s = time.time() - GIVEN_OUT_S
     for folder, size in sizes.items():
         if freed >= over:
             break
-        if folder not in kept and _remove(folder):
+        if folder not in kept and (folder / _MARK).stat().st_mtime < youngest_s and _remove(folder):
             freed += size
     if freed:
         # uv's cache holds the same inodes: only both together free space. uv waits for its other processes here.
@@ -171,7 +177,7 @@ def _build_into(
     try:
         (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         pins = folder / "constraints.txt"
-        pins.write_text("".join(f"{pin}\n" for pin in _engine_pins()), encoding="utf-8")
+        pins.write_text("".join(f"{pin}\n" for pin in engine_pins()), encoding="utf-8")
         made = folder / "venv"
         build_run = _Build(cache_dir / "uv", made, progress, cancelled)
         # relocatable: the folder is renamed when it is whole
@@ -185,7 +191,7 @@ def _build_into(
         (made / _MARK).write_text(json.dumps(mark), encoding="utf-8")
         made.rename(target)
     except OSError as problem:
-        raise _failed(f"Could not build the environment: {problem.strerror or problem}.", Fault.HUB) from problem
+        raise failed(f"Could not build the environment: {problem.strerror or problem}.", Fault.HUB) from problem
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -231,52 +237,13 @@ class _Build:
                 grown = max(_new_bytes(self._cache, self._began_s), folder_bytes(self._made))
                 self._progress(f"environment, {grown // _MB} MB" if grown >= _MB else "environment, resolving")
             if self._cancelled():
-                raise _failed("The environment's build was called off.", Fault.CALLER)
+                raise failed("The environment's build was called off.", Fault.CALLER)
             if time.monotonic() > self._ends_s:
-                raise _failed(
+                raise failed(
                     f"The environment was not built within {BUILD_S_MAX // 60} minutes.",
                     Fault.HUB,
                     hint="Pin versions that have wheels; ask the operator how fast this hub's package index is.",
                 )
-
-
-_NAMING_PATTERNS = (
-    r"[Ff]ailed to (?:build|download|install|prepare|fetch|extract)[^`]{0,40}`([^`]+)`",
-    r"Because (?:only )?([A-Za-z0-9_.-]+?) was not found",
-    r"there (?:is|are) no versions? of ([A-Za-z0-9_.\[\]-]+?[=<>!~]{1,2}\S+)",
-    r"Because you require ([A-Za-z0-9_.\[\]-]+(?:[=<>!~]{1,2}\S+?)?)[ ,]",
-    r"Because ([A-Za-z0-9_.\[\]-]+?)[ =<>!~]",
-)
-_NETWORK = re.compile(r"(?i)error sending request|dns error|connection refused|timed out|connect error|certificate")
-_DISK = re.compile(r"(?i)no space left|disk quota|read-only file system|permission denied")
-
-
-def explain(output: str) -> FederationError:
-    """The error for what uv printed: which package, whose fault, and the end of the output."""
-    kept = [line for line in hide_passwords(output).splitlines() if not line.startswith("Using ")]
-    text = "\n".join(kept).strip()
-    flat = " ".join(re.sub(r"[│╰─▶├×]", " ", text).split())
-    unreadable = re.search(r"Couldn't parse requirement.*\n(?:.*\n)?\s*(.+)\n\s*\^", text)
-    found = (match for pattern in _NAMING_PATTERNS if (match := re.search(pattern, flat)))
-    first = unreadable or next(found, None)
-    package = first.group(1).strip(" ,;") if first else ""
-    facts = {"package": package, "output": _tail(text)}
-    for pattern, what in ((_NETWORK, "reach its package index"), (_DISK, "write the environment to its disk")):
-        if pattern.search(flat):
-            hint = "The hub's operator can help; the job itself may be fine."
-            return _failed(f"This hub could not {what}.", Fault.HUB, hint, **facts)
-    if unreadable:
-        return _failed(
-            f"The requirement {package[:80]!r} cannot be read.", Fault.CALLER, "Write NAME==VERSION.", **facts
-        )
-    named = f" because of {package!r}" if package else ""
-    theirs = [pin for pin in _engine_pins() if pin.split("==")[0] == re.split(r"[=<>!~\[]", package)[0]]
-    hint = (
-        f"This hub's engine is {theirs[0]}: leave it out of the requirements."
-        if theirs
-        else "Change the requirements: names and versions must exist in the hub's package index."
-    )
-    return _failed(f"The environment could not be built{named}: {_tail(flat, 300)}", Fault.CALLER, hint, **facts)
 
 
 def _layer_over_hub(made: Path) -> None:
@@ -284,24 +251,6 @@ def _layer_over_hub(made: Path) -> None:
     inside = next((made / "lib").glob("python*/site-packages"))
     hub = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
     (inside / "_hub_packages.pth").write_text("".join(f"{path}\n" for path in hub), encoding="utf-8")
-
-
-def _engine_pins() -> list[str]:
-    pins = []
-    for name in ENGINE_PACKAGES:
-        try:
-            pins.append(f"{name}=={metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return pins
-
-
-def _failed(message: str, fault: Fault, hint: str = "", **facts: str) -> FederationError:
-    return FederationError(Code.ENVIRONMENT_FAILED, message, fault=fault, hint=hint, metadata=facts)
-
-
-def _tail(text: str, most: int = OUTPUT_CHARACTERS_MAX) -> str:
-    return text if len(text) <= most else "…" + text[-most:]
 
 
 # ---- folders ----------------------------------------------------------------------------------------------------------
@@ -341,6 +290,19 @@ def _whole(folder: Path) -> bool:
     return (folder / _MARK).is_file() and os.access(_python_of(folder), os.X_OK)
 
 
+def _named_by_processes(home: Path) -> set[Path]:
+    """Environments that a live process names in its words or its variables."""
+    pattern = re.compile(re.escape(str(home).encode()) + rb"/([0-9a-f]{32})/")
+    found: set[Path] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        for name in ("cmdline", "environ"):
+            try:
+                found |= {home / match.decode() for match in pattern.findall((process / name).read_bytes())}
+            except OSError:
+                continue  # it ended, or is somebody else's
+    return found
+
+
 def _runs(program: str) -> bool:
     try:
         return subprocess.run([program, "--version"], capture_output=True, timeout=60, check=False).returncode == 0
@@ -377,9 +339,9 @@ def _locked(path: Path, progress: Progress, cancelled: Callable[[], bool]) -> It
             except BlockingIOError:
                 progress("environment, another job builds the same one")
             if cancelled():
-                raise _failed("The wait for the environment was called off.", Fault.CALLER)
+                raise failed("The wait for the environment was called off.", Fault.CALLER)
             if time.monotonic() > ends_s:
-                raise _failed("Another job has been building this environment for too long.", Fault.HUB)
+                raise failed("Another job has been building this environment for too long.", Fault.HUB)
             pause.wait(0.2)
         yield
     finally:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from federation.errors import Code, Fault, FederationError
 from hub_node.data import environments
-from hub_node.data.environments import build, check_requirements, digest_of, explain, trim
+from hub_node.data.environment_errors import explain
+from hub_node.data.environments import build, check_requirements, digest_of, trim
 from hub_node.data.package_index import constraint_files, hide_passwords, uv_variables
 from tests.support.eventually import eventually
 from tests.support.local_wheels import wheel
@@ -128,14 +131,30 @@ def test_a_build_that_is_called_off_ends_its_processes(
     assert eventually(lambda: not Path(f"/proc/{pid}").exists(), 5)
 
 
+def aged(python: Path) -> Path:
+    """An environment that nobody was given for a day."""
+    day_ago_s = time.time() - 86_400
+    os.utime(python.parent.parent / "environment.json", (day_ago_s, day_ago_s))
+    return python
+
+
 def test_the_longest_unused_go_first_and_those_in_use_stay(cache: Path) -> None:
-    """Trimming to nothing leaves exactly what live runs hold."""
-    old = build("greeting==1.0", cache, lambda _: None)
-    used = build("greeting==2.0", cache, lambda _: None)
-    young = build("yaml", cache, lambda _: None)
-    assert trim(cache, [used], limit_bytes=10**12) == 0
-    assert trim(cache, [used], limit_bytes=1) > 0
-    assert [python.exists() for python in (old, used, young)] == [False, True, False]
+    """Trimming to nothing leaves what live runs hold, what a process names, and what was just given out."""
+    old = aged(build("greeting==1.0", cache, lambda _: None))
+    used = aged(build("greeting==2.0", cache, lambda _: None))
+    running = aged(build("yaml", cache, lambda _: None))
+    young = build("yaml\ngreeting", cache, lambda _: None)
+    process = subprocess.Popen(
+        [str(running), "-c", "import sys; print('up', flush=True); sys.stdin.read()"], stdin=-1, stdout=-1
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        assert trim(cache, [used], limit_bytes=10**12) == 0
+        assert trim(cache, [used], limit_bytes=1) > 0
+    finally:
+        process.communicate(timeout=20)
+    assert [python.exists() for python in (old, used, running, young)] == [False, True, True, True]
     assert says(build("greeting==1.0", cache, lambda _: None), "import greeting; print(greeting.VERSION)") == "1.0"
 
 
