@@ -48,6 +48,8 @@ HEADS_MAX = 64
 SOCKET_FOLDER_CHARACTERS_MAX = 40
 """Ray's socket names add 66 characters to its folder; the kernel takes 107."""
 _RECORD = "head.json"
+_CLEANING_UP = 'trap : TERM INT; "$@"; code=$?; rm -rf -- "$0"; exit $code'
+"""Shell around `ray start`: its folder goes with it, also when no agent is there any more to remove it."""
 _PORTS = (
     "port", "node-manager-port", "object-manager-port", "ray-client-server-port", "dashboard-port",
     "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port",
@@ -111,7 +113,7 @@ class RayHead(ProcessRunner):
         if self.shape.devices:
             variables["CUDA_VISIBLE_DEVICES"] = self.shape.devices
         spec: guard.Json = {
-            "folder": str(self.folder), "argv": words, "cwd": str(self.sockets), "env": variables,
+            "folder": str(self.folder), "argv": ["/bin/sh", "-c", _CLEANING_UP, str(self.sockets), *words], "cwd": str(self.sockets), "env": variables,
             "log": str(self.folder / "head.log"), "grace_ms": STOP_GRACE_MS, "memory_bytes_max": 0, "log_bytes_max": 2**30,
         }  # fmt: skip
         self.live_until(time.time_ns() // 1_000_000 + DEAD_MAN_MS)
