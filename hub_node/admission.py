@@ -16,6 +16,7 @@ from hub_node.config import AgentConfig, DatasetConfig, Offer
 from hub_node.records import LeaseOrder, Reason, Run, RunState, Work
 
 LIVE_RUNS_MAX = 1_000
+GPU_MILLI = share.GPU_MILLI
 Resource = tuple[str, str, int]
 
 
@@ -26,6 +27,8 @@ class Admission:
     config: AgentConfig
     policy: share.SharePolicy
     offered: tuple[Resource, ...]
+    devices: tuple[tuple[str, str], ...] = ()
+    """The machine's GPUs: (uuid, kind)."""
 
     def refusal(self, lease: LeaseOrder, runs: Iterable[Run]) -> Reason | None:
         """Why this lease is not taken, or None. `runs` are all runs here."""
@@ -82,20 +85,50 @@ class Admission:
         if len(live) >= LIVE_RUNS_MAX:
             return Reason("ROOM_TAKEN", f"{LIVE_RUNS_MAX} runs are here already.", {"limit": str(LIVE_RUNS_MAX)})
         for name, kind, wanted in demand_of(work):
-            there = sum(amount for other, other_kind, amount in self.offered if _same(name, kind, other, other_kind))
-            held = sum(
-                amount
-                for run in live
-                for other, other_kind, amount in demand_of(run.lease.work)
-                if other == name and kind in ("", other_kind)
-            )
-            if held + wanted > there:
-                return Reason(
-                    "ROOM_TAKEN",
-                    f"It needs {wanted:,} of {name}; {max(0, there - held):,} of {there:,} are free here.",
-                    {"resource": name, "wanted": str(wanted), "held": str(held), "offered": str(there)},
+            # Demands of any kind are served by every kind: count those with this one together, then all together.
+            for kinds in dict.fromkeys((kind, "")):
+                there = sum(amount for other, sort, amount in self.offered if _same(name, kinds, other, sort))
+                held = sum(
+                    amount
+                    for run in live
+                    for other, sort, amount in demand_of(run.lease.work)
+                    if _same(name, kinds, other, sort)
                 )
+                if held + wanted > there:
+                    return Reason(
+                        "ROOM_TAKEN",
+                        f"It needs {wanted:,} of {name}; {max(0, there - held):,} of {there:,} are free here.",
+                        {"resource": name, "wanted": str(wanted), "held": str(held), "offered": str(there)},
+                    )
+        if work.gpu_milli and self.devices and not self.devices_for(work, live):
+            return Reason(
+                "ROOM_TAKEN", "No GPU has that much left.", {"resource": "gpu", "wanted": str(work.gpu_milli)}
+            )
         return None
+
+    def devices_for(self, work: Work, runs: Iterable[Run]) -> tuple[str, ...]:
+        """GPUs for a job: whole devices that nobody holds, or for each task the fullest device that has room for it.
+
+        Empty when there are not enough, or when this machine's GPUs are not known one by one.
+        """
+        left = {uuid: GPU_MILLI for uuid, kind in self.devices if work.gpu_kind in ("", kind)}
+        for run in runs:
+            if run.state is not RunState.ENDED:
+                for uuid in run.devices:
+                    left[uuid] = left.get(uuid, 0) - min(GPU_MILLI, run.lease.work.gpu_milli)
+        chosen: list[str] = []
+        if work.gpu_milli >= GPU_MILLI:
+            free = sorted(uuid for uuid, milli in left.items() if milli == GPU_MILLI)
+            count = -(-work.gpu_milli // GPU_MILLI) * work.replicas
+            return tuple(free[:count]) if len(free) >= count else ()
+        for _ in range(work.replicas):
+            fits = [(milli, uuid) for uuid, milli in left.items() if milli >= work.gpu_milli]
+            if not fits:
+                return ()
+            _, uuid = min(fits)
+            left[uuid] -= work.gpu_milli
+            chosen.append(uuid)
+        return tuple(chosen)
 
 
 def demand_of(work: Work) -> tuple[Resource, ...]:

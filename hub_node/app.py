@@ -73,11 +73,12 @@ def connect(config: AgentConfig) -> Parts:
     journal = Journal(config.state_dir)
     try:
         policy = load_share_policy(config.policy_file) if config.policy_file is not None else SharePolicy()
-        capacity = probe.capacity(config.state_dir)
+        devices = probe.gpus()
+        capacity = probe.capacity(config.state_dir, devices)
         offer = offered(policy, capacity, config.offer)
-        state = State(journal, Admission(config, policy, offer))
+        state = State(journal, Admission(config, policy, offer, devices))
         ca = Path(config.ca) if config.ca else None
-        staging = Staging(config.state_dir, config.hub_id, config.datasets, ca)
+        staging = Staging(config.state_dir, config.hub_id, config.datasets, ca, tuple(uuid for uuid, _ in devices))
 
         def nodes() -> tuple[NodeReport, ...]:
             load_now = probe.load()

@@ -249,5 +249,6 @@ def _decoded(content: dict[str, Any]) -> Run:
             "outcome": Outcome(content["outcome"]),
             "reason": Reason(**content["reason"]) if content["reason"] else None,
             "outputs": tuple(OutputFile(**one) for one in content["outputs"]),
+            "devices": tuple(content.get("devices", ())),
         }
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +28,15 @@ class Load:
     memory_available_bytes: int
 
 
-def capacity(state_dir: Path, cgroup: Path = CGROUP) -> tuple[Resource, ...]:
-    """What the machine has: cpu millicores, memory and disk bytes, and GPUs by kind, in thousandths."""
+def capacity(state_dir: Path, devices: tuple[tuple[str, str], ...] = (), cgroup: Path = CGROUP) -> tuple[Resource, ...]:
+    """What the machine has: cpu millicores, memory and disk bytes, and of `gpus()` by kind, in thousandths."""
     found: list[Resource] = [
         ("cpu", "", cpu_milli(cgroup)),
         ("disk", "", psutil.disk_usage(str(state_dir)).total),
         ("memory", "", memory_bytes(cgroup)),
     ]
-    return tuple(sorted(found + [("gpu", kind, 1000 * count) for kind, count in sorted(gpus().items())]))
+    kinds = Counter(kind for _, kind in devices)
+    return tuple(sorted(found + [("gpu", kind, 1000 * count) for kind, count in kinds.items()]))
 
 
 def load(cgroup: Path = CGROUP) -> Load:
@@ -69,32 +71,35 @@ def memory_bytes(cgroup: Path = CGROUP) -> int:
     return min(total, limit) if limit > 0 else total
 
 
-def gpus() -> dict[str, int]:
-    """How many devices of each kind ("nvidia/A100-SXM4-80GB"); empty where there is no driver."""
+def gpus() -> tuple[tuple[str, str], ...]:
+    """Every device as (uuid, kind), kind as in "nvidia/A100-SXM4-80GB"; empty where there is no driver."""
     if not Path("/dev/nvidiactl").exists():
-        return {}
+        return ()
     try:
         import pynvml
     except ImportError:
         log.warning("this machine has an NVIDIA device; install the extra `agent` and its GPUs are offered")
-        return {}
+        return ()
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as problem:
         log.warning("the NVIDIA driver does not answer: %s", problem)
-        return {}
+        return ()
     try:
-        kinds: dict[str, int] = {}
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
-            kind = gpu_kind(name.decode() if isinstance(name, bytes) else name)
-            kinds[kind] = kinds.get(kind, 0) + 1
-        return kinds
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        found = [
+            (_text(pynvml.nvmlDeviceGetUUID(one)), gpu_kind(_text(pynvml.nvmlDeviceGetName(one)))) for one in handles
+        ]
+        return tuple(found)
     except pynvml.NVMLError as problem:
         log.warning("the NVIDIA driver does not answer: %s", problem)
-        return {}
+        return ()
     finally:
         pynvml.nvmlShutdown()
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def gpu_kind(name: str) -> str:

@@ -36,6 +36,8 @@ class Start:
 
     lease: LeaseOrder
     deadline_ms: int
+    devices: tuple[str, ...] = ()
+    """GPUs, as admission chose them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,10 @@ def applied(runs: Mapping[str, Run], commands: Iterable[Command], now_ms: int) -
     after = dict(runs)
     for command in commands:
         match command:
-            case Start(lease, deadline_ms):
-                after[lease.lease_id] = Run(lease, RunState.ACCEPTED, accepted_ms=now_ms, deadline_ms=deadline_ms)
+            case Start(lease, deadline_ms, devices):
+                after[lease.lease_id] = Run(
+                    lease, RunState.ACCEPTED, accepted_ms=now_ms, deadline_ms=deadline_ms, devices=devices
+                )
             case Refuse(lease, reason):
                 after[lease.lease_id] = Run(lease, _ENDED, Outcome.REFUSED, reason, accepted_ms=now_ms, ended_ms=now_ms)
             case Stop(lease_id, reason, _):

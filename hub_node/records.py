@@ -208,6 +208,8 @@ class Run:
     """Wall-clock end of the run's right; the guard holds the same on CLOCK_BOOTTIME."""
     outputs: tuple[OutputFile, ...] = ()
     usage_stored: int = -1
+    devices: tuple[str, ...] = ()
+    """The GPUs that it holds here, one entry a whole device, or one a task where tasks hold parts of a device."""
 
     @property
     def lease_id(self) -> str:

@@ -213,6 +213,9 @@ class State:
                 if reason is not None:
                     log.info("job %s refused: %s", command.lease.job_id, reason.message)
                     command = reconcile.Refuse(command.lease, reason)  # noqa: PLW2901  # the judged one takes its place
+                elif command.lease.work.gpu_milli:
+                    devices = self._admission.devices_for(command.lease.work, here.values())
+                    command = replace(command, devices=devices)  # noqa: PLW2901  # as above
                 here = reconcile.applied(here, (command,), 0)
             judged.append(command)
         return judged
@@ -238,7 +241,7 @@ class State:
     def _act(self, commands: Sequence[Command], facts: Sequence[Fact]) -> None:
         for command in commands:
             match command:
-                case reconcile.Start(lease, _):
+                case reconcile.Start(lease):
                     if self._runs[lease.lease_id].state is not RunState.ENDED:
                         self._thread(self._runs[lease.lease_id]).start()
                 case reconcile.Stop(lease_id, reason, grace_ms) if lease_id in self._threads:

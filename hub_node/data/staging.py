@@ -90,6 +90,8 @@ class Staging:
     hub_id: str
     datasets: tuple[DatasetConfig, ...]
     ca: Path | None = None
+    devices: tuple[str, ...] = ()
+    """All GPUs of this machine."""
 
     def places(self, job_id: str, epoch: Epoch) -> Places:
         """The folder of an attempt. Raises: FederationError INVALID_ARGUMENT for an id that is no name."""
