@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 from starlette.routing import Mount, Route
 
+from federation.console import ConsoleServer
 from federation.console.door import SESSION_MS, SESSIONS_MAX, Sessions
 from federation.domain.job import JobState
 from federation.errors import Code, FederationError
 from federation.identity.authority import HTTP_RULES
 from federation.identity.principal import PrincipalKind
+from federation.identity.tls import TlsFiles
 from federation.identity.tokens import TokenFile
+from tests.support.certificates import CertificateAuthority
 from tests.support.console import ADMIN, AISHA, CAIRO, OMAR, Console, a_console
 from tests.support.world import SetClock
 
@@ -198,8 +203,6 @@ def test_sessions_end_by_time_and_by_number() -> None:
 
 async def test_the_clear_stays_on_loopback(console: Console, tmp_path: Path) -> None:
     """Off loopback without TLS is refused; so is an address that is taken or is none."""
-    from federation.console import ConsoleServer
-
     tokens = TokenFile.create(tmp_path / "tokens.json")
     with pytest.raises(FederationError) as refused:
         ConsoleServer(console.desk, tokens, "0.0.0.0:0", None)
@@ -208,3 +211,26 @@ async def test_the_clear_stays_on_loopback(console: Console, tmp_path: Path) -> 
         with pytest.raises(FederationError) as refused:
             await ConsoleServer(console.desk, tokens, address, None).start()
         assert refused.value.code is Code.CONFIGURATION_INVALID
+
+
+async def test_with_tls_the_cookie_stays_on_it(console: Console, tmp_path: Path) -> None:
+    """Secure and bound to this host; browsers are told to come by TLS only; a broken certificate is told at the start."""
+    authority = CertificateAuthority(tmp_path)
+    made = authority.server()
+    files = TlsFiles(made.certificate, made.key)
+    server = ConsoleServer(console.desk, console.tokens, "localhost:0", files)
+    port = await server.start()
+    trust = ssl.create_default_context(cafile=str(authority.ca_file))
+    try:
+        async with httpx.AsyncClient(base_url=f"https://localhost:{port}", verify=trust) as browser:
+            answer = await browser.get("/login", params={"token": console.tokens.issue(AISHA)})
+            assert answer.headers["set-cookie"].startswith(f"__Host-brhub-{port}=")
+            assert "; Secure" in answer.headers["set-cookie"]
+            assert "strict-transport-security" in answer.headers
+            assert (await browser.get("/")).status_code == 200
+    finally:
+        await server.stop()
+    made.key.write_text("nothing that a key would be")
+    with pytest.raises(FederationError) as refused:
+        await ConsoleServer(console.desk, console.tokens, "localhost:0", files).start()
+    assert refused.value.code is Code.CONFIGURATION_INVALID
