@@ -1,19 +1,18 @@
 """A real control plane in a process of its own: SQLite in a file, WAL, fsync at each commit, on a free port.
 
-As a program (`python -m benchmarks.apparatus.control_plane FOLDER`) it serves until SIGTERM, and says its port.
+It is what `brhub serve` starts, with nothing set but its folder and its address.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
-import signal
-import sys
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import grpc
 
 from benchmarks.apparatus.processes import Child, child
 from federation.identity.principal import Principal, PrincipalKind
@@ -21,6 +20,7 @@ from federation.identity.tokens import TokenFile
 
 HUB = "cairo"
 TOKENS = "tokens.json"
+READY_S = 60.0
 
 
 @dataclass(slots=True)
@@ -47,25 +47,25 @@ def control_plane(parent: Path | None = None) -> Iterator[Running]:
         tokens = TokenFile.create(folder / TOKENS)
         user = tokens.issue(Principal(PrincipalKind.USER, "local", "aisha", HUB, ("default",)))
         hub = tokens.issue(Principal(PrincipalKind.HUB, "local", "agent", HUB))
-        with child("benchmarks.apparatus.control_plane", str(folder)) as process:
-            target = f"127.0.0.1:{process.said()['port']}"
+        target = f"127.0.0.1:{_free_port()}"
+        config = folder / "control.toml"
+        config.write_text(f'[server]\nlisten = "{target}"\ndata_dir = "{folder}"\ntokens_file = "{folder / TOKENS}"\n')
+        log = folder / "control.log"
+        with child("federation.cli", "serve", "--config", str(config), log=log) as process:
+            _serving(target, log)
             yield Running(folder, target, user, hub, process)
 
 
-async def _serve(folder: Path) -> None:
-    from federation.app.serving import ControlPlane
-    from federation.app.settings import Server, Settings
-
-    server = Server(listen="127.0.0.1:0", data_dir=str(folder), tokens_file=str(folder / TOKENS))
-    plane = ControlPlane(Settings(server=server))
-    ending = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ending.set)
-    await plane.start()
-    print(json.dumps({"port": plane.ports["grpc"]}), flush=True)
-    await ending.wait()
-    await plane.stop()
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
-if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1])))
+def _serving(target: str, log: Path) -> None:
+    """Wait until it takes calls."""
+    with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(READY_S)
+        except grpc.FutureTimeoutError:
+            raise RuntimeError(f"the control plane did not serve; it said:\n{log.read_text()[-2000:]}") from None

@@ -64,9 +64,9 @@ class Child:
 
 
 @contextlib.contextmanager
-def child(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Child]:
+def child(module: str, *arguments: str, log: Path | None = None) -> Iterator[Child]:
     """`python -m MODULE ARGUMENTS` for the time of the block."""
-    started = Child([sys.executable, "-m", module, *arguments], environment)
+    started = Child([sys.executable, "-m", module, *arguments], log=log)
     try:
         yield started
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -16,6 +17,7 @@ from federation.identity.authority import Scope, authorise
 from federation.identity.principal import Principal
 from federation.identity.tokens import TokenFile, token_from
 
+FRESH_S = 0.1
 log = logging.getLogger(__name__)
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -35,15 +37,23 @@ class Caller:
 
 
 class Gate:
-    """Tokens to callers."""
+    """Tokens to callers. Whom a token stands for is remembered for `FRESH_S`: a revoked one ends within that."""
 
     def __init__(self, tokens: TokenFile) -> None:
         self._tokens = tokens
+        self._known: dict[str, Principal] = {}
+        self._stale_s = 0.0
 
     def admit(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
         """The caller of `method`; UNAUTHENTICATED or PERMISSION_DENIED."""
-        metadata = context.invocation_metadata() or ()
-        principal = self._tokens.lookup(token_from([(str(key), value) for key, value in metadata]))
+        token = token_from(context.invocation_metadata() or ())
+        now_s = time.monotonic()
+        if now_s >= self._stale_s:
+            self._known.clear()
+            self._stale_s = now_s + FRESH_S
+        principal = self._known.get(token)
+        if principal is None:
+            principal = self._known[token] = self._tokens.lookup(token)
         return Caller(principal, authorise(method, principal))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 from typing import TypeVar
 
@@ -77,7 +78,8 @@ def spec_in(message: job_pb2.JobSpec) -> JobSpec:
         raise invalid(
             f"spec version {message.version} is unknown", hint=f"Use version: {SPEC_VERSION}.", field="version"
         )
-    environment, hubs = message.environment, message.hubs
+    environment = message.environment if message.HasField("environment") else None
+    hubs = message.hubs if message.HasField("hubs") else None
     return check_spec(
         JobSpec(
             name=message.name,
@@ -88,9 +90,9 @@ def spec_in(message: job_pb2.JobSpec) -> JobSpec:
             replicas=message.demand.replicas or 1,
             package_digest=message.package_digest,
             arguments=tuple(message.arguments),
-            requirements=environment.requirements,
-            variables=tuple(sorted(environment.variables.items())),
-            secret_variables=tuple(sorted(environment.secret_variables.items())),
+            requirements=environment.requirements if environment else "",
+            variables=tuple(sorted(environment.variables.items())) if environment else (),
+            secret_variables=tuple(sorted(environment.secret_variables.items())) if environment else (),
             inputs=tuple(Input(one.dataset, one.version, getattr(one, "as") or one.dataset) for one in message.inputs),
             runtime_limit_ms=message.runtime_limit_ms or 600_000,
             priority=_enum(Priority, message.priority, Priority.BATCH, "priority"),
@@ -98,9 +100,9 @@ def spec_in(message: job_pb2.JobSpec) -> JobSpec:
             idempotent=message.idempotent,
             on_partition=_enum(OnPartition, message.on_partition, OnPartition.KEEP, "on_partition"),
             tracking=message.tracking,
-            hubs_allow=tuple(hubs.allow),
-            hubs_deny=tuple(hubs.deny),
-            hubs_prefer=tuple(hubs.prefer),
+            hubs_allow=tuple(hubs.allow) if hubs else (),
+            hubs_deny=tuple(hubs.deny) if hubs else (),
+            hubs_prefer=tuple(hubs.prefer) if hubs else (),
         )
     )
 
@@ -118,7 +120,13 @@ def _enum(kind: type[E], number: int, default: E, field: str) -> E:
 
 def resources_in(entries: object) -> Resources:
     """A checked resource vector."""
-    return resources(*((entry.name, entry.kind, entry.amount) for entry in entries))  # type: ignore[attr-defined]
+    return _checked(*[(entry.name, entry.kind, entry.amount) for entry in entries])  # type: ignore[attr-defined]
+
+
+@functools.lru_cache(maxsize=4096)
+def _checked(*amounts: tuple[str, str, int]) -> Resources:
+    """Ten thousand jobs ask for a handful of shapes: each is checked once, and kept once."""
+    return resources(*amounts)
 
 
 def submission_in(message: job_pb2.Submission, owner: Owner) -> Submission:

@@ -8,6 +8,7 @@ import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's: 32 letters that nobody mistakes for each other; text order is number order."""
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 class SystemClock:
@@ -39,5 +40,5 @@ class SortableIds:
             else:
                 self._tail += 1
             number = (self._last_ms << 80) | self._tail
-        letters = [_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5)]
-        return f"{prefix}-{''.join(letters)}"
+        pairs = [_PAIRS[(number >> shift) & 1023] for shift in range(120, -10, -10)]
+        return f"{prefix}-{''.join(pairs)}"

@@ -200,12 +200,15 @@ def check_spec(spec: JobSpec) -> JobSpec:
         raise invalid(
             "package_digest is not a sha256 in hex", hint="Name what CreateUpload was told.", field="package_digest"
         )
-    _limit("arguments", len(spec.arguments), ARGUMENTS_MAX)
-    _limit("arguments", sum(len(text.encode()) for text in spec.arguments), ARGUMENTS_BYTES_MAX, "bytes")
+    if spec.arguments:
+        _limit("arguments", len(spec.arguments), ARGUMENTS_MAX)
+        _limit("arguments", sum([len(text.encode()) for text in spec.arguments]), ARGUMENTS_BYTES_MAX, "bytes")
     _limit("environment.requirements", len(spec.requirements.encode()), REQUIREMENTS_BYTES_MAX, "bytes")
-    _check_variables(spec)
-    _limit("inputs", len(spec.inputs), INPUTS_MAX)
-    _check_inputs(spec)
+    if spec.variables or spec.secret_variables:
+        _check_variables(spec)
+    if spec.inputs:
+        _limit("inputs", len(spec.inputs), INPUTS_MAX)
+        _check_inputs(spec)
     _check_demand(spec)
     if not RUNTIME_LIMIT_MS_MIN <= spec.runtime_limit_ms <= RUNTIME_LIMIT_MS_MAX:
         raise invalid("runtime_limit is out of range", hint="Use 1s to 30d.", field="runtime_limit")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,10 @@ from federation.service.jobs import apply
 from federation.service.world import ACTOR_CONTROL, Unit, World
 from federation.service.writer import Writer
 
+PAUSE_S = 0.01
+"""One round in this time, or in as long as it took itself: deciding anew after each of a thousand commits a second would
+take the time that the commits need. After some quiet a few follow each other at once (`BURST_S`)."""
+BURST_S = 0.1
 REFUSAL_PAUSE_MS = 5_000
 """A hub that had no room after all is asked again after this; one whose policy said no is not asked again."""
 PASSING_REFUSALS = frozenset({"ROOM_TAKEN", "ENGINE_UNAVAILABLE", "STORE_FULL"})
@@ -58,7 +63,7 @@ class Rounds:
         self._refusals: dict[JobId, dict[str, tuple[str, int]]] = {}
         """job -> hub -> (why, ask again at; 0: never)."""
         self._wake = threading.Event()
-        self._ending = False
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
         writer.after_commit(self.collect)
 
@@ -81,7 +86,7 @@ class Rounds:
 
     def stop(self) -> None:
         """End after the round at hand."""
-        self._ending = True
+        self._ending.set()
         self._wake.set()
         self._thread.join()
 
@@ -144,17 +149,22 @@ class Rounds:
             return self._refusals.get(job_id, {}).get(hub_id, ("", 0))[0]
 
     def _run(self) -> None:
+        due_s = 0.0
         while True:
             self._wake.wait()
+            self._ending.wait(max(0.0, due_s - BURST_S - time.monotonic()))
             self._wake.clear()
-            if self._ending:
+            if self._ending.is_set():
                 return
+            began_s = time.monotonic()
             try:
                 self.round()
             except FederationError:
                 log.exception("a round was refused; the next one tries again")
             except Exception:
                 log.exception("a round failed for a reason of ours")
+            ended_s = time.monotonic()
+            due_s = max(due_s, ended_s) + max(PAUSE_S, ended_s - began_s)
 
     def round(self) -> Plan:
         """One round: take what changed, plan, commit. Jobs whose placement no longer held stay queued."""
