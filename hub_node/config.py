@@ -1,8 +1,8 @@
 """What the operator says about this agent: one TOML file, read once, with BRHUB_AGENT_* on top.
 
 Unknown keys are refused by name. Relative paths are relative to the file. Deliberately not here: what the machine has
-(`probe.py`) and what the hub's policy says (`federation/policy`, `admission.py`). An example is `infra/agent.example.toml`
-in the operator's guide; each key's meaning is beside its field below.
+(`probe.py`) and what the hub's policy says (`federation/policy`, `admission.py`). An example is `infra/agent.example.toml`;
+each key's meaning is beside its field below.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from federation.api.door import Caller, Gate, unary
 from federation.api.jobs import LINK_TTL_S, objects_of, package_key
 from federation.api.translate import agent_in, epoch_in, hub_out, node_in, owner_out, reason_out, report_in
 from federation.domain.ids import LeaseId
-from federation.domain.job import Epoch, Job, OnPartition
+from federation.domain.job import Epoch, Job
 from federation.domain.lease import Lease
 from federation.errors import Code, Fault, FederationError, from_parts, invalid
 from federation.identity.authority import denied, speaks_for
@@ -185,7 +185,6 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         spec, url = job.spec, ""
         if spec.package_digest and self.desk.objects is not None:
             url = self.desk.objects.presign_get(package_key(spec.package_digest), LINK_TTL_S)
-        keeps = spec.on_partition is OnPartition.KEEP
         return hub_pb2.Lease(
             lease_id=lease.id,
             job_id=job.id,
@@ -193,7 +192,8 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             spec=job.spec_bytes,
             owner=owner_out(job.owner),
             nodes=lease.nodes,
-            valid_for_ms=0 if keeps else max(1, lease.expires_ms - lease.granted_ms),
+            # What is left, not what was granted: an order that is delivered late must not outlive the server's clock.
+            valid_for_ms=max(1, lease.expires_ms - self.desk.clock.now_ms()),
             package_url=url,
             tracking_uri=self._tracking_uri() if spec.tracking else "",
             start=True,

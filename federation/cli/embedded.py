@@ -269,6 +269,7 @@ def addresses(folder: Path, plan: layout.Plan) -> dict[str, Any]:
     return {
         "server": f"{layout.LOOPBACK}:{plan.ports['grpc']}",
         "console": f"http://{layout.LOOPBACK}:{plan.ports['console']}/",
+        "sign_in": f"http://{layout.LOOPBACK}:{plan.ports['console']}/login?token={plan.tokens[layout.USER]}",
         "objects": f"http://{layout.LOOPBACK}:{plan.ports['objects']}/",
         "folder": str(folder),
         "hubs": plan.hub_ids,

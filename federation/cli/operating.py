@@ -97,7 +97,7 @@ def _print_addresses(session: Session, value: dict[str, Any], folder: Path, deta
 
     lines = [
         f"server   {value['server']}   (gRPC; BRHUB_DIR={folder} finds it)",
-        f"console  {value['console']}",
+        f"console  {value['sign_in']}",
         f"objects  {value['objects']}   (S3)",
         f"hubs     {', '.join(value['hubs'])}",
         f"end it   brhub down --dir {folder}" if detach else "end it   Ctrl-C",

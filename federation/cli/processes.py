@@ -127,7 +127,9 @@ def stop_all(folder: Path, say: Callable[[str], None]) -> int:
         members = [each for each in noted(folder) if each.name.startswith(stage)]
         if members:
             say(f"stopping {', '.join(each.name for each in members)}")
-            ended += _end([psutil.Process(each.pid) for each in members if is_alive(each)], TERM_GRACE_S)
+            # SIGTERM leaves an agent's runs to their guards, as an update wants it; this asks it to end them too
+            kindly = signal.SIGUSR1 if stage == "hub-" else signal.SIGTERM
+            ended += _end([psutil.Process(each.pid) for each in members if is_alive(each)], TERM_GRACE_S, kindly)
     for _ in range(SWEEPS_MAX):
         left = marked(folder)
         if not left:
@@ -151,10 +153,10 @@ def stop_one(folder: Path, name: str) -> None:
     _end([psutil.Process(each.pid) for each in noted(folder) if each.name == name and is_alive(each)], TERM_GRACE_S)
 
 
-def _end(processes: Iterable[psutil.Process], grace_s: float) -> int:
-    """TERM to each group, KILL to what is left after `grace_s`; how many of `processes` were there."""
+def _end(processes: Iterable[psutil.Process], grace_s: float, kindly: signal.Signals = signal.SIGTERM) -> int:
+    """`kindly` to each group, KILL to what is left after `grace_s`; how many of `processes` were there."""
     members = [process for process in processes if _runs(process)]
-    for sign, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_GRACE_S)):
+    for sign, wait_s in ((kindly, grace_s), (signal.SIGKILL, KILL_GRACE_S)):
         left = [process for process in members if _runs(process)]
         for process in left:
             _signal(process, sign)

@@ -707,8 +707,8 @@ class Lease(_message.Message):
     spec: _builtins.bytes
     """The spec as it was submitted, serialized JobSpec, with its secret variables."""
     valid_for_ms: _builtins.int
-    """From when the agent *sent* the request that this answers, the lease holds this long without renewal; 0 for `keep`,
-    which runs until its runtime limit.
+    """From when the agent *sent* the request that this answers, the lease holds this long. `stop` and `rerun` leases
+    are renewed before; a `keep` lease is not, and needs no contact until then. 0: the runtime limit and half an hour.
     """
     package_url: _builtins.str
     """A presigned GET of the package; empty when there is none."""

@@ -178,7 +178,7 @@ def run_tour(*, core: bool, keep: bool) -> int:
         print("starting a federation of three hubs", flush=True)
         with _federation(keep) as tour:
             address = embedded.addresses(tour.folder, tour.plan)
-            print(f"console: {address['console']}  (token: {tour.plan.tokens[layout.USER]})", flush=True)
+            print(f"console: {address['sign_in']}", flush=True)
             for number, step in enumerate(steps, 1):
                 print(f"\n[{number}/{len(steps)}] {step.__doc__}", flush=True)
                 step_s = time.monotonic()
@@ -191,7 +191,7 @@ def run_tour(*, core: bool, keep: bool) -> int:
                 print(f"    ({time.monotonic() - step_s:.0f} s)", flush=True)
             print(f"\npeak memory of the federation's processes: {tour.memory.peak_bytes / MIB:,.0f} MiB", flush=True)
             if keep:
-                print(f"console: {address['console']}", flush=True)
+                print(f"console: {address['sign_in']}", flush=True)
     except FederationError as problem:
         failed = failed or str(problem)
     if failed:
