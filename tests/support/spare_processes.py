@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,12 +26,14 @@ from tests.support.eventually import eventually
 class Spare:
     """One process, its log, and its end."""
 
-    def __init__(self, words: Sequence[str | Path], log: Path, prefix: Sequence[str] = ()) -> None:
+    def __init__(self, words: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | None = None) -> None:
+        """`brhub WORDS`, or with `env` the program WORDS in that whole environment."""
         self.log_file = log
+        ours = () if env is not None else (sys.executable, "-m", "federation.cli")
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "federation.cli", *map(str, words)],
-                env=environment(None),
+                [*ours, *map(str, words)],
+                env=environment(None) if env is None else dict(env),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
