@@ -12,6 +12,8 @@ from courses.catalog import Course
 from federation.errors import Code, FederationError, not_found
 
 FIELD = "course"
+_STYLE = "<style>.brhub-courses .card:has(:checked) { border-color: #f37524 }</style>"
+"""The rest of the look is the Bootstrap that JupyterHub's page has already."""
 
 
 def options_form(courses: Sequence[Course]) -> str:
@@ -19,7 +21,11 @@ def options_form(courses: Sequence[Course]) -> str:
     if not courses:
         return '<p class="alert alert-warning">This hub has no courses yet. Ask your instructor.</p>'
     return "\n".join(
-        ['<div class="brhub-courses">', *(_choice(each, each is courses[0]) for each in courses), "</div>"]
+        [
+            f'<div class="brhub-courses">{_STYLE}',
+            *(_choice(each, each is courses[0], len(courses) == 1) for each in courses),
+            "</div>",
+        ]
     )
 
 
@@ -44,14 +50,23 @@ def course_missing(name: str) -> FederationError:
     return not_found(Code.COURSE_NOT_FOUND, "course", name, hint="Choose one on the spawn page.")
 
 
-def _choice(course: Course, first: bool) -> str:
-    labs = "".join(f"<li>{escape(lab.title)} ({lab.minutes} min)</li>" for lab in course.labs)
+def _choice(course: Course, first: bool, alone: bool) -> str:
+    """A card: all of it but the list of goals, which opens and closes, makes the choice. One that is alone starts open."""
+    ident = f"course-{escape(course.name)}"
     data = ", ".join(escape(entry["dataset"]) for entry in course.inputs)
-    takes = f"{escape(course.cpus)} CPU, {escape(course.memory)} memory" + (f", data {data}" if data else "")
-    box = f'<input class="form-check-input" type="radio" name="{FIELD}" id="course-{escape(course.name)}"'
+    takes = f"{escape(course.cpus)} CPU · {escape(course.memory)} memory" + (f" · data {data}" if data else "")
+    labs = "".join(f"<li>{escape(lab.title)} ({lab.minutes} min)</li>" for lab in course.labs)
+    several = f'<ul class="mb-2">{labs}</ul>' if len(course.labs) > 1 else ""
+    goals = "".join(f"<li>{escape(goal)}</li>" for lab in course.labs for goal in lab.goals)
+    learn = f'<summary>What you will learn</summary><ul class="mb-0">{goals}</ul>'
     return (
-        f'<div class="form-check mb-3" lang="{escape(course.language)}">{box} value="{escape(course.name)}" required'
-        f"{' checked' if first else ''}>"
-        f'<label class="form-check-label" for="course-{escape(course.name)}"><strong>{escape(course.title)}</strong>'
-        f"<br>{escape(course.summary)}<ul>{labs}</ul><small>{takes}</small></label></div>"
+        f'<div class="card mb-3 shadow-sm" lang="{escape(course.language)}"><div class="card-body d-flex gap-3">'
+        f'<input class="form-check-input flex-shrink-0" type="radio" name="{FIELD}" id="{ident}"'
+        f' value="{escape(course.name)}" required{" checked" if first else ""}>'
+        '<div class="flex-grow-1"><div class="d-flex flex-wrap justify-content-between column-gap-3 mb-2">'
+        f'<label class="h5 mb-0 stretched-link" for="{ident}">{escape(course.title)}</label>'
+        f'<span class="text-nowrap">{course.minutes} minutes</span></div>'
+        f'<p class="mb-2">{escape(course.summary)}</p>{several}'
+        + (f'<details class="position-relative z-2 mb-2"{" open" if alone else ""}>{learn}</details>' if goals else "")
+        + f'<small class="text-body-secondary">{takes}</small></div></div></div>'
     )

@@ -81,6 +81,7 @@ c.ConfigurableHTTPProxy.pid_file = str(state / "proxy.pid")
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.last_activity_interval = 60
 c.JupyterHub.concurrent_spawn_limit = 100
+c.JupyterHub.template_paths = [str(Path(__file__).resolve().parent / "templates")]
 
 # ---- labs: jobs of the federation -------------------------------------------------------------------------------------
 c.JupyterHub.spawner_class = "courses.spawner.FederationSpawner"
