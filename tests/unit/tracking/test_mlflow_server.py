@@ -52,7 +52,7 @@ def test_it_starts_when_wanted_and_ends_when_closed(tmp_path: Path) -> None:
     assert tracking.uri() == ""
     tracking.wanted()
     tracking.wanted()
-    uri = eventually(lambda: tracking.up() and tracking.uri(), 20)
+    uri = eventually(lambda: tracking.uri() if tracking.up() else "", 20)
     pid = pid_of(tmp_path / "mlflow")
     assert uri.startswith("http://127.0.0.1:")
     tracking.close()
@@ -66,7 +66,7 @@ def test_a_server_that_dies_comes_back_at_the_same_address(tmp_path: Path) -> No
     tracking = MlflowTracking(tmp_path / "mlflow", program(tmp_path, ANSWERS))
     tracking.wanted()
     try:
-        uri = eventually(lambda: tracking.up() and tracking.uri(), 20)
+        uri = eventually(lambda: tracking.uri() if tracking.up() else "", 20)
         first = pid_of(tmp_path / "mlflow")
         os.killpg(first, signal.SIGKILL)
         assert eventually(lambda: pid_of(tmp_path / "mlflow") != first and tracking.up() and tracking.uri(), 20) == uri
@@ -79,11 +79,11 @@ def test_a_new_control_plane_takes_up_the_server_of_the_last(tmp_path: Path) -> 
     name = program(tmp_path, ANSWERS)
     crashed = MlflowTracking(tmp_path / "mlflow", name)
     crashed.wanted()
-    uri = eventually(lambda: crashed.up() and crashed.uri(), 20)
+    uri = eventually(lambda: crashed.uri() if crashed.up() else "", 20)
     pid = pid_of(tmp_path / "mlflow")
     new = MlflowTracking(tmp_path / "mlflow", name)
     try:
-        assert eventually(lambda: new.up() and new.uri(), 20) == uri
+        assert eventually(lambda: new.uri() if new.up() else "", 20) == uri
         assert pid_of(tmp_path / "mlflow") == pid
     finally:
         new.close()
