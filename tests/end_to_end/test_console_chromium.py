@@ -5,25 +5,20 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from federation.domain.job import JobState
 from federation.lifecycle.job import Trigger
+from tests.support.browser import NEEDS_CHROMIUM, chromium, keep_picture
 from tests.support.console import ADMIN, AISHA, Console, console_beside
 from tests.support.console_scene import furnish
 from tests.support.eventually import eventually
 
-CHROMIUM = shutil.which("chromium") or ""
-pytestmark = [
-    pytest.mark.chromium,
-    pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: apt-get install chromium"),
-]
+pytestmark = NEEDS_CHROMIUM
 WIDE = {"width": 1440, "height": 900}
 NARROW = {"width": 390, "height": 844}
 
@@ -31,10 +26,8 @@ NARROW = {"width": 390, "height": 844}
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One Chromium for all tests."""
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
@@ -188,7 +181,6 @@ def test_pages_fit_wide_and_narrow_and_stay_small(
     """Light and dark: the page never scrolls sideways, nothing comes from elsewhere, all of it is under 150 kB."""
     console, ids = furnished
     address = path.format(**ids)
-    folder = os.environ.get("BRHUB_SCREENSHOTS", "")
     for scheme in ("light", "dark"):
         for viewport in (WIDE, NARROW):
             with browser.new_context(viewport=viewport, color_scheme=scheme) as context:  # type: ignore[arg-type]  # as above
@@ -202,7 +194,6 @@ def test_pages_fit_wide_and_narrow_and_stay_small(
                 assert sum(sizes) < 150_000
                 assert all(url.startswith(console.url) for url in asked)
                 assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-                if folder:
-                    name = f"{address.strip('/').replace('/', '-') or 'overview'}-{scheme}-{viewport['width']}.png"
-                    page.screenshot(path=Path(folder) / name, full_page=True)
+                name = address.strip("/").replace("/", "-") or "overview"
+                keep_picture(page, f"{name}-{scheme}-{viewport['width']}", full_page=True)
     assert complaints == []

@@ -36,7 +36,7 @@ TASK_1 = 'total = flights.count()\ncancelled = flights.where(F.col("dep_time").i
 
 def run_lab(tour: Tour) -> None:
     """Log in, spawn, run the first cells and the first task, stop."""
-    with _jupyterhub(tour) as (base, password):
+    with jupyterhub_at(tour.folder) as (base, password):
         session = _logged_in(base, password)
         tour.say(f"{STUDENT} has logged in at {base}/hub/ and chooses {COURSE}")
         _spawn(tour, session, base)
@@ -53,8 +53,11 @@ def run_lab(tour: Tour) -> None:
 
 
 @contextlib.contextmanager
-def _jupyterhub(tour: Tour) -> Iterator[tuple[str, str]]:
-    """Kuala Lumpur's JupyterHub, with the configuration of infra/jupyterhub; (its address, the tour's password)."""
+def jupyterhub_at(folder: Path) -> Iterator[tuple[str, str]]:
+    """A JupyterHub of the federation in `folder`, as infra/jupyterhub configures it; (its address, everybody's password).
+
+    Raises: StepFailed when it does not come up.
+    """
     config = Path(federation.__path__[0]).parent / "infra" / "jupyterhub" / "jupyterhub_config.py"
     if not config.is_file():
         raise StepFailed("infra/jupyterhub is not here: run the tour in a checkout")
@@ -62,9 +65,9 @@ def _jupyterhub(tour: Tour) -> Iterator[tuple[str, str]]:
     started = processes.start(
         "jupyterhub",
         [sys.executable, "-m", "jupyterhub", "-f", str(config)],
-        tour.folder,
+        folder,
         {
-            "BRHUB_DIR": str(tour.folder),
+            "BRHUB_DIR": str(folder),
             "BRHUB_LAB_PASSWORD": password,
             "BRHUB_JUPYTERHUB_PORT": str(port),
             "PYTHONPATH": str(Path(federation.__path__[0]).parent),
@@ -75,7 +78,7 @@ def _jupyterhub(tour: Tour) -> Iterator[tuple[str, str]]:
         _until_up(f"{base}/hub/login", started)
         yield base, password
     finally:
-        processes.stop_one(tour.folder, "jupyterhub")
+        processes.stop_one(folder, "jupyterhub")
 
 
 def _three_ports() -> int:
