@@ -10,7 +10,7 @@ import pytest
 
 from federation.cli.show import state_of
 from federation.errors import Code, FederationError
-from tests.support.embedded_federation import PATIENCE_S, ended, when
+from tests.support.embedded_federation import PATIENCE_S, ended
 from tests.support.eventually import eventually
 from tests.support.spare_processes import SpareControl, fill, small_disk
 
@@ -71,12 +71,13 @@ def test_an_agent_without_room_fails_only_what_needs_room(tmp_path: Path, disk: 
     try:
         agent.says("session open")
         with control.client() as client:
-            before = client.submit({**shell, "arguments": ["-c", f"until test -e {bell}; do sleep 0.1; done"]})
-            when(client, before, "RUNNING")
+            wait = f"touch {tmp_path}/started; until test -e {bell}; do sleep 0.1; done"
+            before = client.submit({**shell, "arguments": ["-c", wait]})
+            eventually((tmp_path / "started").exists, PATIENCE_S, "its program to run")
             ballast = fill(disk)
             new = client.submit({**shell, "arguments": ["-c", "echo in time"]})
             agent.says("STORE_FULL")
-            assert before in {job.id for job in client.list(states=["RUNNING"])}
+            assert state_of(client.get(before)) == "RUNNING"
             ballast.unlink()
             bell.touch()
             assert ended(client, before).attempts == 1

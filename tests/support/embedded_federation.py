@@ -21,6 +21,7 @@ import psutil
 from federation.cli import embedded, layout, processes
 from federation.cli.show import state_of
 from federation.client import TERMINAL, Client
+from federation.errors import FederationError
 from federation.identity.principal import LOCAL_ISSUER, Principal, PrincipalKind
 from federation.identity.tokens import TokenFile
 from federation.v1 import job_pb2
@@ -218,8 +219,14 @@ def when(client: Client, job_id: str, *states: str, timeout_s: float = PATIENCE_
 def ended(client: Client, job_id: str, state: str = "SUCCEEDED", timeout_s: float = PATIENCE_S) -> job_pb2.Job:
     """The job at its end, which must be `state`."""
     job = client.wait(job_id, timeout_s)
-    log = (
-        b"".join(client.logs(job_id)).decode(errors="replace")[-2000:] if state_of(job) != state and job.attempt else ""
+    assert state_of(job) == state, (
+        f"{state_of(job)}: {job.reason.code} {job.reason.message}\n{_last_words(client, job)}"
     )
-    assert state_of(job) == state, f"{state_of(job)}: {job.reason.code} {job.reason.message}\n{log}"
     return job
+
+
+def _last_words(client: Client, job: job_pb2.Job) -> str:
+    try:
+        return b"".join(client.logs(job.id)).decode(errors="replace")[-2000:]
+    except FederationError as error:
+        return f"(no log: {error.message})"
