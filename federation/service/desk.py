@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from federation.domain.job import Job
+from federation.domain.job import Job, JobState, Reason
 from federation.domain.plan import ReasonCode
 from federation.errors import FederationError
 from federation.objects.store import ObjectStore
@@ -93,7 +93,15 @@ class Desk:
         return door
 
     def explained(self, job: Job) -> Explanation:
-        """Why a job waits, with each hub's own words where its admission said no. Not on the event loop."""
+        """Why a job waits, with each hub's own words where its admission said no. Not on the event loop.
+
+        A job that runs has one reason, RUNNING, for the hub that has it; one that has ended has none.
+        """
+        if job.state.terminal:
+            return Explanation(())
+        if job.state is not JobState.QUEUED:
+            there = Reason(ReasonCode.RUNNING, f"it is {job.state} there", job.hub_id)
+            return Explanation((there,))
         explanation = self.rounds.explain(job)
         reasons = tuple(
             replace(reason, message=self.rounds.refusal_of(job.id, reason.hub_id) or reason.message)

@@ -277,3 +277,17 @@ async def test_tls_from_certificate_files(tmp_path: Path) -> None:
         async with grpc.aio.insecure_channel(f"localhost:{running.plane.ports['grpc']}") as channel:
             plain = Plane(running.plane, channel).voice(AISHA)
             assert await refused(plain.job("ListJobs", job_pb2.ListJobsRequest())) in (Code.UNREACHABLE, Code.TIMED_OUT)
+
+
+async def test_a_job_that_does_not_wait_has_nothing_to_wait_for(plane: Plane) -> None:
+    """While it runs, Explain names the hub that has it; afterwards nothing."""
+    await plane.voice(CAIRO).hub("OpenSession", a_session())
+    aisha = plane.voice(AISHA)
+    job_id = await submitted(aisha)
+    watch = aisha.jobs.WatchJobs(job_pb2.WatchJobsRequest(job_ids=[job_id]), metadata=aisha.metadata)
+    while (await next_of(watch)).state != common_pb2.JOB_STATE_LEASED:
+        continue
+    watch.cancel()
+    explain = job_pb2.ExplainJobRequest(job_id=job_id)
+    runs = await aisha.job("ExplainJob", explain)
+    assert [(reason.hub_id, reason.code) for reason in runs.reasons] == [("cairo", "RUNNING")]
