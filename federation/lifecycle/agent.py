@@ -11,6 +11,7 @@ from federation.domain.hub import LOST_AFTER_MS, SUSPECT_AFTER_MS, Agent, LinkSt
 from federation.errors import Code, Fault, FederationError
 
 PROTOCOL_MIN, PROTOCOL_MAX = 1, 1
+_WORSE = (LinkState.ONLINE, LinkState.SUSPECT, LinkState.LOST)
 
 
 def negotiated(agent_min: int, agent_max: int) -> int:
@@ -62,11 +63,11 @@ def heard(agent: Agent, session_id: str, now_ms: int) -> Agent:
 
 
 def aged(agent: Agent, now_ms: int) -> Agent:
-    """The agent with the link state that its silence has earned."""
+    """The agent with the link state that its silence has earned. Only being heard of makes a link better."""
     silent_ms = now_ms - agent.last_sync_ms
     link = LinkState.ONLINE
     if silent_ms >= LOST_AFTER_MS:
         link = LinkState.LOST
     elif silent_ms >= SUSPECT_AFTER_MS:
         link = LinkState.SUSPECT
-    return agent if link is agent.link else replace(agent, link=link)
+    return agent if _WORSE.index(link) <= _WORSE.index(agent.link) else replace(agent, link=link)

@@ -18,8 +18,8 @@ def broken(jobs: Iterable[Job], leases: Iterable[Lease], agents: Mapping[AgentKe
     """Every broken promise, one sentence each; empty when all hold.
 
     At most one live lease a job; a job in a running state has one and a job in no such state has none; the lease's epoch
-    is the job's; no node holds more than it offers (a node whose offer shrank under running work is its hub's to mend
-    and is not counted).
+    is the job's; no node holds more than it offers. Leave out of `agents` those that took room back under running
+    work: that is their hub's to mend.
     """
     found: list[str] = []
     by_job: dict[str, Lease] = {}

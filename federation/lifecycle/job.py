@@ -75,8 +75,8 @@ JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
 }
 """Job state and trigger -> next state; None: it stays as it is. What is not listed is illegal.
 
-Two outcomes depend on the job's own word and are decided in `_target`: an expired lease, and a cancel that finds the
-lease long over.
+What depends on the job's own word is decided in `_target`: an expired lease, and a cancel that finds the lease long
+over. A job that is UNKNOWN and was asked to end is read in the row of CANCELLING (`_row`).
 """
 
 _LEASE_LIVE = {
@@ -152,9 +152,8 @@ class Transition:
 def step(record: JobRecord, fact: Fact, now_ms: int) -> Transition:
     """The state after `fact`. Pure; raises ILLEGAL_TRANSITION or STALE_EPOCH and then nothing has changed."""
     job, lease = record.job, record.lease
-    table = JOB_TABLE[job.state]
     _refuse_stale(record, fact)
-    if fact.trigger not in table:
+    if fact.trigger not in JOB_TABLE[_row(record)]:
         raise FederationError(
             Code.ILLEGAL_TRANSITION,
             f"job {job.id} is {job.state}: {fact.trigger} cannot follow",
@@ -197,19 +196,32 @@ def _refuse_stale(record: JobRecord, fact: Fact) -> None:
 
 
 def _target(record: JobRecord, fact: Fact, now_ms: int) -> JobState:
-    """The job's next state: the table's word, but for the three that depend on what the job itself said."""
+    """The job's next state: the table's word, but for what depends on what the job itself said."""
     job, lease = record.job, record.lease
-    target = JOB_TABLE[job.state][fact.trigger]
-    if fact.trigger is T.LEASE_EXPIRED and job.state is not J.CANCELLING:
-        if job.spec.on_partition is OnPartition.STOP:
+    row = _row(record)
+    target = JOB_TABLE[row][fact.trigger]
+    if fact.trigger is T.LEASE_EXPIRED:
+        again = job.spec.on_partition is OnPartition.RERUN or job.spec.idempotent
+        if row is J.CANCELLING and (again or job.spec.on_partition is OnPartition.STOP):
+            return J.CANCELLED  # it might have run a second time, so it may as well not
+        if row is not J.CANCELLING and job.spec.on_partition is OnPartition.STOP:
             return J.FAILED
-        if job.spec.on_partition is OnPartition.RERUN or job.spec.idempotent:
+        if row is not J.CANCELLING and again:
             return J.QUEUED
-    if fact.trigger is T.LEASE_EXPIRED and job.state is J.CANCELLING and job.spec.on_partition is not OnPartition.KEEP:
-        return J.CANCELLED
     if fact.trigger is T.CANCEL_REQUESTED and job.state is J.UNKNOWN and lease is not None and over(lease, now_ms):
         return J.CANCELLED  # its guard has ended it by now: a person may close the file without the hub's word
-    return job.state if target is None else target
+    if target is None:
+        return row if fact.trigger in _HEARD else job.state
+    return target
+
+
+_HEARD = frozenset({T.RUN_ACCEPTED, T.RUN_STAGING, T.RUN_STARTED, T.RUN_STOPPING})
+
+
+def _row(record: JobRecord) -> JobState:
+    """Where in the table a record stands: doubt about a run does not undo the wish that it end."""
+    asked_to_end = record.lease is not None and record.lease.state is L.REVOKING
+    return J.CANCELLING if record.job.state is J.UNKNOWN and asked_to_end else record.job.state
 
 
 def over(lease: Lease, now_ms: int) -> bool:
@@ -283,6 +295,10 @@ def _reasoned(job: Job, fact: Fact) -> Job:
     return replace(job, reason=fact.reason or job.reason)
 
 
+def _cancelled(job: Job, fact: Fact) -> Job:
+    return job if job.state.terminal else _reasoned(job, fact)  # why it ended stays what it was
+
+
 def _requeued(job: Job, _fact: Fact) -> Job:
     return replace(
         job,
@@ -309,6 +325,6 @@ _APPLY: Mapping[Trigger, Callable[[Job, Fact], Job]] = {
     T.RUN_REFUSED: _reasoned,
     T.RUN_ABSENT: _reasoned,
     T.LEASE_EXPIRED: _reasoned,
-    T.CANCEL_REQUESTED: _reasoned,
+    T.CANCEL_REQUESTED: _cancelled,
     T.RETRY_REQUESTED: _requeued,
 }
