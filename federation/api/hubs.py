@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from federation.api.door import Caller, Gate, unary
 from federation.api.jobs import LINK_TTL_S, objects_of, package_key
-from federation.api.translate import agent_in, epoch_in, hub_out, node_in, owner_out, reason_out, report_in
+from federation.api.translate import agent_in, epoch_in, hub_out, nodes_in, owner_out, reason_out, report_in
 from federation.domain.ids import LeaseId
 from federation.domain.job import Epoch, Job
 from federation.domain.lease import Lease
@@ -52,6 +52,8 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         """An agent introduces itself."""
         if not speaks_for(caller.scope, caller.principal, request.hub_id):
             raise denied(caller.principal, f"speak for hub {request.hub_id[:80]}")
+        if len(request.runs) > REPORTS_MAX:
+            raise invalid(f"more than {REPORTS_MAX} runs in one session", field="runs", code=Code.LIMIT_EXCEEDED)
         if not request.instance_id:
             raise invalid("instance_id is missing", field="instance_id")
         protocol = negotiated(request.protocol_min, request.protocol_max)
@@ -80,11 +82,11 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             session_id,
             tuple(report_in(report, hub_id) for report in request.changed),
             request.runs_digest,
-            tuple(node_in(node) for node in request.nodes),
+            nodes_in(request.nodes),
             request.full,
             request.round_trip_ms,
+            request.sync_seq,
         )
-        held = self._supersede(session_id, request.sync_seq)
         store = self.desk.store
 
         def take(unit: Unit) -> Orders:
@@ -93,8 +95,11 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
                 raise denied(caller.principal, f"speak for hub {key[0]}")
             return service_sync.sync(unit, store, beat)
 
+        orders = await self.desk.ask(take)
+        if orders.superseded:
+            return hub_pb2.SyncHubResponse(incarnation=orders.incarnation, superseded=True)
+        held = self._supersede(session_id, request.sync_seq)  # not before: the session may be somebody else's
         try:
-            orders = await self.desk.ask(take)
             reads = self.desk.logs.take(orders.key)
             deadline_s = began_s + min(request.hold_ms, HOLD_MS_MAX) / 1000
             if not (orders.urgent or reads):
@@ -135,8 +140,8 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         try:
             # Orders may have come between the first look and the watch: look once more before the wait.
             while not held.superseded:
-                reads = self.desk.logs.take(orders.key)
                 orders = await self.desk.ask(lambda unit: service_sync.orders_of(unit, session_id))
+                reads = self.desk.logs.take(orders.key)  # last: a caller who hangs up while we ask takes none along
                 if orders.urgent or reads or (left_s := deadline_s - time.monotonic()) <= 0:
                     return orders, reads
                 try:

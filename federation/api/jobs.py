@@ -33,6 +33,7 @@ from federation.service.world import Unit
 from federation.v1 import job_pb2, job_pb2_grpc
 
 PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX = 100, 1_000
+TOKEN_DIGITS_MAX = 18
 PACKAGE_BYTES_MAX = 64 << 20
 LINK_TTL_S = 3_600
 WATCH_QUEUE_MAX = 10_000
@@ -83,7 +84,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         """The caller's jobs, newest first."""
         if not 0 <= request.page_size <= PAGE_SIZE_MAX:
             raise invalid(f"page_size {request.page_size} is out of range", hint="Use 1 to 1000.", field="page_size")
-        if request.page_token and not request.page_token.isdecimal():
+        if request.page_token and not (request.page_token.isdecimal() and len(request.page_token) <= TOKEN_DIGITS_MAX):
             raise invalid("page_token is not one of ours", hint="Send the last answer's.", field="page_token")
         everyone = request.all_owners and caller.scope is Scope.ANY
         where = JobFilter(

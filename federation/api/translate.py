@@ -5,11 +5,12 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
+from collections.abc import Sequence
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
-from federation.domain.hub import Agent, Dataset, HubState, LinkState, Node
+from federation.domain.hub import NODES_PER_AGENT_MAX, Agent, Dataset, HubState, LinkState, Node
 from federation.domain.ids import JobId, LeaseId, checked_name
 from federation.domain.job import (
     SPEC_BYTES_MAX,
@@ -34,6 +35,7 @@ from federation.service.sync import RunReport
 from federation.v1 import common_pb2, hub_pb2, job_pb2
 
 SPEC_VERSION = 1
+REASON_ENTRIES_MAX, REASON_TEXT_MAX = 32, 500
 E = TypeVar("E", bound=enum.IntEnum)
 _STATES = {state: common_pb2.JobState.Value(f"JOB_STATE_{state}") for state in JobState}
 _STATES_BACK: dict[int, JobState] = {number: state for state, number in _STATES.items()}
@@ -233,6 +235,22 @@ def node_in(message: hub_pb2.Node) -> Node:
     )
 
 
+def nodes_in(messages: Sequence[hub_pb2.Node]) -> tuple[Node, ...]:
+    """An agent's machines; each name once."""
+    if len(messages) > NODES_PER_AGENT_MAX:
+        raise invalid(
+            f"{len(messages)} nodes are over the limit of {NODES_PER_AGENT_MAX}",
+            hint="Put several agents in front of them.",
+            code=Code.LIMIT_EXCEEDED,
+            field="nodes",
+            limit=str(NODES_PER_AGENT_MAX),
+        )
+    nodes = tuple(node_in(node) for node in messages)
+    if len({node.name for node in nodes}) != len(nodes):
+        raise invalid("two nodes have one name", hint="Give each machine its own.", field="nodes.name")
+    return nodes
+
+
 def dataset_in(message: hub_pb2.Dataset) -> Dataset:
     """A dataset that a hub announces."""
     return Dataset(
@@ -247,9 +265,6 @@ def dataset_in(message: hub_pb2.Dataset) -> Dataset:
 
 def agent_in(message: hub_pb2.OpenSessionRequest, session_id: str) -> Agent:
     """The agent that introduces itself."""
-    names = [node.name for node in message.nodes]
-    if len(set(names)) != len(names):
-        raise invalid("two nodes have one name", field="nodes.name")
     return Agent(
         hub_id=checked_name("hub_id", message.hub_id),  # type: ignore[arg-type]
         agent_id=checked_name("agent_id", message.agent_id),  # type: ignore[arg-type]
@@ -258,7 +273,7 @@ def agent_in(message: hub_pb2.OpenSessionRequest, session_id: str) -> Agent:
         version=message.agent_version[:64],
         link=LinkState.ONLINE,
         last_sync_ms=0,
-        nodes=tuple(node_in(node) for node in message.nodes),
+        nodes=nodes_in(message.nodes),
         engines=tuple(sorted(set(message.engines))),
         datasets=tuple(dataset_in(dataset) for dataset in message.datasets),
         features=tuple(sorted(set(message.features))),
@@ -274,7 +289,9 @@ def report_in(message: hub_pb2.RunReport, hub_id: str) -> RunReport:
     reason = None
     if message.HasField("reason"):
         said = message.reason
-        reason = Reason(said.code[:64], said.message[:2000], hub_id, tuple(sorted(said.metadata.items())))
+        metadata = sorted(said.metadata.items())[:REASON_ENTRIES_MAX]
+        parts = tuple((name[:REASON_TEXT_MAX], text[:REASON_TEXT_MAX]) for name, text in metadata)
+        reason = Reason(said.code[:64], said.message[:2000], hub_id, parts)
     return RunReport(
         LeaseId(message.lease_id),
         JobId(message.job_id),

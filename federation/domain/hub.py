@@ -10,6 +10,10 @@ from federation.domain.quantities import Resources
 
 SUSPECT_AFTER_MS = 60_000
 LOST_AFTER_MS = 600_000
+AGENTS_MAX = 10_000
+"""In the whole federation."""
+AGENTS_PER_HUB_MAX = 500
+NODES_PER_AGENT_MAX = 10_000
 
 
 class HubState(enum.StrEnum):
@@ -66,6 +70,8 @@ class Agent:
     datasets: tuple[Dataset, ...] = ()
     features: tuple[str, ...] = ()
     round_trip_ms: int = -1
+    sync_seq: int = 0
+    """The newest call of the session that was heard. Not stored: a session ends with the process that opened it."""
 
     @property
     def key(self) -> AgentKey:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from federation.errors import invalid
+from federation.errors import Code, invalid
 
 CPU, MEMORY, DISK, GPU = "cpu", "memory", "disk", "gpu"
+KINDS_MAX = 64
+"""Different (name, kind) pairs in one vector."""
 AMOUNT_MAX = 2**53
 """No single amount is larger: 8 PiB of memory, and exact in every language's numbers."""
 
@@ -31,6 +33,7 @@ Resources = tuple[Amount, ...]
 def resources(*amounts: tuple[str, str, int]) -> Resources:
     """A checked resource vector; zero amounts are left out. Errors: negative, absurd or doubled amounts."""
     kept: dict[tuple[str, str], int] = {}
+    sums: dict[str, int] = {}
     for name, kind, amount in amounts:
         if not name or len(name) > 63 or len(kind) > 128:
             raise invalid(
@@ -38,13 +41,22 @@ def resources(*amounts: tuple[str, str, int]) -> Resources:
                 hint="Use cpu, memory, disk or gpu.",
                 field="resources",
             )
-        if not 0 <= amount <= AMOUNT_MAX:
+        sums[name] = sums.get(name, 0) + max(0, amount)
+        if amount < 0 or sums[name] > AMOUNT_MAX:
             raise invalid(
                 f"{name} of {amount} is out of range", hint=f"Amounts go from 0 to {AMOUNT_MAX}.", field="resources"
             )
         if (name, kind) in kept:
             raise invalid(f"{name} is asked for twice", hint="Add the amounts up.", field="resources")
         kept[name, kind] = amount
+    if len(kept) > KINDS_MAX:
+        raise invalid(
+            f"{len(kept)} kinds of resources are over the limit of {KINDS_MAX}",
+            hint="Name fewer kinds.",
+            code=Code.LIMIT_EXCEEDED,
+            field="resources",
+            limit=str(KINDS_MAX),
+        )
     return tuple(Amount(name, kind, amount) for (name, kind), amount in sorted(kept.items()) if amount)
 
 

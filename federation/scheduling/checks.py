@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from federation.domain.hub import AGENTS_MAX, NODES_PER_AGENT_MAX
 from federation.domain.ids import AgentKey
 from federation.domain.job import HUBS_NAMED_MAX, INPUTS_MAX, REPLICAS_MAX, Priority
-from federation.domain.quantities import AMOUNT_MAX, Resources
+from federation.domain.quantities import AMOUNT_MAX, KINDS_MAX, Resources
 from federation.errors import Code, FederationError, invalid
 from federation.scheduling.rows import AgentRow, Delta, LeaseRow, QueuedJob, UsageRow
 
@@ -20,11 +21,7 @@ if TYPE_CHECKING:
     from federation.scheduling.state import PlannerState
 
 QUEUED_MAX = 1_000_000
-AGENTS_MAX = 10_000
-NODES_PER_AGENT_MAX = 10_000
 LEASES_MAX = 1_000_000
-KINDS_MAX = 64
-"""Different (name, kind) pairs in one resource vector."""
 TOTAL_MAX = 2**62
 """All amounts of one resource together, offered or leased, stay below: sums fit int64."""
 TIME_MS_MAX = 2**53
@@ -138,6 +135,12 @@ def _check_text(what: str, value: object) -> None:
         raise _BadRowError(f"{what} of {value!r} is not a name")
 
 
+def _check_home(value: object) -> None:
+    """A hub's name; the federation's own operators are of no hub."""
+    if value != "":
+        _check_text("home_hub", value)
+
+
 def _check_key(key: AgentKey) -> None:
     if type(key) is not tuple or len(key) != 2:
         raise _BadRowError(f"key {key!r} is not (hub, agent)")
@@ -177,7 +180,8 @@ def _check_agent(row: AgentRow) -> None:
 
 
 def _check_job(job: QueuedJob) -> None:
-    for what in ("job_id", "home_hub", "project", "user", "engine"):
+    _check_home(job.home_hub)
+    for what in ("job_id", "project", "user", "engine"):
         _check_text(what, getattr(job, what))
     _check_whole("seq", job.seq, 0, TIME_MS_MAX)
     _check_whole("replicas", job.replicas, 1, REPLICAS_MAX)
@@ -195,7 +199,8 @@ def _check_job(job: QueuedJob) -> None:
 
 
 def _check_lease(row: LeaseRow) -> None:
-    for what in ("lease_id", "job_id", "home_hub", "project", "user"):
+    _check_home(row.home_hub)
+    for what in ("lease_id", "job_id", "project", "user"):
         _check_text(what, getattr(row, what))
     _check_key(row.key)
     _check_whole("expires_ms", row.expires_ms, 0, TIME_MS_MAX)
@@ -207,7 +212,8 @@ def _check_lease(row: LeaseRow) -> None:
 
 
 def _check_usage(row: UsageRow) -> None:
-    for what in ("home_hub", "project", "user"):
+    _check_home(row.home_hub)
+    for what in ("project", "user"):
         _check_text(what, getattr(row, what))
     if len(row.used) > KINDS_MAX or len({name for name, _ in row.used}) != len(row.used):
         raise _BadRowError("used has too many names, or one twice")

@@ -10,6 +10,8 @@ from federation.errors import Code, Fault, FederationError, invalid
 from federation.service.desk import Desk
 from federation.service.logs import LogChunk, LogRead
 
+EPOCH_DIGITS_MAX = 18
+"""So many decimal digits fit an int64: the wish must go out on the wire, in the answer to somebody else's call."""
 ANSWER_S_MAX = 25.0
 """A held sync is at most 20 s old; a live one answers in milliseconds."""
 
@@ -62,7 +64,7 @@ async def read_log(desk: Desk, job: Job, attempt: str, offset: int, limit_bytes:
 def parsed_attempt(text: str) -> Epoch:
     """An epoch from "<incarnation>-<n>"."""
     incarnation, _, n = text.partition("-")
-    if not (incarnation.isdecimal() and n.isdecimal() and len(text) < 40):
+    if not (incarnation.isdecimal() and n.isdecimal() and max(len(incarnation), len(n)) <= EPOCH_DIGITS_MAX):
         raise invalid(
             f"attempt {text[:40]!r} is not <incarnation>-<n>",
             hint="`brhub job show` names the last one.",

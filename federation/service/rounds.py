@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from federation.domain.ids import JobId, LeaseId
 from federation.domain.job import Job, JobState
@@ -34,6 +34,10 @@ BURST_S = 0.1
 REFUSAL_PAUSE_MS = 5_000
 """A hub that had no room after all is asked again after this; one whose policy said no is not asked again."""
 PASSING_REFUSALS = frozenset({"ROOM_TAKEN", "ENGINE_UNAVAILABLE", "STORE_FULL"})
+NO_REFUSALS = frozenset({"LEASE_RAN_OUT"})
+"""Why a job waits again though its hub did not say no: the hub was cut off, and may have it when it is back."""
+RETRY_S = 1.0
+"""After a round that failed."""
 log = logging.getLogger(__name__)
 
 
@@ -115,7 +119,7 @@ class Rounds:
             if job.state.terminal or job.state is JobState.RUNNING:
                 self._refusals.pop(job.id, None)
             return
-        if job.reason is not None and job.hub_id and job.attempts:
+        if job.reason is not None and job.reason.code not in NO_REFUSALS and job.hub_id and job.attempts:
             until_ms = now_ms + REFUSAL_PAUSE_MS if job.reason.code in PASSING_REFUSALS else 0
             self._refusals.setdefault(job.id, {})[job.hub_id] = (job.reason.message, until_ms)
         self._gathered.queued(queued_from(job, tuple(sorted(self._refusals.get(job.id, ())))))
@@ -161,10 +165,31 @@ class Rounds:
                 self.round()
             except FederationError:
                 log.exception("a round was refused; the next one tries again")
+                self._try_again()
             except Exception:
-                log.exception("a round failed for a reason of ours")
+                log.exception("a round failed for a reason of ours; the next one starts from the world")
+                self._start_over()
             ended_s = time.monotonic()
             due_s = max(due_s, ended_s) + max(PAUSE_S, ended_s - began_s)
+
+    def _try_again(self) -> None:
+        """Nothing may change by itself that would wake us, and jobs wait."""
+        self._ending.wait(RETRY_S)
+        self._wake.set()
+
+    def _start_over(self) -> None:
+        """A state that was left half-way is worth nothing: take in the world anew."""
+
+        def take_in(unit: Unit) -> None:
+            self.take_in(unit.world)
+
+        with self._state_guard:
+            self._state = PlannerState()
+        try:
+            self._writer.run(take_in)
+        except FederationError:
+            log.exception("the world could not be taken in")
+        self._try_again()
 
     def round(self) -> Plan:
         """One round: take what changed, plan, commit. Jobs whose placement no longer held stay queued."""
@@ -172,7 +197,7 @@ class Rounds:
             delta: Delta = self._gathered.take()
         began_ms = self._clock.now_ms()
         with self._state_guard:
-            self._state, plan = plan_round(self._state, delta, self._policy, began_ms)
+            plan = self._planned(delta, began_ms)
         self.figures.rounds += 1
         self.figures.last_round_ms = self._clock.now_ms() - began_ms
         if plan.placements:
@@ -180,6 +205,22 @@ class Rounds:
             self.figures.placements += accepted
             self.figures.rejections += len(plan.placements) - accepted
         return plan
+
+    def _planned(self, delta: Delta, now_ms: int) -> Plan:
+        """Plan. A row that the planner refuses is left out: one hub's nonsense must not stop everybody's work."""
+        while True:
+            try:
+                self._state, plan = plan_round(self._state, delta, self._policy, now_ms)
+            except FederationError as error:
+                field, index = error.metadata.get("field", ""), error.metadata.get("index", "")
+                rows = getattr(delta, field, None)
+                if not rows or not index.isdecimal():
+                    raise
+                log.error("left out of planning: %s", error.message)
+                kept = rows[: int(index)] + rows[int(index) + 1 :]
+                delta = replace(delta, **{field: kept})
+                continue
+            return plan
 
     def _committing(self, plan: Plan) -> Callable[[Unit], int]:
         def commit(unit: Unit) -> int:

@@ -16,7 +16,8 @@ from federation.ports import IdSource, RequestRow, Store
 from federation.service.world import Unit
 
 BATCH_MAX = 1_000
-LIVE_JOBS_MAX = 2_000_000
+LIVE_JOBS_MAX = 1_000_000
+"""As many as the planner can hold."""
 
 
 @dataclass(frozen=True, slots=True)

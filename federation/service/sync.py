@@ -7,13 +7,14 @@ never an order. The revision of an answer is the last committed event's seq: it 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from federation.domain.hub import Agent, Hub, Node
-from federation.domain.ids import AgentKey, JobId, LeaseId
+from federation.domain.hub import AGENTS_MAX, AGENTS_PER_HUB_MAX, Agent, Hub, Node
+from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
 from federation.domain.job import Epoch, Job, OnPartition, OutputFile, Reason
-from federation.domain.lease import LEASE_MS_BATCH, LEASE_MS_LAB, Lease, LeaseState
+from federation.domain.lease import LEASE_MS_BATCH, LEASE_MS_LAB, SKEW_BOUND_MS, Lease, LeaseState
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, Fault, FederationError
 from federation.lifecycle import agent as lifecycle_agent
@@ -23,6 +24,7 @@ from federation.service.jobs import apply
 from federation.service.world import Unit
 
 STOP_GRACE_MS = 10_000
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Heartbeat:
     nodes: tuple[Node, ...] = ()
     full: bool = False
     round_trip_ms: int = -1
+    sync_seq: int = 0
+    """Raised with every call of the session; 0: not told."""
 
 
 @dataclass(slots=True)
@@ -78,6 +82,8 @@ class Orders:
     releases: list[tuple[LeaseId, Epoch]] = field(default_factory=list)
     usage_stored: dict[str, int] = field(default_factory=dict)
     send_full: bool = False
+    superseded: bool = False
+    """A newer call of the session was heard before this one: nothing of it was taken, and nothing is said."""
 
     @property
     def urgent(self) -> bool:
@@ -94,6 +100,8 @@ def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Se
         unit.event("hub", arriving.hub_id, "HubJoined", cause="OpenSession", actor=_actor(arriving))
     elif title and unit.world.hubs[arriving.hub_id].title != title:
         unit.put_hub(replace(unit.world.hubs[arriving.hub_id], title=title))
+    if arriving.key not in unit.world.agents:
+        _check_room_for_agent(unit, arriving.hub_id)
     agent = lifecycle_agent.admit(unit.world.agents.get(arriving.key), arriving, unit.now_ms)
     unit.put_agent(agent)
     unit.event(
@@ -107,13 +115,49 @@ def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Se
     return _take(unit, store, agent, runs, full=True)
 
 
+def _check_room_for_agent(unit: Unit, hub_id: HubId) -> None:
+    """Agents are never forgotten, so a hub that invents names must meet a limit."""
+    agents = unit.world.agents
+    of_hub = sum(1 for key in agents if key[0] == hub_id)
+    if of_hub >= AGENTS_PER_HUB_MAX or len(agents) >= AGENTS_MAX:
+        raise FederationError(
+            Code.LIMIT_EXCEEDED,
+            f"hub {hub_id} has {of_hub} agents, the federation {len(agents)}: no more are taken",
+            fault=Fault.HUB,
+            hint="Use the agent ids that there are, or put one agent in front of many machines.",
+            metadata={"hub_id": hub_id, "limit": str(AGENTS_PER_HUB_MAX)},
+        )
+
+
 def sync(unit: Unit, store: Store, beat: Heartbeat) -> Orders:
     """Take the heartbeat's news; the orders of this moment. SESSION_UNKNOWN when nobody has opened this session here."""
-    agent = lifecycle_agent.heard(_session(unit, beat.session_id), beat.session_id, unit.now_ms)
+    before = _session(unit, beat.session_id)
+    if 0 < beat.sync_seq < before.sync_seq:
+        # The network turned two calls round. What this one says was true before what is known: a full list of then
+        # would make runs absent that began since.
+        return Orders(before.key, unit.world.incarnation, unit.next_seq() - 1, superseded=True)
+    agent = replace(
+        before,
+        nodes=beat.nodes or before.nodes,
+        round_trip_ms=beat.round_trip_ms,
+        sync_seq=max(beat.sync_seq, before.sync_seq),
+    )
+    agent = _heard(unit, agent, save=agent.nodes != before.nodes)
+    orders = _take(unit, store, agent, beat.changed, beat.full)
+    orders.send_full = not beat.full and beat.runs_digest != digest_of(_expected(unit, agent.key, beat.changed))
+    return orders
+
+
+def orders_of(unit: Unit, session_id: str) -> Orders:
+    """The orders of this moment, for a held call that was woken."""
+    return _orders(unit, _heard(unit, _session(unit, session_id)))
+
+
+def _heard(unit: Unit, agent: Agent, save: bool = False) -> Agent:
+    """The agent spoke. Saved when its link is better for it, so that a restart and the planner know."""
     before = unit.world.agents[agent.key]
-    nodes_changed = bool(beat.nodes) and beat.nodes != agent.nodes
-    agent = replace(agent, nodes=beat.nodes or agent.nodes, round_trip_ms=beat.round_trip_ms)
-    unit.put_agent(agent, save=nodes_changed or before.link is not agent.link)
+    agent = lifecycle_agent.heard(agent, before.session_id, unit.now_ms)
+    unit.put_agent(agent, save=save or before.link is not agent.link)
     if before.link is not agent.link:
         unit.event(
             "agent",
@@ -123,16 +167,7 @@ def sync(unit: Unit, store: Store, beat: Heartbeat) -> Orders:
             actor=_actor(agent),
             payload={"from": before.link},
         )
-    orders = _take(unit, store, agent, beat.changed, beat.full)
-    orders.send_full = not beat.full and beat.runs_digest != digest_of(_expected(unit, agent.key, beat.changed))
-    return orders
-
-
-def orders_of(unit: Unit, session_id: str) -> Orders:
-    """The orders of this moment, for a held call that was woken."""
-    agent = lifecycle_agent.heard(_session(unit, session_id), session_id, unit.now_ms)
-    unit.put_agent(agent, save=False)
-    return _orders(unit, agent)
+    return agent
 
 
 def digest_of(runs: Sequence[tuple[str, Epoch]]) -> str:
@@ -189,18 +224,26 @@ def _take(unit: Unit, store: Store, agent: Agent, runs: Sequence[RunReport], ful
 
 
 def _report(unit: Unit, agent: Agent, job: Job, report: RunReport) -> None:
+    reason = report.reason
+    if reason is None and report.trigger is Trigger.RUN_REFUSED:
+        reason = Reason("REFUSED", "the hub refused it and did not say why", agent.hub_id)
     fact = Fact(
         report.trigger,
         report.epoch,
-        reason=report.reason,
+        reason=reason,
         exit_code=report.exit_code,
-        started_ms=report.started_ms,
-        ended_ms=report.ended_ms,
+        started_ms=_moment(report.started_ms, unit.now_ms),
+        ended_ms=_moment(report.ended_ms, unit.now_ms),
         progress=report.progress,
         url=report.url,
         outputs=report.outputs,
     )
     apply(unit, job, fact, cause="SyncHub", actor=_actor(agent))
+
+
+def _moment(said_ms: int, now_ms: int) -> int:
+    """What a hub's clock said, within reason: nothing that is told has happened later than now, or before time began."""
+    return min(max(0, said_ms), now_ms)
 
 
 def _absent(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
@@ -221,10 +264,16 @@ def _post_usage(unit: Unit, store: Store, agent: Agent, report: RunReport, store
     if lease is None or lease.agent_key != agent.key or lease.epoch != report.epoch:
         return
     newest = lease.usage_stored
+    longest_ms = unit.now_ms - lease.granted_ms + SKEW_BOUND_MS
     for index, start_ms, end_ms in sorted(report.usage):
-        if index <= newest or end_ms < start_ms:
+        if index <= newest:
             continue
         newest = index
+        if not (0 <= start_ms <= end_ms and end_ms - start_ms <= longest_ms):
+            log.warning(
+                "%s says that lease %s was in use from %s to %s: not posted", agent.key, lease.id, start_ms, end_ms
+            )
+            continue
         unit.put_usage(UsageInterval(lease.id, index, start_ms, end_ms))
         unit.event(
             "lease",

@@ -226,11 +226,19 @@ class Writer:
 
     def _speak(self, unit: Unit) -> None:
         for job in unit.jobs.values():
-            self._notifier.job_changed(job)
+            _told(self._notifier.job_changed, job)
         for key in unit.orders:
-            self._notifier.agent_has_orders(key)
+            _told(self._notifier.agent_has_orders, key)
         for listener in self._after:
-            listener(unit)
+            _told(listener, unit)
+
+
+def _told(listener: Callable[[T], object], news: T) -> None:
+    """What was saved must be answered: a listener that fails, such as one whose loop has closed, may not end us."""
+    try:
+        listener(news)
+    except Exception:
+        log.exception("a listener failed for a reason of ours")
 
 
 def _internal(error: BaseException) -> FederationError:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from federation.domain.hub import Agent
-from federation.domain.ids import JobId, LeaseId
+from federation.domain.ids import AgentKey, JobId, LeaseId
 from federation.domain.job import Epoch, Job, Owner
+from federation.errors import Code, Fault, FederationError
 from federation.lifecycle.invariants import broken
 from federation.lifecycle.job import Trigger
-from federation.ports import Store
+from federation.ports import Store, Transaction
 from federation.service import expiry
 from federation.service import sync as service_sync
 from federation.service.jobs import find
@@ -63,6 +65,31 @@ class InlineWriter(Writer):
         batch = [Entry(command, Future()) for command in commands]
         self.process(batch)
         return [entry.asked for entry in batch]
+
+
+class FailingStore(MemoryStore):
+    """Fails one transaction: the next that writes something by the statement named in `fail_at`, or at its commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fail_at = ""
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Transaction]:
+        """A transaction that may end early."""
+        with super().begin() as transaction:
+            if self.fail_at:
+                setattr(transaction, self.fail_at, self._failing(getattr(transaction, self.fail_at)))
+            yield transaction
+
+    def _failing(self, statement: Callable[..., Any]) -> Callable[..., Any]:
+        def fail(*rows: Any) -> Any:
+            if rows and not rows[0]:
+                return statement(*rows)
+            self.fail_at = ""
+            raise FederationError(Code.STORE_FULL, "the disk is full", fault=Fault.FEDERATION)
+
+        return fail
 
 
 class ControlUnderTest:
@@ -131,10 +158,11 @@ class ControlUnderTest:
         """The job as it stands."""
         return self.run(lambda unit: find(unit, self.store, job_id))
 
-    def check(self) -> None:
-        """Every promise holds, and the store says what memory says."""
+    def check(self, over_full: Collection[AgentKey] = ()) -> None:
+        """Every promise holds, and the store says what memory says. `over_full`: agents that took room back."""
         world = self.world
-        assert broken(world.jobs.values(), world.leases.values(), world.agents) == []
+        agents = {key: agent for key, agent in world.agents.items() if key not in over_full}
+        assert broken(world.jobs.values(), world.leases.values(), agents) == []
         loaded = self.store.load()
         assert {job.id: job for job in loaded.jobs} == world.jobs
         assert {lease.id: lease for lease in loaded.leases} == world.leases

@@ -69,7 +69,7 @@ GOOD_JOB, GOOD_LEASE, GOOD_AGENT = job("good", ONE), lease("good", ONE, "a"), ag
         {"priority": NAN},
         {"runtime_limit_ms": 0},
         {"runtime_limit_ms": NAN},
-        {"home_hub": ""},
+        {"home_hub": None},
         {"user": None},
         {"inputs": (("d", ""),) * 65},
         {"hubs_deny": ("h",) * 1001},

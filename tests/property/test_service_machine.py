@@ -1,0 +1,394 @@
+"""The control plane under everything at once: a machine that submits, plans, reports, lies, cancels, restarts and fails.
+
+Hubs here say anything: old reports, doubled ones, another hub's, the end before the start, full lists with holes. Clocks
+jump both ways and commits fail between two statements. After each step every promise must hold; nothing that a hub, a
+person or the disk does may be answered with INTERNAL. A sequence that breaks something becomes a named case in
+`tests/scenarios`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from federation.domain.hub import LinkState
+from federation.domain.ids import AgentKey, LeaseId
+from federation.domain.job import Epoch, JobState, OnPartition, OutputFile, Reason
+from federation.domain.lease import Lease, LeaseState
+from federation.errors import Code, Fault, FederationError
+from federation.lifecycle.invariants import broken
+from federation.lifecycle.job import Trigger
+from federation.service import hubs, sync
+from federation.service.jobs import cancel, find, retry
+from federation.service.sync import Orders, RunReport
+from federation.service.world import Unit
+from tests.support.builders import a_node, an_agent, some_resources
+from tests.support.world import ControlUnderTest, FailingStore, a_submission
+
+EXAMPLES = 2_000 if os.environ.get("BRHUB_LONG") == "1" else 60
+STATEMENTS = (
+    "append_events", "put_jobs", "put_leases", "put_hubs", "put_agents", "put_requests", "put_usage", "commit",
+)  # fmt: skip
+KEYS = (("cairo", "main"), ("cairo", "spare"), ("shenzhen", "main"))
+WORDS = (
+    Trigger.RUN_ACCEPTED,
+    Trigger.RUN_STAGING,
+    Trigger.RUN_STARTED,
+    Trigger.RUN_STOPPING,
+    Trigger.RUN_SUCCEEDED,
+    Trigger.RUN_FAILED,
+    Trigger.RUN_STOPPED,
+    Trigger.RUN_REFUSED,
+)
+SPECS: tuple[dict[str, Any], ...] = (
+    {"name": "keep"},
+    {"name": "keep-twice", "idempotent": True},
+    {"name": "stop", "on_partition": OnPartition.STOP},
+    {"name": "rerun", "on_partition": OnPartition.RERUN, "idempotent": True},
+    {"name": "gang", "replicas": 2, "per_task": some_resources(cpus=2)},
+    {"name": "wide", "per_task": some_resources(cpus=4), "hubs_allow": ("cairo",)},
+)
+REASONS = (
+    None,
+    Reason("ROOM_TAKEN", "taken here", "cairo"),
+    Reason("SHARE_POLICY", "not today", "cairo"),
+    Reason("EXIT", "exit status 3", "cairo"),
+)
+STEPS_MS = (0, 1, 1_000, 5_000, 20_000, 61_000, 601_000, 1_500_000, 2_500_000, 4_000_000, -1_000, -120_000)
+MOMENTS_MS = st.sampled_from((-5, 0, 7, 1_760_000_000_000, 2**62))
+
+
+reports = st.fixed_dictionaries(
+    {
+        "lease": st.integers(0, 40),
+        "trigger": st.sampled_from(WORDS),
+        "stale": st.sampled_from((0, 0, 0, 0, -1, 1)),
+        "reason": st.sampled_from(REASONS),
+        "started_ms": MOMENTS_MS,
+        "ended_ms": MOMENTS_MS,
+        "usage": st.lists(st.tuples(st.integers(-1, 4), MOMENTS_MS, MOMENTS_MS), max_size=2).map(tuple),
+        "outputs": st.sampled_from(((), (OutputFile("out.csv", 1, "b" * 64),))),
+    }
+)
+
+
+class ServiceMachine(RuleBasedStateMachine):
+    """See the module. It remembers what was acknowledged: that may never be taken back."""
+
+    @initialize()
+    def begin(self) -> None:
+        """An empty federation."""
+        self.store = FailingStore()
+        self.control = ControlUnderTest(self.store)
+        self.sessions = 0
+        self.instances = dict.fromkeys(KEYS, 1)
+        self.session_of: dict[AgentKey, str] = {}
+        self.older: list[str] = []
+        self.leases: dict[LeaseId, Lease] = {}
+        """Every lease that was ever committed, as first seen."""
+        self.accepted: dict[str, tuple[str, str]] = {}
+        """Request id -> (name, job id)."""
+        self.usage: dict[LeaseId, tuple[Any, ...]] = {}
+        self.over_full: set[AgentKey] = set()
+        """Agents that took back room under running work."""
+
+    # ---- what people do ---------------------------------------------------------------------------------------------
+    @rule(members=st.lists(st.tuples(st.integers(0, 7), st.integers(0, len(SPECS) - 1)), min_size=1, max_size=4))
+    def submit(self, members: list[tuple[int, int]]) -> None:
+        """Few request ids, so that many come again, with the same body or another."""
+        batch = [a_submission(f"r{number}", **SPECS[spec]) for number, spec in members]
+        answers = self.tried(lambda: self.control.submit_all(*batch))
+        for member, answer in zip(batch, answers or (), strict=bool(answers)):
+            assert member.spec is not None
+            known = self.accepted.get(member.request_id)
+            if answer.problem is not None:
+                assert answer.problem.code in (Code.REQUEST_ID_REUSED, Code.HUB_NOT_FOUND)
+                continue
+            assert known is None or known == (member.spec.name, answer.job_id)
+            self.accepted[member.request_id] = (member.spec.name, answer.job_id)
+
+    @precondition(lambda self: self.accepted)
+    @rule(pick=st.integers(0, 7), note=st.sampled_from(("", "enough")))
+    def cancel(self, pick: int, note: str) -> None:
+        """Any job, in any state."""
+        job_id = self.a_job(pick)
+        self.tried(lambda: self.control.run(lambda unit: cancel(unit, find(unit, self.store, job_id), note, "test")))
+
+    @precondition(lambda self: self.accepted)
+    @rule(pick=st.integers(0, 7))
+    def retry(self, pick: int) -> None:
+        """Only what has ended may begin again."""
+        job_id = self.a_job(pick)
+        self.tried(
+            lambda: self.control.run(lambda unit: retry(unit, find(unit, self.store, job_id), "test")),
+            Code.ILLEGAL_TRANSITION,
+        )
+
+    @rule(hub_id=st.sampled_from(("cairo", "shenzhen")), undo=st.booleans())
+    def drain(self, hub_id: str, undo: bool) -> None:
+        """An operator's word."""
+        self.tried(
+            lambda: self.control.run(lambda unit: hubs.drain(unit, hub_id, "", "test", undo)), Code.HUB_NOT_FOUND
+        )
+
+    @precondition(lambda self: self.accepted)
+    @rule(pick=st.integers(0, 7))
+    def explain(self, pick: int) -> None:
+        """Every waiting job has a reason, whatever the planner has seen so far."""
+        job = self.control.job(self.a_job(pick))
+        self.settle()
+        explanation = self.control.rounds.explain(job)
+        if job.state is JobState.QUEUED:
+            assert explanation.reasons
+
+    # ---- what hubs do -----------------------------------------------------------------------------------------------
+    @rule(
+        key=st.sampled_from(KEYS),
+        cpus=st.sampled_from((1, 2, 4)),
+        name=st.sampled_from(("n1", "n1", "n2")),
+        another=st.booleans(),
+        told=st.lists(reports, max_size=3),
+    )
+    def join(self, key: AgentKey, cpus: int, name: str, another: bool, told: list[dict[str, Any]]) -> None:
+        """A session opens: another machine, other nodes, a list of runs that need not be true."""
+        self.sessions += 1
+        self.instances[key] += another
+        session_id = f"session-{self.sessions}"
+        arriving = replace(
+            an_agent(*key),
+            session_id=session_id,
+            instance_id=f"instance-{self.instances[key]}",
+            nodes=(a_node(name, cpus), a_node("n3", 2)),
+        )
+        runs = tuple(self.a_report(one) for one in told)
+        orders = self.tried(lambda: self.control.join(arriving, runs), Code.IDENTITY_IN_USE)
+        if orders is None:
+            return
+        self.older.extend([self.session_of[key]] if key in self.session_of else [])
+        self.session_of[key] = session_id
+        self.over_full.add(key)
+
+    @precondition(lambda self: self.session_of)
+    @rule(
+        pick=st.integers(0, 5),
+        told=st.lists(reports, max_size=3),
+        full=st.booleans(),
+        seq=st.integers(0, 6),
+        nodes=st.sampled_from(((), (), (a_node(cpus=2),), (a_node("n3", 4), a_node("n2", 1)))),
+    )
+    def heartbeat(self, pick: int, told: list[dict[str, Any]], full: bool, seq: int, nodes: tuple[Any, ...]) -> None:
+        """A heartbeat: by a session of now or of before, about anybody's runs."""
+        session_id = self.a_session(pick)
+        runs = tuple(self.a_report(one) for one in told)
+        beat = sync.Heartbeat(session_id, runs, "", nodes, full, sync_seq=seq)
+        orders = self.tried(
+            lambda: self.control.run(lambda unit: sync.sync(unit, self.store, beat)), Code.SESSION_UNKNOWN
+        )
+        if orders is not None and not orders.superseded:
+            self.over_full.update({orders.key} if nodes else ())
+            self.check_orders(orders)
+
+    @precondition(lambda self: self.control.world.leases)
+    @rule(pick=st.integers(0, 40), trigger=st.sampled_from(WORDS), full=st.booleans())
+    def tell_the_truth(self, pick: int, trigger: Trigger, full: bool) -> None:
+        """An agent speaks of its own live lease, and of all the others that it has."""
+        world = self.control.world
+        lease = list(world.leases.values())[pick % len(world.leases)]
+        session_id = world.agents[lease.agent_key].session_id
+        if not session_id:
+            return
+        runs = [RunReport(lease.id, lease.job_id, lease.epoch, trigger, Reason("SAID", "so", lease.hub_id))]
+        runs += [
+            RunReport(other.id, other.job_id, other.epoch, Trigger.RUN_STOPPING)
+            for other in world.held_by(lease.agent_key)
+            if full and other.id != lease.id and other.state is not LeaseState.GRANTED
+        ]
+        beat = sync.Heartbeat(session_id, tuple(runs), "", full=full)
+        orders = self.tried(lambda: self.control.run(lambda unit: sync.sync(unit, self.store, beat)))
+        if orders is not None:
+            self.check_orders(orders)
+
+    @precondition(lambda self: self.session_of)
+    @rule(pick=st.integers(0, 5))
+    def wake(self, pick: int) -> None:
+        """A held call is woken, however long it slept."""
+        session_id = self.a_session(pick)
+        orders = self.tried(
+            lambda: self.control.run(lambda unit: sync.orders_of(unit, session_id)), Code.SESSION_UNKNOWN
+        )
+        if orders is not None:
+            self.check_orders(orders)
+
+    # ---- what time and machines do ----------------------------------------------------------------------------------
+    @rule()
+    def round(self) -> None:
+        """Plan and commit."""
+        self.tried(self.control.round)
+
+    @rule(ms=st.sampled_from(STEPS_MS))
+    def time_passes(self, ms: int) -> None:
+        """Forwards, or a clock that was set back."""
+        self.tried(lambda: self.control.pass_time(ms))
+
+    @rule()
+    def restart(self) -> None:
+        """From the store, with nothing else."""
+        self.store.fail_at = ""
+        self.control.boot()
+        self.older.extend(self.session_of.values())
+        self.session_of.clear()
+
+    @rule(statement=st.sampled_from(STATEMENTS))
+    def the_disk_fills(self, statement: str) -> None:
+        """The next commit ends at this statement."""
+        self.store.fail_at = statement
+
+    @precondition(lambda self: self.accepted)
+    @rule(pick=st.integers(0, 7), other=st.integers(0, 7), told=st.lists(reports, max_size=2))
+    def a_batch_with_a_broken_member(self, pick: int, other: int, told: list[dict[str, Any]]) -> None:
+        """Three commands share a commit; the middle one breaks after it has changed much."""
+        first, second = self.a_job(pick), self.a_job(other)
+        runs = tuple(self.a_report(one) for one in told)
+
+        def broken_half_way(unit: Unit) -> None:
+            for job_id in (first, second):
+                with contextlib.suppress(FederationError):
+                    cancel(unit, find(unit, self.store, job_id), "", "test")
+                with contextlib.suppress(FederationError):
+                    retry(unit, find(unit, self.store, job_id), "test")
+            for agent in list(unit.world.agents.values()):
+                if agent.session_id:
+                    sync.sync(unit, self.store, sync.Heartbeat(agent.session_id, runs, "", full=True))
+                arriving = replace(agent, session_id="session-of-nobody")
+                sync.open_session(unit, self.store, arriving, "Renamed", ())
+            raise FederationError(Code.INVALID_ARGUMENT, "no", fault=Fault.CALLER)
+
+        futures = self.control.writer.together(
+            [
+                lambda unit: cancel(unit, find(unit, self.store, first), "", "test"),
+                broken_half_way,
+                lambda unit: find(unit, self.store, second).id,
+            ]
+        )
+        assert isinstance(futures[1].exception(), FederationError)
+        failed = [future.exception() for future in futures if future.exception() is not None]
+        assert {error.code for error in failed if isinstance(error, FederationError)} <= {
+            Code.INVALID_ARGUMENT,
+            Code.STORE_FULL,
+        }
+        assert all(isinstance(error, FederationError) for error in failed)
+
+    # ---- what must hold ---------------------------------------------------------------------------------------------
+    @invariant()
+    def every_promise_holds(self) -> None:
+        """After each step: the lifecycle's invariants, and store and memory saying the same."""
+        world, control = self.control.world, self.control
+        self.over_full = {key for key in self.over_full if key in world.agents and self.is_over_full(key)}
+        control.check(over_full=self.over_full)
+        for lease in world.leases.values():
+            self.leases.setdefault(lease.id, lease)
+        for agent in self.store.load().agents:
+            known = world.agents[agent.key]
+            assert (agent.nodes, agent.engines) == (known.nodes, known.engines)
+            assert not known.session_id or (agent.link, agent.session_id) == (known.link, known.session_id)
+        assert {key: agent.session_id for key, agent in world.agents.items() if agent.session_id} == {
+            key: session_id for session_id, key in world.sessions.items()
+        }
+        assert set(world.leases) == {one for of_agent in world.leases_of_agent.values() for one in of_agent}
+        assert set(world.lease_of_job) == {lease.job_id for lease in world.leases.values()}
+
+    @invariant()
+    def what_was_answered_stays(self) -> None:
+        """An accepted job is there; usage is posted once and never changes."""
+        for _, job_id in self.accepted.values():
+            assert self.store.get_job(job_id) is not None
+        for lease_id in self.leases:
+            posted = self.store.usage_of(lease_id)
+            before = self.usage.get(lease_id, ())
+            assert posted[: len(before)] == before
+            assert all(0 <= one.start_ms <= one.end_ms for one in posted)
+            self.usage[lease_id] = posted
+
+    @precondition(lambda self: not self.store.fail_at)
+    @rule()
+    def the_planner_sees_what_is(self) -> None:
+        """When nothing changes any more, the planner's queue, leases and links are the world's."""
+        self.settle()
+        world, planner = self.control.world, self.control.rounds._state
+        assert set(planner.jobs) == {job.id for job in world.jobs.values() if job.state is JobState.QUEUED}
+        assert set(planner.leases) == set(world.leases)
+        assert {key: row.link for key, row in planner.agents.items()} == {
+            key: agent.link for key, agent in world.agents.items()
+        }
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+    def settle(self) -> None:
+        """Rounds until one places nothing."""
+        self.store.fail_at = ""
+        for _ in range(20):
+            if not self.control.round():
+                return
+        raise AssertionError("rounds place the same jobs again and again")
+
+    def tried(self, action: Callable[[], Any], *allowed: Code) -> Any:
+        """The result, or None where the disk or an allowed code refused."""
+        try:
+            return action()
+        except FederationError as error:
+            refused = error
+        assert refused.code in (Code.STORE_FULL, *allowed), str(refused)
+        return None
+
+    def check_orders(self, orders: Orders) -> None:
+        """Only its own live leases, and never a start and a revoke of one."""
+        world = self.control.world
+        for lease, job in orders.starts:
+            assert (lease.agent_key, job.epoch) == (orders.key, lease.epoch)
+            assert world.leases[lease.id].state is LeaseState.GRANTED
+        starts = {(lease.id, lease.epoch) for lease, _ in orders.starts}
+        assert not starts & {(lease_id, epoch) for lease_id, epoch, _ in orders.revokes}
+        assert world.agents[orders.key].link is LinkState.ONLINE
+
+    def is_over_full(self, key: AgentKey) -> bool:
+        """Whether it still holds more than it offers now."""
+        world = self.control.world
+        found = broken((), world.held_by(key), {key: world.agents[key]})
+        return any("holds more" in sentence for sentence in found)
+
+    def a_job(self, pick: int) -> str:
+        """One of the accepted."""
+        return list(self.accepted.values())[pick % len(self.accepted)][1]
+
+    def a_session(self, pick: int) -> str:
+        """One of the sessions, mostly a present one."""
+        every = [*self.session_of.values(), *self.older[-2:]]
+        return every[pick % len(every)]
+
+    def a_report(self, told: dict[str, Any]) -> RunReport:
+        """Words about some lease that there is or was, or about none."""
+        known = list(self.leases.values())
+        lease = known[told["lease"] % len(known)] if known else None
+        changes = {name: told[name] for name in ("reason", "started_ms", "ended_ms", "usage", "outputs")}
+        if lease is None:
+            return RunReport(LeaseId("lease-of-nobody"), "job-of-nobody", Epoch(1, 1), told["trigger"], **changes)  # type: ignore[arg-type]
+        epoch = Epoch(lease.epoch.incarnation, lease.epoch.n + told["stale"])
+        return RunReport(lease.id, lease.job_id, epoch, told["trigger"], **changes)
+
+
+def test_no_sequence_of_anything_breaks_a_promise() -> None:
+    """Sixty life stories of a federation, or two thousand with `./run long`."""
+    run_state_machine_as_test(ServiceMachine, settings=settings(max_examples=EXAMPLES, stateful_step_count=50))
