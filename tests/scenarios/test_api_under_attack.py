@@ -118,8 +118,7 @@ async def test_a_held_call_that_is_hung_up_leaves_nothing_behind(plane: Plane) -
     )
     await cairo.hub("PutLogChunk", chunk)
     assert (await asyncio.wait_for(reading, 10)).data == b"lo"
-    listeners = plane.plane.desk.switchboard._agents.get(("cairo", "main"), {})  # type: ignore[call-overload]
-    assert listeners == {}
+    assert not any(plane.plane.desk.switchboard._agents.values())
 
 
 async def test_a_secret_is_in_the_hubs_bytes_and_nowhere_else(plane: Plane, caplog: pytest.LogCaptureFixture) -> None:
