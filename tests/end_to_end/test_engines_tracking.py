@@ -20,7 +20,7 @@ def test_the_real_server_keeps_a_run(tmp_path: Path) -> None:
     tracking = MlflowTracking(folder)
     tracking.wanted()
     try:
-        uri = eventually(tracking.uri, 200)
+        uri = eventually(lambda: tracking.uri() if tracking.up() else "", 200)
         body = json.dumps({"name": "delays"}).encode()
         address = f"{uri}/api/2.0/mlflow/experiments/create"
         request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
