@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 from federation.domain.hub import LinkState
 from federation.domain.ids import AgentKey, LeaseId
 from federation.domain.job import Epoch, JobState, OnPartition, OutputFile, Reason
-from federation.domain.lease import Lease, LeaseState
+from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS, Lease, LeaseState
 from federation.errors import Code, Fault, FederationError
 from federation.lifecycle.invariants import broken
 from federation.lifecycle.job import Trigger
@@ -39,7 +39,7 @@ from federation.service.world import Unit
 from tests.support.builders import a_node, an_agent, some_resources
 from tests.support.world import ControlUnderTest, FailingStore, a_submission
 
-EXAMPLES = 2_000 if os.environ.get("BRHUB_LONG") == "1" else 60
+EXAMPLES = 2_000 if os.environ.get("BRHUB_LONG") == "1" else 120
 STATEMENTS = (
     "append_events", "put_jobs", "put_leases", "put_hubs", "put_agents", "put_requests", "put_usage", "commit",
 )  # fmt: skip
@@ -54,6 +54,7 @@ WORDS = (
     Trigger.RUN_STOPPED,
     Trigger.RUN_REFUSED,
 )
+BEGINNING = (JobState.QUEUED, JobState.LEASED, JobState.STAGING, JobState.RUNNING)
 SPECS: tuple[dict[str, Any], ...] = (
     {"name": "keep"},
     {"name": "keep-twice", "idempotent": True},
@@ -89,9 +90,9 @@ reports = st.fixed_dictionaries(
 class ServiceMachine(RuleBasedStateMachine):
     """See the module. It remembers what was acknowledged: that may never be taken back."""
 
-    @initialize()
-    def begin(self) -> None:
-        """An empty federation."""
+    @initialize(lived_in=st.booleans())
+    def begin(self, lived_in: bool) -> None:
+        """An empty federation, or one at work: from nothing, few stories come as far as a run."""
         self.store = FailingStore()
         self.control = ControlUnderTest(self.store)
         self.sessions = 0
@@ -102,9 +103,19 @@ class ServiceMachine(RuleBasedStateMachine):
         """Every lease that was ever committed, as first seen."""
         self.accepted: dict[str, tuple[str, str]] = {}
         """Request id -> (name, job id)."""
+        self.cancelled: set[str] = set()
+        """Jobs that somebody asked to end and nobody to begin again."""
         self.usage: dict[LeaseId, tuple[Any, ...]] = {}
         self.over_full: set[AgentKey] = set()
         """Agents that took back room under running work."""
+
+        if lived_in:
+            for key in KEYS:
+                self.join(key, cpus=4, name="n1", another=False, told=[])
+            self.submit([(number, number % len(SPECS)) for number in range(8)])
+            self.round()
+            for pick in range(5):
+                self.tell_the_truth(pick, Trigger.RUN_STARTED, full=False)
 
     # ---- what people do ---------------------------------------------------------------------------------------------
     @rule(members=st.lists(st.tuples(st.integers(0, 7), st.integers(0, len(SPECS) - 1)), min_size=1, max_size=4))
@@ -125,18 +136,25 @@ class ServiceMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 7), note=st.sampled_from(("", "enough")))
     def cancel(self, pick: int, note: str) -> None:
         """Any job, in any state."""
-        job_id = self.a_job(pick)
-        self.tried(lambda: self.control.run(lambda unit: cancel(unit, find(unit, self.store, job_id), note, "test")))
+        self.asked_to_end(self.a_job(pick), note)
+
+    @precondition(lambda self: self.control.world.leases)
+    @rule(pick=st.integers(0, 40))
+    def cancel_what_is_leased(self, pick: int) -> None:
+        """While a hub has it."""
+        self.asked_to_end(self.a_lease(pick).job_id, "")
 
     @precondition(lambda self: self.accepted)
     @rule(pick=st.integers(0, 7))
     def retry(self, pick: int) -> None:
         """Only what has ended may begin again."""
         job_id = self.a_job(pick)
-        self.tried(
+        again = self.tried(
             lambda: self.control.run(lambda unit: retry(unit, find(unit, self.store, job_id), "test")),
             Code.ILLEGAL_TRANSITION,
         )
+        if again is not None:
+            self.cancelled.discard(job_id)
 
     @rule(hub_id=st.sampled_from(("cairo", "shenzhen")), undo=st.booleans())
     def drain(self, hub_id: str, undo: bool) -> None:
@@ -206,8 +224,7 @@ class ServiceMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 40), trigger=st.sampled_from(WORDS), full=st.booleans())
     def tell_the_truth(self, pick: int, trigger: Trigger, full: bool) -> None:
         """An agent speaks of its own live lease, and of all the others that it has."""
-        world = self.control.world
-        lease = list(world.leases.values())[pick % len(world.leases)]
+        world, lease = self.control.world, self.a_lease(pick)
         session_id = world.agents[lease.agent_key].session_id
         if not session_id:
             return
@@ -243,6 +260,14 @@ class ServiceMachine(RuleBasedStateMachine):
     def time_passes(self, ms: int) -> None:
         """Forwards, or a clock that was set back."""
         self.tried(lambda: self.control.pass_time(ms))
+
+    @precondition(lambda self: self.control.world.leases)
+    @rule(pick=st.integers(0, 40))
+    def a_lease_runs_out(self, pick: int) -> None:
+        """To the moment at which its run is over for certain."""
+        over_ms = self.a_lease(pick).expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS
+        self.tried(lambda: self.control.pass_time(max(0, over_ms - self.control.clock.at_ms)))
+        self.tried(lambda: self.control.pass_time(1_000))
 
     @rule()
     def restart(self) -> None:
@@ -313,7 +338,9 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_was_answered_stays(self) -> None:
-        """An accepted job is there; usage is posted once and never changes."""
+        """An accepted job is there, a cancelled one does not begin again, usage is posted once and never changes."""
+        waiting = {job.id for job in self.control.world.jobs.values() if job.state in BEGINNING}
+        assert not waiting & self.cancelled
         for _, job_id in self.accepted.values():
             assert self.store.get_job(job_id) is not None
         for lease_id in self.leases:
@@ -369,6 +396,18 @@ class ServiceMachine(RuleBasedStateMachine):
         found = broken((), world.held_by(key), {key: world.agents[key]})
         return any("holds more" in sentence for sentence in found)
 
+    def asked_to_end(self, job_id: str, note: str) -> None:
+        """Cancel, and remember that it was promised."""
+        job = self.tried(
+            lambda: self.control.run(lambda unit: cancel(unit, find(unit, self.store, job_id), note, "test"))
+        )
+        self.cancelled.update({job_id} if job is not None else ())
+
+    def a_lease(self, pick: int) -> Lease:
+        """One of those that are live."""
+        leases = list(self.control.world.leases.values())
+        return leases[pick % len(leases)]
+
     def a_job(self, pick: int) -> str:
         """One of the accepted."""
         return list(self.accepted.values())[pick % len(self.accepted)][1]
@@ -390,5 +429,5 @@ class ServiceMachine(RuleBasedStateMachine):
 
 
 def test_no_sequence_of_anything_breaks_a_promise() -> None:
-    """Sixty life stories of a federation, or two thousand with `./run long`."""
+    """A hundred and twenty life stories of a federation, or two thousand with `./run long`."""
     run_state_machine_as_test(ServiceMachine, settings=settings(max_examples=EXAMPLES, stateful_step_count=50))
