@@ -25,6 +25,8 @@ HOST = "127.0.0.1"
 SERVER_BYTES = 512 * MIB
 """What the Jupyter server and a kernel take of the lease before Spark gets its heap."""
 ASK_S = 0.5
+_WITHOUT = {"@jupyterlab/apputils-extension:announcements": True}
+"""It asks every student about news, and looks for releases on servers that a campus may not reach."""
 _NEEDED = ("JUPYTERHUB_API_URL", "JUPYTERHUB_API_TOKEN", "JUPYTERHUB_SERVICE_PREFIX")
 
 
@@ -92,6 +94,9 @@ def lab_variables(attempt: Attempt) -> dict[str, str]:
     home.mkdir(parents=True, exist_ok=True)
     kernel.mkdir(parents=True, exist_ok=True)
     command = [str(attempt.python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    labconfig = home / ".jupyter" / "labconfig"
+    labconfig.mkdir(parents=True, exist_ok=True)
+    (labconfig / "page_config.json").write_text(json.dumps({"disabledExtensions": _WITHOUT}), encoding="utf-8")
     content = {"argv": command, "display_name": "Python 3", "language": "python", "metadata": {"debugger": True}}
     (kernel / "kernel.json").write_text(json.dumps(content), encoding="utf-8")
     return {

@@ -118,9 +118,8 @@ def run_first_cells(page: Page) -> None:
     """Open the course's notebook, and go down it with Shift+Enter until the data's first rows are there."""
     page.locator(".jp-DirListing-item", has_text=NOTEBOOK).dblclick()
     notebook = page.locator(".jp-NotebookPanel:visible")
-    expect(notebook.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute(
-        "data-status", "idle", timeout=PATIENCE_MS
-    )
+    # the notebook's own sign is idle too while there is no kernel yet, and drops what is run then; this one is not
+    expect(page.locator("#jp-bottom-panel")).to_contain_text("Python 3 | Idle", timeout=PATIENCE_MS)
     cells = notebook.locator(".jp-Notebook .jp-Cell")
     cells.first.click()
     for place in range(CELLS):
@@ -129,6 +128,8 @@ def run_first_cells(page: Page) -> None:
     expect(printed_by(cells.nth(2))).to_contain_text("at shenzhen", timeout=PATIENCE_MS)
     expect(printed_by(cells.nth(6))).to_contain_text("dep_delay: integer", timeout=PATIENCE_MS)
     expect(printed_by(cells.nth(7))).to_contain_text("only showing top 5 rows", timeout=PATIENCE_MS)
+    # no question about news, which would lead to servers elsewhere
+    expect(page.locator(".Toastify__toast")).to_have_count(0)
     cells.nth(1).evaluate("cell => cell.scrollIntoView()")
     keep_picture(page, "jupyterhub-lab")
 
@@ -145,6 +146,7 @@ def stop_from_the_control_panel(page: Page, base: str) -> None:
         page.get_by_role("menuitem", name="Hub Control Panel").click()
     panel = opened.value
     assert panel.url == f"{base}/hub/home"
+    panel.wait_for_function("window._jupyterhub_page_loaded")  # until then its button is deaf
     panel.get_by_role("button", name="Stop My Server").click()
     expect(panel.get_by_role("button", name="Start My Server")).to_be_visible(timeout=PATIENCE_MS)
     keep_picture(panel, "jupyterhub-stopped")

@@ -51,6 +51,7 @@ def test_a_lab_has_a_home_a_kernel_and_a_spark_of_its_own(tmp_path: Path) -> Non
     kernel = json.loads((tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json").read_text(encoding="utf-8"))
     words = shlex.split(variables["PYSPARK_SUBMIT_ARGS"])
     assert variables["HOME"] == str(tmp_path / "home")
+    assert (tmp_path / "home" / ".jupyter" / "labconfig" / "page_config.json").is_file()
     assert kernel["argv"][0] == sys.executable
     assert words[:2] == ["--master", "local[1]"]
     assert words[-1] == "pyspark-shell"
