@@ -202,6 +202,8 @@ class Run:
     url: str = ""
     runner_state: str = ""
     """What the runner saved, JSON; empty before it started."""
+    tracking_run_id: str = ""
+    """The attempt's MLflow run, where it has one."""
     boot_id: str = ""
     """The machine's boot in which the runner started."""
     deadline_ms: int = 0

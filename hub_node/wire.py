@@ -180,6 +180,7 @@ def report_to(run: Run, usage: Iterable[tuple[int, int, int]] = (), log_bytes: i
         ended_ms=run.ended_ms if ended else 0,
         progress=run.progress,
         url=run.url,
+        tracking_run_id=run.tracking_run_id,
         outputs=[output_to(one) for one in run.outputs] if ended else [],
         usage=[hub_pb2.UsageInterval(index=index, start_ms=start, end_ms=end) for index, start, end in usage],
         log_bytes=log_bytes,

@@ -298,13 +298,14 @@ def report_in(message: hub_pb2.RunReport, hub_id: str) -> RunReport:
         epoch_in(message.epoch),
         trigger,
         reason,
-        message.exit_code,
-        message.started_ms,
-        message.ended_ms,
-        message.progress[:500],
-        message.url[:2000],
-        tuple(OutputFile(one.path, one.size_bytes, one.sha256) for one in message.outputs),
-        tuple((one.index, one.start_ms, one.end_ms) for one in message.usage),
+        exit_code=message.exit_code,
+        started_ms=message.started_ms,
+        ended_ms=message.ended_ms,
+        progress=message.progress[:500],
+        url=message.url[:2000],
+        tracking_run_id=message.tracking_run_id[:64],
+        outputs=tuple(OutputFile(one.path, one.size_bytes, one.sha256) for one in message.outputs),
+        usage=tuple((one.index, one.start_ms, one.end_ms) for one in message.usage),
     )
 
 

@@ -52,7 +52,7 @@ _LEASED = {
 
 JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
     J.QUEUED: {T.LEASE_GRANTED: J.LEASED, T.CANCEL_REQUESTED: J.CANCELLED},
-    J.LEASED: {**_LEASED, T.RUN_ABSENT: None},
+    J.LEASED: {**_LEASED},
     J.STAGING: {**_LEASED},
     # A restarted agent may prepare again what had already run: the later word of the same epoch counts.
     J.RUNNING: {**_LEASED},
@@ -133,6 +133,7 @@ class Fact:
     ended_ms: int = 0
     progress: str = ""
     url: str = ""
+    tracking_run_id: str = ""
     outputs: tuple[OutputFile, ...] = ()
     expires_ms: int = 0
     """LEASE_RENEWED: the new end."""
@@ -280,12 +281,19 @@ def _progressed(job: Job, fact: Fact) -> Job:
         started_ms=fact.started_ms or job.started_ms,
         progress=fact.progress,
         url=fact.url or job.url,
+        tracking_run_id=fact.tracking_run_id or job.tracking_run_id,
         reason=None if job.state is J.UNKNOWN else job.reason,
     )
 
 
 def _ended(job: Job, fact: Fact) -> Job:
-    job = replace(job, exit_code=fact.exit_code, started_ms=fact.started_ms or job.started_ms, reason=fact.reason)
+    job = replace(
+        job,
+        exit_code=fact.exit_code,
+        started_ms=fact.started_ms or job.started_ms,
+        reason=fact.reason,
+        tracking_run_id=fact.tracking_run_id or job.tracking_run_id,
+    )
     if fact.trigger is T.RUN_SUCCEEDED and job.result_epoch is None:
         job = replace(job, result_epoch=job.epoch, outputs=fact.outputs)  # compare-and-swap: the first result stays
     return job

@@ -42,6 +42,7 @@ class RunReport:
     progress: str = ""
     url: str = ""
     outputs: tuple[OutputFile, ...] = ()
+    tracking_run_id: str = ""
     usage: tuple[tuple[int, int, int], ...] = ()
     """(index, start_ms, end_ms)."""
 
@@ -236,6 +237,7 @@ def _report(unit: Unit, agent: Agent, job: Job, report: RunReport) -> None:
         ended_ms=_moment(report.ended_ms, unit.now_ms),
         progress=report.progress,
         url=report.url,
+        tracking_run_id=report.tracking_run_id,
         outputs=report.outputs,
     )
     apply(unit, job, fact, cause="SyncHub", actor=_actor(agent))

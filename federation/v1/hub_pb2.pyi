@@ -529,6 +529,7 @@ class RunReport(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     LOG_BYTES_FIELD_NUMBER: _builtins.int
+    TRACKING_RUN_ID_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """The lease it runs under."""
     job_id: _builtins.str
@@ -549,6 +550,8 @@ class RunReport(_message.Message):
     """Where it can be looked at while it runs."""
     log_bytes: _builtins.int
     """Bytes of log written so far."""
+    tracking_run_id: _builtins.str
+    """The attempt's MLflow run; empty when there is none."""
     @_builtins.property
     def epoch(self) -> _common_pb2.Epoch:
         """The lease's version."""
@@ -582,10 +585,11 @@ class RunReport(_message.Message):
         outputs: _abc.Iterable[Global___OutputFile] | None = ...,
         usage: _abc.Iterable[Global___UsageInterval] | None = ...,
         log_bytes: _builtins.int = ...,
+        tracking_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_ms", b"ended_ms", "epoch", b"epoch", "exit_code", b"exit_code", "job_id", b"job_id", "lease_id", b"lease_id", "log_bytes", b"log_bytes", "outcome", b"outcome", "outputs", b"outputs", "progress", b"progress", "reason", b"reason", "started_ms", b"started_ms", "state", b"state", "url", b"url", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_ms", b"ended_ms", "epoch", b"epoch", "exit_code", b"exit_code", "job_id", b"job_id", "lease_id", b"lease_id", "log_bytes", b"log_bytes", "outcome", b"outcome", "outputs", b"outputs", "progress", b"progress", "reason", b"reason", "started_ms", b"started_ms", "state", b"state", "tracking_run_id", b"tracking_run_id", "url", b"url", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -170,7 +170,8 @@ class AttemptThread:
         )
         self._runner = runner
         runner.start(attempt)
-        tools.tell(Started(run.lease_id, started_ms, runner.save_state(), boot_id()))
+        tracked = variables.get("MLFLOW_RUN_ID", "")
+        tools.tell(Started(run.lease_id, started_ms, runner.save_state(), boot_id(), tracked))
         if self._end is not None:
             runner.stop(self._end[1])  # it may have been asked before there was anything to ask
         return True

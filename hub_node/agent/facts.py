@@ -23,7 +23,7 @@ class Started:
     started_ms: int
     runner_state: str
     boot_id: str
-    url: str = ""
+    tracking_run_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

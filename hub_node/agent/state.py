@@ -311,14 +311,14 @@ def _with_fact(runs: dict[str, Run], fact: Fact) -> dict[str, Run]:
         case Progressed(_, progress):
             state = RunState.STAGING if run.state is RunState.ACCEPTED else run.state
             after = replace(run, state=state, progress=progress)
-        case Started(_, started_ms, runner_state, boot, url):
+        case Started(_, started_ms, runner_state, boot, tracked):
             after = replace(
                 run,
                 state=run.state if stopping else RunState.RUNNING,
                 started_ms=started_ms,
                 runner_state=runner_state,
                 boot_id=boot,
-                url=url,
+                tracking_run_id=tracked,
                 progress="",
             )
         case Moved(_, runner_state, url):

@@ -306,3 +306,25 @@ def test_a_retried_job_runs_again_as_a_new_attempt(control: ControlUnderTest) ->
     late = replace(first, trigger=Trigger.RUN_SUCCEEDED)
     assert control.sync(late).releases == [(first.lease_id, first.epoch)]
     assert control.job(job_id).state is JobState.LEASED
+
+
+def test_a_job_names_its_run_in_mlflow(control: ControlUnderTest) -> None:
+    """What the agent opened for the attempt is the job's; a new attempt starts without it."""
+    control.join()
+    job_id = control.submit()
+    control.round()
+    control.sync(control.report(job_id, Trigger.RUN_STARTED, started_ms=1, tracking_run_id="f00d"))
+    control.sync(control.report(job_id, Trigger.RUN_FAILED, reason=Reason("EXIT_STATUS", "exit status 3")))
+    assert control.job(job_id).tracking_run_id == "f00d"
+    control.run(lambda unit: retry(unit, find(unit, control.store, job_id), "test"))
+    assert control.job(job_id).tracking_run_id == ""
+
+
+def test_an_accepted_run_that_its_hub_forgets_is_unknown(control: ControlUnderTest) -> None:
+    """It had said yes and now knows nothing of it: nobody may guess what became of the program."""
+    control.join()
+    job_id = control.submit()
+    control.round()
+    control.sync(control.report(job_id, Trigger.RUN_ACCEPTED))
+    control.sync(full=True)
+    assert control.job(job_id).state is JobState.UNKNOWN

@@ -78,8 +78,8 @@ def ray_tunes(tour: Tour) -> None:
     tour.say(f"{len(best['trials'])} settings tried at {job.hub_id}; best accuracy {best['best']['accuracy']:.4f}")
     tour.prove(best["best"]["accuracy"] > 0.95, "the tuned classifier reads more than 95 % of the digits")
     runs = _tracked(tour, job_id)
+    tour.prove([run["info"]["run_id"] for run in runs] == [job.tracking_run_id], "the job names its run in MLflow")
     tags = {entry["key"]: entry["value"] for entry in runs[0]["data"]["tags"]} if runs else {}
-    tour.prove(bool(runs), "MLflow has a run of this job")
     tour.prove(tags.get("brhub.hub") == job.hub_id, f"tagged with job, hub {tags.get('brhub.hub')}, attempt and user")
     children = _tracked_children(tour, runs[0]["info"]["run_id"])
     tour.prove(len(children) == len(best["trials"]), f"and below it the {len(children)} settings with their scores")
