@@ -5,6 +5,13 @@ against something computed in another way. `steps.py` are the steps, `lab.py` th
 that are submitted.
 """
 
-from federation.cli.tour.running import run_tour
+from federation.cli.tour.running import run
+from federation.cli.tour.steps import CORE, FULL
+
+
+def run_tour(*, core: bool, keep: bool) -> int:
+    """The whole tour, or the small one; its exit status."""
+    return run(CORE if core else FULL, keep)
+
 
 __all__ = ["run_tour"]

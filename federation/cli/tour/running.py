@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,11 +167,8 @@ def _federation(keep: bool) -> Iterator[Tour]:
             processes.stop_all(folder, lambda text: print(f"  {text}", flush=True))
 
 
-def run_tour(*, core: bool, keep: bool) -> int:
-    """The whole tour; 0 when every step held. The last line says how many did."""
-    from federation.cli.tour.steps import CORE, FULL
-
-    steps = CORE if core else FULL
+def run(steps: Sequence[Callable[[Tour], None]], keep: bool) -> int:
+    """The steps, one after the other; 0 when every one held. The last line says how many did."""
     began_s, held = time.monotonic(), 0
     failed = ""
     try:

@@ -14,6 +14,7 @@ import psutil
 
 from federation.cli import embedded, processes
 from federation.cli.show import state_of
+from federation.cli.tour.lab import run_lab
 from federation.cli.tour.running import Tour
 
 Step = Callable[[Tour], None]
@@ -174,8 +175,6 @@ def _processes_of(job_id: str) -> list[int]:
 
 def a_students_lab(tour: Tour) -> None:
     """A student's lab, asked for at Kuala Lumpur's JupyterHub, runs at Shenzhen."""
-    from federation.cli.tour.lab import run_lab
-
     run_lab(tour)
 
 
