@@ -26,7 +26,7 @@ STATE_FOLDER = ".brhub"
 def start(words: list[str], *, output: int | None = None, extra: dict[str, str] | None = None) -> int:
     """Run a program of `.venv` in the checkout and return its exit status (128 + signal where one ended it).
 
-    SIGINT and SIGTERM that reach us are handed on, and we wait: the child has things to stop.
+    Signals to end that reach us are handed on, and we wait: the child has things to stop.
     """
     program = VENV / "bin" / words[0]
     env = {**child_environment(), **(extra or {})}
@@ -35,7 +35,7 @@ def start(words: list[str], *, output: int | None = None, extra: dict[str, str] 
     def hand_on(number: int, _frame: FrameType | None) -> None:
         child.send_signal(number)
 
-    previous = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM,)}
+    previous = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGHUP)}
     previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)  # the terminal signals the whole group
     try:
         status = child.wait()
@@ -54,6 +54,8 @@ def run_setup(_arguments: list[str]) -> int:
 
 def run_demo(arguments: list[str]) -> int:
     """A three-hub federation and the tour on real data (KEEP=1 leaves it running, DEMO=core is the small one)."""
+    if os.environ.get("DEMO", "") not in ("", "core"):
+        raise BootstrapError(f"DEMO={os.environ['DEMO']!r} is not known; write DEMO=core, or leave it out")
     setup()
     core = ["--core"] if os.environ.get("DEMO") == "core" else []
     keep = ["--keep"] if os.environ.get("KEEP", "0") not in ("", "0") else []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +39,8 @@ class Tour:
     scratch: Path
     memory: MemoryWatch
     job_folder: Path = Path(__file__).parent / "jobs"
+    done: bool = False
+    """Every step held."""
 
     def say(self, text: str) -> None:
         """A line of the step."""
@@ -145,7 +149,9 @@ def _pss(process: psutil.Process) -> int:
 
 @contextlib.contextmanager
 def _federation(keep: bool) -> Iterator[Tour]:
-    folder = Path(os.environ.get("BRHUB_DIR") or tempfile.mkdtemp(prefix="brhub-tour-")).resolve()
+    """A federation in a folder of its own. It is ended however the tour ends; the folder goes when all went well."""
+    folder = Path(tempfile.mkdtemp(prefix="brhub-tour-")).resolve()
+    print(f"starting a federation of three hubs in {folder}", flush=True)
     os.environ[processes.MARKER] = str(folder)  # what the tour itself starts is found and ended too
     scratch = folder / "tour"
     tour = None
@@ -165,14 +171,23 @@ def _federation(keep: bool) -> Iterator[Tour]:
             print(f"left running: BRHUB_DIR={folder}; end it with `brhub down --dir {folder}`", flush=True)
         else:
             processes.stop_all(folder, lambda text: print(f"  {text}", flush=True))
+            if tour is not None and tour.done:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                print(f"its folder, with every log, stays: {folder}", flush=True)
+
+
+def _interrupted(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def run(steps: Sequence[Callable[[Tour], None]], keep: bool) -> int:
     """The steps, one after the other; 0 when every one held. The last line says how many did."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _interrupted)  # whoever ends the tour ends what it started, as Ctrl-C does
     began_s, held = time.monotonic(), 0
     failed = ""
     try:
-        print("starting a federation of three hubs", flush=True)
         with _federation(keep) as tour:
             address = embedded.addresses(tour.folder, tour.plan)
             print(f"console: {address['sign_in']}", flush=True)
@@ -186,6 +201,7 @@ def run(steps: Sequence[Callable[[Tour], None]], keep: bool) -> int:
                     break
                 held += 1
                 print(f"    ({time.monotonic() - step_s:.0f} s)", flush=True)
+            tour.done = held == len(steps)
             print(f"\npeak memory of the federation's processes: {tour.memory.peak_bytes / MIB:,.0f} MiB", flush=True)
             if keep:
                 print(f"console: {address['sign_in']}", flush=True)
