@@ -7,9 +7,11 @@ Reason. Assertions are for our own mistakes and stay on. Nothing here formats fo
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:  # grpc costs a quarter of a second: `brhub --help` and the pure floors must not pay it
     import grpc
@@ -152,7 +154,8 @@ class FederationError(Exception):
         return KINDS[self.code]
 
     def __str__(self) -> str:
-        hint = f" {self.hint}" if self.hint else ""
+        end = "" if self.message.endswith((".", "!", "?", ":", ";")) else "."
+        hint = f"{end} {self.hint}" if self.hint else ""
         return f"{self.message}{hint} [{self.code}]"
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -178,6 +181,9 @@ def not_found(code: Code, what: str, name: str, *, hint: str = "") -> Federation
 # Trailing metadata travels in HTTP/2 headers, which peers limit to 8 KiB: long texts are cut rather than lost whole.
 _TEXT_CHARACTERS_MAX = 600
 _ENTRIES_MAX = 24
+# How gRPC's own core words two common troubles; where a release words them otherwise, its text is shown as it is.
+_REFUSED_BY = re.compile(r"ipv[46]:(\S+?): .*Connection refused")
+_NO_ADDRESS = re.compile(r"(?:DNS resolution|Domain name not found|resolution) failed for ([\w.-]+)")
 
 _BY_STATUS: Mapping[str, tuple[Code, Fault]] = {
     "INVALID_ARGUMENT": (Code.INVALID_ARGUMENT, Fault.CALLER),
@@ -246,7 +252,22 @@ def from_rpc_error(rpc_error: grpc.RpcError) -> FederationError:
         return from_parts(info.reason, details, fault, hint, metadata)
     code, fault_of_status = _BY_STATUS.get(name, (Code.INTERNAL, Fault.FEDERATION))
     hint = "Run `brhub doctor`: it names the hop that breaks." if fault_of_status is Fault.NETWORK else ""
-    return FederationError(code, details or name, fault=fault_of_status, hint=hint, metadata={"grpc_status": name})
+    return FederationError(
+        code,
+        _way_in_words(details) or details or name,
+        fault=fault_of_status,
+        hint=hint,
+        metadata={"grpc_status": name, "grpc_details": details},
+    )
+
+
+def _way_in_words(details: str) -> str:
+    """What gRPC says of a way that does not work, for a person; empty where it says something else."""
+    refused = _REFUSED_BY.search(details)
+    if refused:
+        return f"{unquote(refused[1])} refuses the connection"
+    unnamed = _NO_ADDRESS.search(details)
+    return f"the name {unnamed[1]!r} has no address" if unnamed else ""
 
 
 def _error_info(rpc_error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:

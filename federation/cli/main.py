@@ -20,6 +20,7 @@ from federation.cli.format import Format
 from federation.cli.session import Session
 from federation.errors import FederationError
 
+FAILED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 _GLOBAL_OPTIONS = ("-o", "--output", "--server", "--project")
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error(error)
         return error.kind.exit
     except TyperException as problem:
-        print(f"error: {problem.format_message()}\nfault: caller; do: see `brhub --help`", file=sys.stderr)
+        print(f"error: {_usage(problem)}\nfault: caller; do: see `{_help_of(problem)}`", file=sys.stderr)
         return problem.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
@@ -71,6 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # `brhub job list | head`: whoever read us has enough; Python must not complain about it once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as problem:
+        # what no command foresaw of this machine's files and sockets: still no traceback for a person
+        place = f"{str(problem.filename)!r}: " if problem.filename else ""
+        print(f"error: {place}{problem.strerror or problem}", file=sys.stderr)
+        print("fault: caller; do: Look at that path, its rights, and the room on its disk.", file=sys.stderr)
+        return FAILED
+
+
+def _usage(problem: TyperException) -> str:
+    """What was wrong, without the words of the library that checked it."""
+    return problem.format_message().replace("Value error, ", "")
+
+
+def _help_of(problem: TyperException) -> str:
+    """The help of the command that was used wrongly, where that is known."""
+    context = getattr(problem, "ctx", None)
+    return f"{context.command_path if context else 'brhub'} --help"
 
 
 def print_error(error: FederationError) -> None:

@@ -50,7 +50,7 @@ def up(  # noqa: PLR0913  # one argument a flag
     from federation.cli import embedded
     from federation.client.quantity import parse_bytes
 
-    session = session_of(context)
+    session, folder = session_of(context), folder.resolve()  # what is printed works from every other folder too
     if status:
         return _status(session, folder)
     wanted = embedded.Wanted(hubs, sample_data, cpus, parse_bytes(memory, "memory") if memory else None, fake)
@@ -61,7 +61,7 @@ def up(  # noqa: PLR0913  # one argument a flag
             signal.signal(sign, _interrupt)
     try:
         plan = embedded.up(folder, wanted, say)
-        value = {"id": str(folder.resolve()), "running": True, **embedded.addresses(folder.resolve(), plan)}
+        value = {"id": str(folder), "running": True, **embedded.addresses(folder, plan)}
         _print_addresses(session, value, folder, detach)
         if not detach:
             stop.wait()
@@ -110,14 +110,14 @@ def down(context: typer.Context, folder: Folder = DEFAULT_FOLDER) -> None:
     from federation.cli import embedded
     from federation.cli.show import print_one
 
-    session = session_of(context)
+    session, folder = session_of(context), folder.resolve()
     ended = embedded.down(folder, say)
     text = (
         f"ended {ended} {'process' if ended == 1 else 'processes'}; the data stays in {folder}"
         if ended
         else f"nothing ran in {folder}"
     )
-    print_one({"id": str(folder.resolve()), "ended": ended}, session.form, text=text)
+    print_one({"id": str(folder), "ended": ended}, session.form, text=text)
 
 
 def demo(

@@ -146,9 +146,13 @@ def print_table(table: Table) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDE_COLUMNS)
-    console.print(table, crop=console.is_terminal, overflow="ignore", no_wrap=True)
+    if console.is_terminal:
+        console.print(table, crop=True, overflow="ignore", no_wrap=True)
+        return
+    console = Console(highlight=False, width=WIDE_COLUMNS)
+    with console.capture() as captured:
+        console.print(table, crop=False, overflow="ignore", no_wrap=True)
+    sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
 
 # ---- amounts for people ---------------------------------------------------------------------------------------------

@@ -314,6 +314,10 @@ def results(job_id: str) -> Steps[job_pb2.ListResultsResponse]:
 
 def fetch(job_id: str, folder: Path, progress: Progress | None) -> Steps[list[Path]]:
     """Fetch every file of the result into `folder`, each whole and checked or not at all; their paths."""
+    if folder.exists() and not folder.is_dir():
+        raise invalid(
+            f"{str(folder)!r} is a file, not a folder", hint="Name a folder that may be created.", path=str(folder)
+        )
     listed = yield from results(job_id)
     root = folder.resolve()
     paths = []

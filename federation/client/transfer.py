@@ -19,7 +19,7 @@ from typing import Any
 import urllib3
 
 from federation.client.transport import Patience
-from federation.errors import Code, Fault, FederationError
+from federation.errors import Code, Fault, FederationError, invalid
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) as they move; done falls back to 0 when a transfer starts anew."""
@@ -59,8 +59,19 @@ class Mover:
     def get(self, url: str, path: Path, sha256: str, progress: Progress | None = None) -> None:
         """Fetch a presigned GET link into `path`, whole and checked, or not at all.
 
-        Raises: FederationError DIGEST_MISMATCH, STORE_UNAVAILABLE, OBJECT_NOT_FOUND.
+        Raises: FederationError DIGEST_MISMATCH, STORE_UNAVAILABLE, OBJECT_NOT_FOUND; INVALID_ARGUMENT where this
+        machine does not let it be written.
         """
+        try:
+            self._get(url, path, sha256, progress)
+        except OSError as problem:
+            raise invalid(
+                f"{str(path)!r} cannot be written: {problem.strerror or problem}",
+                hint="Name a folder that may be created, with room in it.",
+                path=str(path),
+            ) from problem
+
+    def _get(self, url: str, path: Path, sha256: str, progress: Progress | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".brhub-", dir=path.parent)
         try:

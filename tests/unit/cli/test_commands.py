@@ -330,3 +330,37 @@ def test_doctor_tells_a_plain_port_from_tls(
     """TLS was expected and did not come."""
     said = brhub("doctor", "--server", f"https://{small.settings.server}", "-o", "json")
     assert [item["id"] for item in said.document["items"] if item["level"] == "bad"] == ["tls"]
+
+
+def test_a_place_that_cannot_be_written_is_named_without_a_traceback(
+    brhub: Brhub, small: SmallFederation, tmp_path: Path
+) -> None:
+    """A file where a folder is wanted, or a folder that nobody may make, is the caller's to change."""
+    small.add_job("job-1", "SUCCEEDED", attempt="1-1")
+    small.results["job-1"] = {"table.csv": b"a,b\n"}
+    taken = tmp_path / "my_job.py"
+    taken.write_text("print(1)\n")
+    said = brhub("job", "fetch", "job-1", taken)
+    assert (said.status, said.out) == (2, "")
+    assert f"error: {str(taken)!r} is a file, not a folder\n" in said.err
+    assert "fault: caller; do: Name a folder that may be created.\n" in said.err
+    said = brhub("job", "fetch", "job-1", "/proc/nope")
+    assert (said.status, said.out) == (2, "")
+    assert "cannot be written" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_wrong_usage_names_the_help_of_the_command(brhub: Brhub) -> None:
+    """And says nothing of the library that found it."""
+    assert "do: see `brhub submit --help`" in brhub("submit").err
+    assert "do: see `brhub job fetch --help`" in brhub("job", "fetch").err
+    assert "Value error" not in brhub("-o", "yml", "jobs").err
+
+
+def test_no_line_of_a_table_ends_in_blanks_in_a_pipe(brhub: Brhub, small: SmallFederation) -> None:
+    """So that a diff of two looks shows what has changed."""
+    small.add_job("job-1", "RUNNING")
+    for words in (["jobs"], ["hubs"], ["nodes"], ["job", "show", "job-1"], ["hub", "show", "cairo"]):
+        out = brhub(*words).out
+        assert out.endswith("\n")
+        assert [line for line in out.splitlines() if line != line.rstrip()] == []
