@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import html
 import re
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jupyterhub.spawner import Spawner
+from jupyterhub.spawner import Spawner, SpawnException
 from traitlets import Dict, Float, Integer, List, Unicode
 
 from courses.catalog import LABS_FOLDER, Course, find_course, load_courses
@@ -45,12 +46,38 @@ _PERCENT = {
 }
 
 
-class LabError(Exception):
-    """A lab could not be started or stopped. `jupyterhub_message` is what the student reads; the text is for the log."""
+AWAY = "The academy cannot be reached just now. It is not your fault: try again in a few minutes, or tell your teacher."
+"""What a student reads when nothing that they did, or could do, is the reason."""
+_NOT_FOR_STUDENTS = frozenset(
+    {
+        Code.UNREACHABLE,
+        Code.TIMED_OUT,
+        Code.OVERLOADED,
+        Code.STORE_UNAVAILABLE,
+        Code.CONFIGURATION_INVALID,
+        Code.TLS_REQUIRED,
+        Code.UNAUTHENTICATED,
+        Code.PROTOCOL_UNSUPPORTED,
+        Code.INTERNAL,
+    }
+)
+"""Errors whose words are for those who run the academy."""
+
+
+class LabError(SpawnException):
+    """A lab could not be started or stopped. `jupyterhub_message` is what the student reads; the text is for the log.
+
+    It is of JupyterHub's own kind, because of any other its page says "Unhandled error" and nothing else.
+    """
 
     def __init__(self, said: str, jupyterhub_message: str) -> None:
-        super().__init__(said)
+        super().__init__(jupyterhub_message, reason="lab", log_message=said, status_code=503)
+        self.said = said
         self.jupyterhub_message = jupyterhub_message
+        self.jupyterhub_html_message = html.escape(jupyterhub_message)
+
+    def __str__(self) -> str:
+        return self.said
 
 
 class FederationSpawner(Spawner):
@@ -237,10 +264,7 @@ class FederationSpawner(Spawner):
             await asyncio.sleep(ASK_AGAIN_S)
 
     def _tell(self, job: job_pb2.Job) -> None:
-        state = common_pb2.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
-        place = f" at {job.hub_id}" if job.hub_id else ""
-        why = job.progress or job.reason.message
-        self._note(_PERCENT.get(job.state, 0), f"{state}{place}{': ' + why if why else ''}")
+        self._note(_PERCENT.get(job.state, 0), told(job))
 
     def _note(self, percent: int, message: str) -> None:
         if self._notes and self._notes[-1][1] == message:
@@ -270,6 +294,20 @@ class FederationSpawner(Spawner):
         return self._clients[key]
 
 
+def told(job: job_pb2.Job) -> str:
+    """What a job is doing, in a student's words."""
+    place = job.hub_id.replace("-", " ").title() or "A university"
+    why = job.progress or job.reason.message
+    words = {
+        common_pb2.JOB_STATE_QUEUED: "waiting for a free place",
+        common_pb2.JOB_STATE_LEASED: f"{place} has a place for you",
+        common_pb2.JOB_STATE_STAGING: f"{place} is preparing your lab",
+        common_pb2.JOB_STATE_RUNNING: f"your lab is starting at {place}",
+        common_pb2.JOB_STATE_UNKNOWN: f"{place} is not heard of just now; your lab keeps its place",
+    }.get(job.state, "your lab has ended")
+    return f"{words}: {why}" if why else words
+
+
 def job_name(course: str, user: str, server: str = "") -> str:
     """A name for people: lab-COURSE-USER, within what a job's name may be; what does not fit becomes a digest."""
     words = "-".join(part for part in ("lab", course, user, server) if part)
@@ -286,4 +324,5 @@ def _ended(job: job_pb2.Job) -> LabError:
 
 
 def _for_student(error: FederationError) -> LabError:
-    return LabError(str(error), f"{error.message} {error.hint}".strip())
+    own = f"{error.message} {error.hint}".strip()
+    return LabError(f"{error.code}: {own}", AWAY if error.code in _NOT_FOR_STUDENTS else own)

@@ -17,8 +17,12 @@ import ipaddress
 import os
 import secrets
 import shutil
+import socket
 import sys
 from pathlib import Path
+
+from federation.client.settings import find_settings
+from federation.errors import Code, FederationError
 
 PASSWORD_LENGTH_MIN = 8
 
@@ -44,9 +48,17 @@ def loopback(address):
         return False
 
 
+def answers(address, at):
+    """Whether somebody listens there."""
+    try:
+        with socket.create_connection((address, at), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
 base = Path(os.environ.get("BRHUB_DIR") or ".brhub").absolute()
 state = Path(os.environ.get("BRHUB_JUPYTERHUB_DIR") or base / "jupyterhub").absolute()
-state.mkdir(parents=True, exist_ok=True, mode=0o700)
 listen = os.environ.get("BRHUB_JUPYTERHUB_IP") or "127.0.0.1"
 port = int(os.environ.get("BRHUB_JUPYTERHUB_PORT") or 8000)
 
@@ -59,6 +71,23 @@ if not loopback(listen):
         f"the one password of the demonstration is for this machine only, and {listen} is not it: "
         "configure a real authenticator and TLS, or leave BRHUB_JUPYTERHUB_IP out"
     )
+
+# ---- what must be there, or must not, before anything is touched -------------------------------------------------------
+try:
+    find_settings()
+except FederationError as error:
+    if error.code is Code.UNREACHABLE:
+        stop(f"no federation in {str(base)!r}: ./run up, or correct BRHUB_DIR")
+    stop(f"{error.message}. {error.hint}")
+# Without its hub, a proxy that left its pid here is what a hub that was killed left behind: JupyterHub ends it by itself.
+orphan = (state / "proxy.pid").exists() and not answers("127.0.0.1", port + 1)
+if answers(listen, port) and not orphan:
+    stop(
+        f"a JupyterHub (or something else) runs at http://{listen}:{port} already: "
+        "end it first, or set BRHUB_JUPYTERHUB_PORT"
+    )
+state.mkdir(parents=True, exist_ok=True, mode=0o700)
+
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.password = password
 c.Authenticator.allow_all = True

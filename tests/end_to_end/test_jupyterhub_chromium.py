@@ -103,7 +103,9 @@ def see_it_start(page: Page) -> None:
     log = page.locator("#progress-log")
     page.get_by_text("Event log").click()
     expect(log).to_contain_text("asking the federation for a place", timeout=PATIENCE_MS)
-    expect(log).to_contain_text(re.compile("(leased|staging|running) at shenzhen"), timeout=PATIENCE_MS)
+    expect(log).to_contain_text(
+        re.compile("Shenzhen (has a place|is preparing)|starting at Shenzhen"), timeout=PATIENCE_MS
+    )
     keep_picture(page, "jupyterhub-progress")
     page.wait_for_url(f"**/user/{STUDENT}/lab**", timeout=PATIENCE_MS)
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jupyterhub import objects, orm
 from jupyterhub.auth import DummyAuthenticator
+from jupyterhub.spawner import SpawnException
 from jupyterhub.user import User
+from jupyterhub.utils import format_exception
 from traitlets.config import Config
 
-from courses.spawner import FederationSpawner, LabError, job_name
+from courses.spawner import AWAY, FederationSpawner, LabError, job_name
 from federation.client import draft_from_mapping
 from federation.domain.ids import checked_name
 from federation.errors import Code, Fault, FederationError
@@ -148,6 +151,33 @@ async def test_a_refused_submit_says_what_to_do(spawner: Spawner) -> None:
     assert spawner.get_state() == {}
 
 
+@pytest.mark.parametrize("code", [Code.UNREACHABLE, Code.CONFIGURATION_INVALID, Code.UNAUTHENTICATED])
+async def test_an_operators_trouble_is_kept_from_the_student_and_logged(spawner: Spawner, code: Code) -> None:
+    """The student reads whose fault it is not; what JupyterHub logs is the error's text, its details and all."""
+    spawner.federation.refusal = FederationError(code, "100% <wrong>", fault=Fault.CALLER, hint="Set BRHUB_SERVER.")
+    with pytest.raises(SpawnException) as caught:  # of any other kind JupyterHub would say "Unhandled error"
+        await spawner.start()
+    assert format_exception(caught.value) == (AWAY, AWAY)
+    assert "BRHUB" not in caught.value.message
+    assert "100% <wrong> Set BRHUB_SERVER." in str(caught.value)
+    assert caught.value.status_code == 503
+
+
+async def test_settings_that_name_no_federation_are_an_operators_trouble(
+    spawner: Spawner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the folder is empty or what it holds is damaged."""
+    monkeypatch.delenv("BRHUB_SERVER", raising=False)
+    monkeypatch.setenv("BRHUB_DIR", str(tmp_path))
+    monkeypatch.setattr(Spawner, "_client", FederationSpawner._client)
+    for text in ("", "{"):
+        if text:
+            (tmp_path / "client.json").write_text(text, encoding="utf-8")
+        with pytest.raises(LabError, match=r"client\.json") as caught:
+            await spawner.start()
+        assert caught.value.jupyterhub_message == AWAY
+
+
 async def test_an_unknown_course_is_refused_before_anything_is_submitted(spawner: Spawner) -> None:
     """From the form and from a call."""
     spawner.user_options = {"course": "nobody"}
@@ -230,9 +260,9 @@ async def test_the_spawn_page_follows_the_job(spawner: Spawner) -> None:
     seen = [await asyncio.wait_for(anext(lines), 5) for _ in range(4)]
     await lines.aclose()  # type: ignore[attr-defined]  # an async generator, typed as its iterator
     assert [line["message"] for line in seen[1:]] == [
-        "queued: all 2 CPUs are taken",
-        "staging at shenzhen: environment, 212 MB",
-        "running at shenzhen",
+        "waiting for a free place: all 2 CPUs are taken",
+        "Shenzhen is preparing your lab: environment, 212 MB",
+        "your lab is starting at Shenzhen",
     ]
     percents = [line["progress"] for line in seen]
     assert percents == sorted(percents)
