@@ -57,7 +57,7 @@ def measure(chosen: argparse.Namespace) -> None:
         (courses / "empty" / "empty.ipynb").write_text(NOTEBOOK)
         said = {"courses": str(courses), "python": sys.executable}
         with (
-            jupyterhub(folder, "local", LOCAL.format(**said), {}) as local,
+            jupyterhub(folder, "local", LOCAL.format(**said), {"BRHUB_SERVER": "127.0.0.1:1"}) as local,
             federation(folder / "federation") as home,
             jupyterhub(folder, "ours", OURS.format(**said), {"BRHUB_DIR": str(home)}) as ours,
         ):
