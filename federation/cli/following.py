@@ -5,31 +5,39 @@ Deliberately not here: retries and reconnects (`federation/client`).
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from federation.cli.session import now_ms
 from federation.cli.show import duration, state_of
+from federation.cli.tables import readable
 from federation.client import TERMINAL
 from federation.errors import Code, FederationError
 
 if TYPE_CHECKING:
     from federation.client import Client
-    from federation.v1 import job_pb2
+    from federation.v1 import common_pb2, job_pb2
 
+FIRST_SLICE_S = 2.0
+"""How long a job may wait before it is asked why for the first time."""
 SLICE_S = 5.0
-"""How often a job that waits is asked why."""
-HUBS_NAMED = 3
-REASONS_NAMED = 3
+"""How often it is asked after that."""
+TAIL_LINES = 10
+LINE_BYTES_MAX = 16 * 1024
+TAIL_S = 5.0
+"""How long the end of a log is looked for."""
 
 
 def follow(client: Client, job_id: str, timeout_s: float | None, say: Callable[[str], None]) -> job_pb2.Job:
     """Follow it until it has ended. Raises: FederationError TIMED_OUT after `timeout_s`."""
     ends_s = None if timeout_s is None else time.monotonic() + timeout_s
     teller = _Teller(say)
+    slice_s = FIRST_SLICE_S
     while True:
-        left_s = SLICE_S if ends_s is None else max(0.0, min(SLICE_S, ends_s - time.monotonic()))
+        left_s = slice_s if ends_s is None else max(0.0, min(slice_s, ends_s - time.monotonic()))
         try:
             for job in client.watch([job_id], left_s):
                 teller.tell(job)
@@ -40,6 +48,7 @@ def follow(client: Client, job_id: str, timeout_s: float | None, say: Callable[[
                 raise
             if ends_s is not None and time.monotonic() >= ends_s:
                 raise _timed_out(job_id, timeout_s or 0.0) from None
+        slice_s = SLICE_S
         if teller.waits:
             teller.tell_why(client, job_id)
 
@@ -57,20 +66,40 @@ def _timed_out(job_id: str, timeout_s: float) -> FederationError:
 
 
 def in_short(response: job_pb2.ExplainJobResponse) -> str:
-    """The reasons in one line, hubs with the same one together: with 200 hubs nobody reads 200 reasons."""
-    hubs_by_reason: dict[str, list[str]] = {}
-    for reason in response.reasons:
-        hubs_by_reason.setdefault(f"{reason.message} [{reason.code}]", []).append(reason.hub_id or "everywhere")
-    groups = sorted(hubs_by_reason.items(), key=lambda group: -len(group[1]))
-    parts = [
-        ", ".join(hubs[:HUBS_NAMED])
-        + (f" and {len(hubs) - HUBS_NAMED} more" if len(hubs) > HUBS_NAMED else "")
-        + f": {why}"
-        for why, hubs in groups[:REASONS_NAMED]
-    ]
-    return "; ".join(parts) + (
-        f"; and {len(groups) - REASONS_NAMED} other reasons" if len(groups) > REASONS_NAMED else ""
-    )
+    """Why it waits, in one line: with 200 hubs nobody reads 200 reasons, and `job explain` has them all."""
+    reasons = list(response.reasons)
+    if not reasons:
+        return ""
+    if all(reason.code == "SHAPE_NEVER_FITS" for reason in reasons):
+        return f"fits at no hub ({readable(_commonest(reasons).message)})"
+    nearest = next((each for each in reasons if each.hub_id and each.hub_id == response.earliest_hub_id), None)
+    chosen = nearest or _commonest([each for each in reasons if each.code != "SHAPE_NEVER_FITS"])
+    return readable(f"{chosen.hub_id}: {chosen.message}" if chosen.hub_id else chosen.message)
+
+
+def _commonest(reasons: list[common_pb2.Reason]) -> common_pb2.Reason:
+    """What most hubs say."""
+    counts = Counter(reason.message for reason in reasons)
+    return max(reasons, key=lambda reason: counts[reason.message])
+
+
+def log_tail(client: Client, job_id: str) -> list[str]:
+    """The last lines of a job's log; none when it cannot be had, or not soon."""
+    last: deque[str] = deque(maxlen=TAIL_LINES)
+    rest = b""
+    began = time.monotonic()
+    try:
+        for piece in client.logs(job_id):
+            *whole, rest = (rest + piece).split(b"\n")
+            last.extend(readable(line.decode("utf-8", "replace")) for line in whole[-TAIL_LINES:])
+            rest = rest[-LINE_BYTES_MAX:]
+            if time.monotonic() - began > TAIL_S:
+                return []
+    except FederationError:
+        return []
+    if rest:
+        last.append(readable(rest.decode("utf-8", "replace")))
+    return list(last)
 
 
 class _Teller:
@@ -98,7 +127,7 @@ class _Teller:
             words += f": {job.progress}"
         if job.reason.message and state in ("QUEUED", "FAILED", "CANCELLED", "UNKNOWN"):
             words += f": {job.reason.message} [{job.reason.code}]"
-        if state == "FAILED" and job.exit_code:
+        if state == "FAILED" and job.exit_code and str(job.exit_code) not in re.findall(r"\d+", job.reason.message):
             words += f" (exit status {job.exit_code})"
         if words == self._told:
             return
@@ -116,7 +145,6 @@ class _Teller:
             why = f"(no reason can be had: {error.message})"
         else:
             why = in_short(response)
-        waited = duration(max(0, now_ms() - self._since_ms))
         if why and why != self._why:
-            self._say(f"QUEUED for {waited}: {why}")
+            self._say(f"QUEUED: {why}; brhub job explain {job_id}")
             self._why = why

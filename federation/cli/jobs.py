@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from federation.cli.session import Session, now_ms, say, session_of, transfer_bar
+from federation.errors import Code, FederationError
 
 if TYPE_CHECKING:
     from federation.v1 import job_pb2
 
 LIST_LIMIT = 100
+_HAD_ENDED = {"CANCELLED": "been CANCELLED"}
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 AllOwners = Annotated[bool, typer.Option("--all", help="Everyone's, as far as you may see them.")]
@@ -87,9 +89,18 @@ def cancel(
     note: Annotated[str, typer.Option(help="Why, for the record.")] = "",
 ) -> None:
     """End a job. Repeating it is harmless."""
+    from federation.cli.show import state_of
+    from federation.client import TERMINAL
+
     session = session_of(context)
     with session.client() as client:
-        _print_job(session, client.cancel(job_id, note), short=True)
+        before = client.get(job_id) if session.for_people else None
+        job = client.cancel(job_id, note)
+    if before is not None and before.state in TERMINAL:
+        state = state_of(before)
+        print(f"{job_id} had already {_HAD_ENDED.get(state, state)}; nothing to cancel")
+    else:
+        _print_job(session, job, short=True)
 
 
 def retry(context: typer.Context, job_id: JobId) -> None:
@@ -116,7 +127,10 @@ def fetch(
 
     session = session_of(context)
     with session.client() as client, transfer_bar("fetching") as progress:
-        paths = client.fetch(job_id, folder, progress=progress)
+        try:
+            paths = client.fetch(job_id, folder, progress=progress)
+        except FederationError as error:
+            raise _no_result(job_id, error) from None
     if session.for_people:
         for path in paths:
             print(path)
@@ -130,16 +144,30 @@ def fetch(
         print_many(values, session.form)
 
 
+def _no_result(job_id: str, error: FederationError) -> FederationError:
+    """`error`, with where to look for why an ended job has no result."""
+    if error.code is not Code.OBJECT_NOT_FOUND or error.metadata.get("state") not in ("FAILED", "CANCELLED"):
+        return error
+    hint = f"See `brhub job logs {job_id}`."
+    return FederationError(error.code, error.message, fault=error.fault, hint=hint, metadata=error.metadata)
+
+
 def show_explanation(session: Session, response: job_pb2.ExplainJobResponse, job_id: str) -> None:
     """Print why a job waits, or where a spec would run."""
     from federation.cli import tables
     from federation.cli.show import document, duration, print_one, state_of
+    from federation.client import TERMINAL
 
     value = {"id": job_id, **document(response)}
     if not session.for_people:
         print_one(value, session.form)
         return
+    table = tables.reasons(response) if response.reasons else None
     lines = []
+    if response.HasField("job") and response.job.state in TERMINAL:
+        why = f": {tables.readable(response.job.reason.message)}" if response.job.reason.message else ""
+        print(f"{job_id} is {state_of(response.job)}{why.rstrip('.')}; see brhub job logs {job_id}")
+        return
     if response.HasField("job"):
         lines.append(f"{job_id} is {state_of(response.job)}")
     if response.earliest_start_ms:
@@ -149,7 +177,7 @@ def show_explanation(session: Session, response: job_pb2.ExplainJobResponse, job
         lines.append(f"earliest start: {when}{where}")
     elif not response.HasField("job") or state_of(response.job) == "QUEUED":
         lines.append("earliest start: nobody can say")
-    print_one(value, session.form, tables.reasons(response), "\n".join(lines))
+    print_one(value, session.form, table, "\n".join(lines))
 
 
 def _print_job(session: Session, job: job_pb2.Job, short: bool = False) -> None:

@@ -46,12 +46,16 @@ class Session:
         return find_settings(self.server, self.folder)
 
     @contextmanager
-    def client(self) -> Iterator[Client]:
-        """The connection. Raises: FederationError."""
+    def client(self, quiet: bool = False) -> Iterator[Client]:
+        """The connection; unless `quiet`, a person hears when nobody answers. Raises: FederationError."""
         from federation.client import Client
 
-        with Client(self.settings()) as client:
+        with Client(self.settings(), on_silence=None if quiet else _silent) as client:
             yield client
+
+
+def _silent(server: str, more_s: float) -> None:
+    say(f"{server} does not answer; trying for {more_s:.0f} s more")
 
 
 def session_of(context: typer.Context) -> Session:

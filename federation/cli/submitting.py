@@ -98,7 +98,7 @@ def _draft(
     from federation.client.yamlfile import FILE_BYTES_MAX, load_mapping, read_text
 
     if what.suffix in JOB_FILE_ENDINGS and flags["engine"] is None:
-        mapping = load_mapping(read_text(what, FILE_BYTES_MAX, "the job file"))
+        mapping = load_mapping(read_text(what, FILE_BYTES_MAX, "the job file"), repr(str(what)))
         folder = what.parent
         if package is not None:
             mapping["package"] = str(package.absolute())
@@ -162,7 +162,7 @@ def _dry_run(session: Session, client: Client, draft: Draft) -> int:
 
 def _after(session: Session, client: Client, job_id: str, wait: bool, timeout: str | None) -> int:
     """Print what was submitted; with --wait follow it and answer the exit status that its end means."""
-    from federation.cli.following import follow
+    from federation.cli.following import follow, log_tail
     from federation.cli.show import document, print_one, state_of
     from federation.client.quantity import parse_duration_ms
 
@@ -178,6 +178,13 @@ def _after(session: Session, client: Client, job_id: str, wait: bool, timeout: s
         if error.code is Code.TIMED_OUT and not session.for_people:
             print_one({"id": job_id}, session.form)
         raise
+    except KeyboardInterrupt:
+        say(f"It goes on: brhub job show {job_id}, or end it with brhub job cancel {job_id}")
+        raise
+    if state_of(job) == "FAILED":
+        for line in log_tail(client, job_id):
+            say(f"  {line}")
+        say(f"do: brhub job logs {job_id}")
     if not session.for_people:
         print_one(document(job), session.form)
     return 0 if state_of(job) == "SUCCEEDED" else 1

@@ -34,8 +34,13 @@ def coloured(state: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Somebody's text, harmless: no markup, no control characters."""
-    return escape("".join(char if char.isprintable() else " " for char in text))
+    """Somebody's text, harmless in a table: no markup, no control characters."""
+    return escape(readable(text))
+
+
+def readable(text: str) -> str:
+    """Somebody's text, harmless in a plain line: no control characters."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def table(columns: Sequence[str]) -> Table:

@@ -63,7 +63,8 @@ class _Look:
 
 def run(session: Session, every_s: float, once: bool) -> None:
     """Show it until interrupted, or once."""
-    with session.client() as client:
+    live = session.for_people and not once and sys.stdout.isatty()  # which shows by itself how old its look is
+    with session.client(quiet=live) as client:
         look = _Look(client)
         look.take()
         if not session.for_people:
@@ -73,7 +74,7 @@ def run(session: Session, every_s: float, once: bool) -> None:
                 "jobs": [_short(job) for job in look.jobs],
             }
             print_one(value, session.form)
-        elif once or not sys.stdout.isatty():
+        elif not live:
             print(look.head())
             for table in (tables.hubs(look.hubs, now_ms()), tables.jobs(look.jobs, now_ms())):
                 print()

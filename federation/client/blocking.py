@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,9 +27,17 @@ from federation.v1 import hub_pb2, hub_pb2_grpc, job_pb2, job_pb2_grpc
 class Client:
     """A connection to one federation. Every verb raises FederationError, whose `code` and `hint` say what to do."""
 
-    def __init__(self, settings: Settings, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        patience: Patience | None = None,
+        *,
+        on_silence: Callable[[str, float], None] | None = None,
+    ) -> None:
+        """`on_silence(server, seconds more)` is told once of each call that is tried for longer than a moment."""
         self.settings = settings
         self.patience = patience or Patience()
+        self._on_silence = on_silence
         target, credentials = transport.credentials(settings)
         options = transport.options(target)
         self._channel = (
@@ -196,14 +204,19 @@ class Client:
 
     def _call(self, step: steps.Call) -> Any:
         method = getattr(self._stubs[step.service], step.method)
-        began, attempt = time.monotonic(), 0
+        began, attempt, told = time.monotonic(), 0, False
         while True:
             try:
                 return method(step.request, timeout=self.patience.call_s + step.extra_s, metadata=self._metadata)
             except grpc.RpcError as problem:
                 error = from_rpc_error(problem)
                 pause_s = self.patience.pause(attempt)
-                over = time.monotonic() - began + pause_s > self.patience.retry_s
-                if over or not transport.is_retried(error) or self._closed.wait(pause_s):
+                tried_s = time.monotonic() - began
+                if tried_s + pause_s > self.patience.retry_s or not transport.is_retried(error):
+                    raise error from problem
+                if self._on_silence and not told and tried_s + pause_s > transport.SILENCE_S:
+                    self._on_silence(self.settings.server, self.patience.retry_s - tried_s)
+                    told = True
+                if self._closed.wait(pause_s):
                     raise error from problem
             attempt += 1

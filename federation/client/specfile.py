@@ -59,7 +59,9 @@ class Draft:
 def load_spec(path: Path | str) -> Draft:
     """The job file at `path`; relative paths in it start at its folder. Raises: FederationError."""
     file = Path(path)
-    return draft_from_mapping(load_mapping(read_text(file, FILE_BYTES_MAX, "the job file")), file.parent)
+    return draft_from_mapping(
+        load_mapping(read_text(file, FILE_BYTES_MAX, "the job file"), repr(str(file))), file.parent
+    )
 
 
 def draft_from_text(text: str, folder: Path | str = ".") -> Draft:
@@ -261,12 +263,19 @@ def _demand(section: Mapping[str, Any]) -> job_pb2.Demand:
     )
 
 
+def _inputs_meant(value: object) -> str:
+    """What somebody who wrote `inputs: flights-jfk` or `inputs: [flights-jfk]` meant."""
+    names = value if isinstance(value, list | tuple) else [value]
+    meant = [name[:80] for name in names[:3] if isinstance(name, str) and name] or ["NAME"]
+    return f"inputs: [{', '.join(f'{{dataset: {name}}}' for name in meant)}]"
+
+
 def _inputs(mapping: Mapping[str, Any]) -> list[job_pb2.Input]:
     value = mapping.get("inputs")
     if value is None:
         return []
     if not isinstance(value, list | tuple) or not all(isinstance(entry, Mapping) for entry in value):
-        raise _wrong("inputs", "a list of mappings")
+        raise invalid("inputs must be a list of mappings", hint=f"Write {_inputs_meant(value)}", field="inputs")
     if len(value) > LIST_ENTRIES_MAX:
         raise invalid(
             "inputs has too many entries",

@@ -21,6 +21,8 @@ from federation.v1 import common_pb2
 TERMINAL = frozenset({common_pb2.JOB_STATE_SUCCEEDED, common_pb2.JOB_STATE_FAILED, common_pb2.JOB_STATE_CANCELLED})
 """States in which nothing more happens by itself."""
 
+SILENCE_S = 2.0
+"""How long a person is left without a word while a call is repeated."""
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 _RETRIED = frozenset({Code.UNREACHABLE, Code.STORE_UNAVAILABLE, Code.OVERLOADED})
 

@@ -65,8 +65,8 @@ def read_text(path: Path, bytes_max: int, what: str) -> str:
         raise invalid(f"{what} {str(path)!r} is not text in UTF-8", hint="Save it as UTF-8.", path=str(path)) from None
 
 
-def load_mapping(text: str) -> dict[str, Any]:
-    """The one mapping that `text` holds. Raises: FederationError for everything else."""
+def load_mapping(text: str, source: str = "the job file") -> dict[str, Any]:
+    """The one mapping that `text` holds; `source` is what it is called in errors. Raises: FederationError."""
     if len(text.encode("utf-8", "surrogatepass")) > FILE_BYTES_MAX:
         raise invalid(
             f"the job file has more than {FILE_BYTES_MAX} bytes",
@@ -81,7 +81,7 @@ def load_mapping(text: str) -> dict[str, Any]:
         raise
     except (yaml.YAMLError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as problem:
         # Besides YAMLError PyYAML lets through what Python says of bad dates, numbers and tags.
-        raise invalid(f"this is not YAML: {_one_line(problem)}", hint="Check the line that it names.") from None
+        raise invalid(f"{source} is not YAML: {_one_line(problem)}", hint="Check the line that it names.") from None
     if not isinstance(value, dict):
         raise invalid("a job file is a mapping", hint="Begin with `version: 1`.")
     return value
@@ -107,4 +107,5 @@ def _check_events(text: str) -> None:
 
 
 def _one_line(problem: Exception) -> str:
-    return " ".join(str(problem).split())[:300]
+    # PyYAML calls every text that it was given as text so; the message names the file already
+    return " ".join(str(problem).replace('in "<unicode string>", ', "in ").split())[:300]

@@ -157,7 +157,7 @@ def step(record: JobRecord, fact: Fact, now_ms: int) -> Transition:
     if fact.trigger not in JOB_TABLE[_row(record)]:
         raise FederationError(
             Code.ILLEGAL_TRANSITION,
-            f"job {job.id} is {job.state}: {fact.trigger} cannot follow",
+            f"job {job.id} is {job.state} and {_CANNOT.get(fact.trigger, f'{fact.trigger} cannot follow')}",
             fault=Fault.CALLER,
             hint=_HINTS.get((fact.trigger, job.state.terminal), ""),
             metadata={"job_id": job.id, "state": job.state, "event": fact.trigger},
@@ -178,6 +178,12 @@ def step(record: JobRecord, fact: Fact, now_ms: int) -> Transition:
     return Transition(JobRecord(new_job, new_lease), ended, changed, orders)
 
 
+_CANNOT = {
+    T.RETRY_REQUESTED: "cannot be retried yet",
+    T.CANCEL_REQUESTED: "cannot be cancelled",
+    T.LEASE_GRANTED: "cannot be given a lease",
+}
+"""What people and planners ask, in their words; what a hub reports keeps its event's name."""
 _HINTS = {
     (T.RETRY_REQUESTED, False): "Wait until it has ended, or cancel it first.",
 }

@@ -76,10 +76,29 @@ def test_a_code_of_a_newer_server_is_kept_as_a_reason() -> None:
     assert (back.code, back.metadata["reason"]) == (Code.INTERNAL, "JOB_TOO_MODER")
 
 
-def test_the_same_reason_at_many_hubs_is_said_once() -> None:
-    """Three hubs by name, the rest as a number; the most common reason first."""
+def test_a_port_that_refuses_is_said_in_words() -> None:
+    """The text of gRPC's core is kept beside the sentence; other texts stay as they are."""
+    raw = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: connect: Connection refused (111)"
+    error = from_rpc_error(Answer(grpc.StatusCode.UNAVAILABLE, raw))
+    assert (error.message, error.metadata["grpc_details"]) == ("127.0.0.1:1 refuses the connection", raw)
+    sixth = raw.replace("ipv4:127.0.0.1:1", "ipv6:%5B::1%5D:1")
+    assert from_rpc_error(Answer(grpc.StatusCode.UNAVAILABLE, sixth)).message == "[::1]:1 refuses the connection"
+    assert from_rpc_error(Answer(grpc.StatusCode.UNAVAILABLE, "odd")).message == "odd"
+
+
+@pytest.mark.parametrize(("message", "joined"), [("it is gone", "it is gone. Look."), ("Is it?", "Is it? Look.")])
+def test_an_error_as_text_is_two_sentences(message: str, joined: str) -> None:
+    """What went wrong, then what to do, then the code."""
+    assert str(FederationError(Code.INTERNAL, message, fault=Fault.HUB, hint="Look.")) == f"{joined} [INTERNAL]"
+
+
+def test_why_a_job_waits_is_one_short_line() -> None:
+    """The hub that may be first speaks; without one, what most hubs say; all of the same size is said as that."""
     reasons = [common_pb2.Reason(code="CAPACITY", hub_id=f"hub-{n}", message="all is taken") for n in range(1, 200)]
     reasons.insert(0, common_pb2.Reason(code="HUB_SUSPECT", hub_id="cairo", message="not heard of"))
-    assert in_short(job_pb2.ExplainJobResponse(reasons=reasons)) == (
-        "hub-1, hub-2, hub-3 and 196 more: all is taken [CAPACITY]; cairo: not heard of [HUB_SUSPECT]"
-    )
+    assert in_short(job_pb2.ExplainJobResponse(reasons=reasons)) == "hub-1: all is taken"
+    nearest = job_pb2.ExplainJobResponse(reasons=reasons, earliest_hub_id="cairo")
+    assert in_short(nearest) == "cairo: not heard of"
+    large = [common_pb2.Reason(code="SHAPE_NEVER_FITS", hub_id=hub, message="needs 64 cpus") for hub in ("a", "b")]
+    assert in_short(job_pb2.ExplainJobResponse(reasons=large)) == "fits at no hub (needs 64 cpus)"
+    assert in_short(job_pb2.ExplainJobResponse()) == ""

@@ -45,6 +45,14 @@ def test_no_federation_is_an_answer_with_a_hint(tmp_path: Path) -> None:
     assert (caught.value.code, "brhub up" in caught.value.hint) == (Code.UNREACHABLE, True)
 
 
+def test_the_folder_that_was_looked_in_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative default says nothing to somebody who stands elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FederationError) as caught:
+        find_settings(environ={})
+    assert repr(str(tmp_path / ".brhub")) in caught.value.message
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"server": 5}', '{"server": ""}', "not json"])
 def test_a_damaged_client_file_is_named(tmp_path: Path, text: str) -> None:
     """CONFIGURATION_INVALID with its path."""
