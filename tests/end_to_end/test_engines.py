@@ -82,7 +82,7 @@ def processes_below(folder: Path) -> list[str]:
             {"words.txt": "late late early\nlate\n"},
             r"(?s)late: 3.*early: 1|early: 1.*late: 3",
         ),
-        ("sort.py", ("numbers.txt",), {"numbers.txt": "3 1\n2\n"}, r"(?s)\n1\n2\n3\n"),
+        ("sort.py", ("numbers.txt",), {"numbers.txt": "3 1\n2\n"}, r"(?m)^1\n2\n3$"),
     ],
 )
 def test_pysparks_own_examples_run_unchanged(
