@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as problem:
         # what no command foresaw of this machine's files and sockets: still no traceback for a person
         place = f"{str(problem.filename)!r}: " if problem.filename else ""
-        print(f"error: {place}{problem.strerror or problem}", file=sys.stderr)
+        print(f"error: {place}{problem.strerror if place else problem}", file=sys.stderr)
         print("fault: caller; do: Look at that path, its rights, and the room on its disk.", file=sys.stderr)
         return FAILED
 

@@ -41,16 +41,16 @@ def find_settings(
     Raises: FederationError UNREACHABLE when nothing names one, CONFIGURATION_INVALID when client.json cannot be read.
     """
     env = os.environ if environ is None else environ
-    path = Path(folder or env.get("BRHUB_DIR") or FOLDER).absolute() / CLIENT_FILE
+    path = Path(folder or env.get("BRHUB_DIR") or FOLDER) / CLIENT_FILE
     named = server or env.get("BRHUB_SERVER", "")
     saved = _read(path)
     if not named and not saved:
         raise FederationError(
             Code.UNREACHABLE,
-            f"no federation is named, and none runs in {str(path.parent)!r} ({CLIENT_FILE} is not there)",
+            f"no federation is named, and none runs in {str(path.parent.absolute())!r} ({CLIENT_FILE} is not there)",
             fault=Fault.CALLER,
             hint="Start one with `brhub up`, or set BRHUB_SERVER, or say where it is with BRHUB_DIR.",
-            metadata={"path": str(path)},
+            metadata={"path": str(path.absolute())},
         )
     same = not named or named == saved.get("server")
     return Settings(

@@ -474,3 +474,34 @@ def test_a_server_that_is_silent_is_named_while_it_is_tried(brhub: Brhub, monkey
     assert (said.status, said.out) == (5, "")
     assert said.err.count("127.0.0.1:1 does not answer; trying for 1 s more\n") == 1
     assert "error: 127.0.0.1:1 refuses the connection\n" in said.err
+
+
+def test_what_nobody_foresaw_of_this_machines_files_is_an_error_without_a_traceback(
+    brhub: Brhub, small: SmallFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a folder that was removed under the one who stands in it."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = brhub("doctor")
+    assert said.status == 1
+    assert "error: [Errno 2] No such file or directory\nfault: caller; do: " in said.err
+    assert "Traceback" not in said.err
+    assert brhub("jobs").status == 0
+
+
+def test_folders_are_printed_so_that_they_work_from_elsewhere(
+    brhub: Brhub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the default, which is relative to where the command ran."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BRHUB_DIR", raising=False)
+    folder = tmp_path / ".brhub"
+    assert brhub("up", "--status").out == f"nothing runs in {folder}\n"
+    assert brhub("down").out == f"nothing ran in {folder}\n"
+    value = {"server": "s", "sign_in": "w", "objects": "o", "hubs": ["cairo"]}
+    running = {"id": str(folder), "running": True, "processes": [], **value}
+    monkeypatch.setattr("federation.cli.embedded.status", lambda _: running)
+    out = brhub("up", "--status").out
+    assert f"BRHUB_DIR={folder} finds it" in out
+    assert f"brhub down --dir {folder}\n" in out

@@ -129,6 +129,16 @@ def test_a_retry_is_a_new_attempt_with_a_higher_epoch() -> None:
     assert (again.state, again.exit_code, again.epoch) == (JobState.QUEUED, 0, Epoch(1, 1))
 
 
+def test_what_a_person_asks_too_early_is_refused_in_words() -> None:
+    """The sentence speaks of a retry; the event's own name is for programs."""
+    record = a_record(JobState.RUNNING)
+    with pytest.raises(FederationError) as caught:
+        step(record, a_fact(Trigger.RETRY_REQUESTED, record), NOON_MS)
+    assert caught.value.message == f"job {record.job.id} is RUNNING and cannot be retried yet"
+    assert caught.value.code is Code.ILLEGAL_TRANSITION
+    assert (caught.value.metadata["event"], caught.value.metadata["state"]) == ("RetryRequested", "RUNNING")
+
+
 def test_repeating_a_report_changes_nothing() -> None:
     """The same word twice is no news: no new revision, nothing to save."""
     record = a_record(JobState.RUNNING)
