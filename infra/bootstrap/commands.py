@@ -72,7 +72,7 @@ def run_quick(arguments: list[str]) -> int:
     """unit, property and tidy rooms, under 60 s."""
     setup()
     rooms = [room for room in QUICK_ROOMS if (ROOT / room).is_dir()]
-    return start(["python", "-m", "pytest", "-q", "-m", "not long and not heavy", *(arguments or rooms)])
+    return start(["python", "-m", "pytest", "-q", "-m", "not long and not heavy", "-n", "4", *(arguments or rooms)])
 
 
 def run_long(arguments: list[str]) -> int:

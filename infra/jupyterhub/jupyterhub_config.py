@@ -14,15 +14,13 @@ At a university replace the authenticator (OAuth, LTI, LDAP), keep the rest, and
 """
 
 import ipaddress
+import json
 import os
 import secrets
 import shutil
 import socket
 import sys
 from pathlib import Path
-
-from federation.client.settings import find_settings
-from federation.errors import Code, FederationError
 
 PASSWORD_LENGTH_MIN = 8
 
@@ -73,12 +71,14 @@ if not loopback(listen):
     )
 
 # ---- what must be there, or must not, before anything is touched -------------------------------------------------------
-try:
-    find_settings()
-except FederationError as error:
-    if error.code is Code.UNREACHABLE:
+named = base / "client.json"
+if not os.environ.get("BRHUB_SERVER"):
+    if not named.is_file():
         stop(f"no federation in {str(base)!r}: ./run up, or correct BRHUB_DIR")
-    stop(f"{error.message}. {error.hint}")
+    try:
+        json.loads(named.read_text("utf-8"))
+    except ValueError:
+        stop(f"{str(named)!r} cannot be used: it is damaged. ./run up writes it anew")
 # Without its hub, a proxy that left its pid here is what a hub that was killed left behind: JupyterHub ends it by itself.
 orphan = (state / "proxy.pid").exists() and not answers("127.0.0.1", port + 1)
 if answers(listen, port) and not orphan:

@@ -111,10 +111,14 @@ def live_of(after: dict[str, Run], job_id: str) -> list[Run]:
 def test_an_answer_twice_is_an_answer_once(before: dict[str, Run], answer: Orders) -> None:
     """A repeated answer changes no run that it did not change the first time, but for a forgotten run's late start.
 
-    (That one cannot come on the wire: an answer that both releases and starts one lease is nobody's.)
+    (That one cannot come on the wire: an answer starts a job's newest attempt only, so it cannot release that one, nor start
+    an older one beside the release of a newer, which would have nothing to be older than the second time.)
     """
-    started = {lease.lease_id for lease in answer.leases}
-    answer = replace(answer, releases=tuple(one for one in answer.releases if one.lease_id not in started))
+    started = {lease.job_id for lease in answer.leases}
+    jobs = {run.lease.lease_id: run.lease.job_id for run in before.values()}
+    jobs |= {lease.lease_id: lease.job_id for lease in answer.leases}
+    kept = (one for one in answer.releases if jobs.get(one.lease_id) not in started)
+    answer = replace(answer, releases=tuple(kept))
     once = carried_out(before, answer)
     # a run that was stopped for a newer lease has not ended yet, so the newer one still waits: nothing moves
     assert carried_out(once, answer) == once
