@@ -101,9 +101,14 @@ def test_ctrl_c_while_waiting_says_that_the_job_goes_on(brhub: Brhub, small: Sma
         eventually(lambda: small.streamed >= 1)
         signal.raise_signal(signal.SIGINT)
 
-    thread = _when_submitted(small, interrupt)
-    said = brhub("submit", "--engine", "command", "--wait", "--timeout", "30s", "true")
-    thread.join()
+    # a suite that was started in the background inherits a SIGINT that is ignored; a person at a terminal has this one
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread = _when_submitted(small, interrupt)
+        said = brhub("submit", "--engine", "command", "--wait", "--timeout", "30s", "true")
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (said.status, said.out) == (130, "job-1\n")
     assert "It goes on: brhub job show job-1, or end it with brhub job cancel job-1\n" in said.err
 
