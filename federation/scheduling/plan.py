@@ -66,6 +66,23 @@ class Placement:
     job_id: str
     key: AgentKey
     nodes: tuple[str, ...]
+    devices: tuple[tuple[int, ...], ...] = ()
+    """By task, the places of its GPUs in the node's list of devices; empty for jobs without GPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """End these leases, and keep their room for this job until they have ended: a claim."""
+
+    job_id: str
+    key: AgentKey
+    nodes: tuple[str, ...]
+    """Where the job's tasks will run, one name a task."""
+    victims: tuple[str, ...]
+    """Leases to end, in the order chosen: least lost work first."""
+    lost_ms: int
+    """The price: work that is lost, in milliseconds of dominant share, rounded up."""
+    devices: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +108,8 @@ class Plan:
     """Ascending."""
     waiting: tuple[Waiting, ...] = field(default=())
     """Ascending by demand."""
+    preemptions: tuple[Preemption, ...] = ()
+    """In the order decided."""
 
     def waiting_of(self, job: QueuedJob) -> Waiting | None:
         """Why jobs of this one's sort wait; None when none of them does."""

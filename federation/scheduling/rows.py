@@ -43,6 +43,12 @@ class QueuedJob:
     """Hubs whose own admission said no to this job: they are not asked again."""
     runtime_limit_ms: int = 600_000
     preemptible: bool = False
+    submitted_ms: int = 0
+    """When it began to wait: what ageing counts from."""
+    expected_ms: int = 0
+    """How long it is expected to run, from the user's own recent jobs; 0: its limit. Never more than its limit."""
+    spread: bool = False
+    """Its tasks go to as many nodes as there are, rather than to as few."""
 
     @property
     def owner(self) -> OwnerKey:
@@ -61,12 +67,14 @@ class AgentRow:
     engines: tuple[str, ...]
     datasets: tuple[Dataset, ...] = ()
     round_trip_ms: int = -1
+    reclaim_ms: int = 60_000
+    """How long a preempted guest has before it is ended: the hub's own policy."""
 
     @property
     def matters(self) -> tuple[object, ...]:
         """The part that decisions depend on: a heartbeat that changes nothing here costs nothing."""
         offered = tuple((node.name, node.offered) for node in self.nodes)
-        return (self.key, self.hub_state, self.link, offered, self.engines, self.datasets)
+        return (self.key, self.hub_state, self.link, offered, self.engines, self.datasets, self.reclaim_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +92,28 @@ class LeaseRow:
     expires_ms: int
     """When its run is over at the latest: what an earliest start is computed from."""
     started_ms: int = 0
+    devices: tuple[tuple[int, ...], ...] = ()
+    """By task, the places of its GPUs in their node's list of devices; empty: nobody wrote them down."""
+    preemptible: bool = False
+    priority: int = 3
 
     @property
     def owner(self) -> OwnerKey:
         """Whom its use counts to."""
         return (self.home_hub, self.project, self.user)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRow:
+    """Room that a waiting job will get when its victims have ended: held from the moment the claim is made."""
+
+    job_id: str
+    key: AgentKey
+    nodes: tuple[str, ...]
+    """The node of each task."""
+    victims: tuple[str, ...]
+    """Leases that were told to end."""
+    devices: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +125,10 @@ class UsageRow:
     user: str
     used: tuple[tuple[str, int], ...]
     """(resource name, amount x ms), tasks together; each name once."""
+    end_ms: int = 0
+    """When the stretch ended: what its decay counts from."""
+    host_hub: str = ""
+    """Whose machines were used: what a contribution counts to."""
 
     @property
     def owner(self) -> OwnerKey:
@@ -123,6 +152,9 @@ class Delta:
     leases_started: tuple[LeaseRow, ...] = ()
     leases_ended: tuple[str, ...] = ()
     usage: tuple[UsageRow, ...] = ()
+    claims_made: tuple[ClaimRow, ...] = ()
+    claims_ended: tuple[str, ...] = ()
+    """Job ids. A lease of the job ends its claim too."""
 
 
 class DeltaCollector:
@@ -133,6 +165,7 @@ class DeltaCollector:
         self._jobs: dict[str, QueuedJob | None] = {}
         self._leases: dict[str, LeaseRow | None] = {}
         self._usage: list[UsageRow] = []
+        self._claims: dict[str, ClaimRow | None] = {}
 
     def agent(self, row: AgentRow) -> None:
         """It is new, or changed."""
@@ -162,8 +195,16 @@ class DeltaCollector:
         """A stretch of use was closed."""
         self._usage.append(row)
 
+    def claimed(self, row: ClaimRow) -> None:
+        """A waiting job has room coming."""
+        self._claims[row.job_id] = row
+
+    def claim_ended(self, job_id: str) -> None:
+        """It has none coming any more."""
+        self._claims[job_id] = None
+
     def __bool__(self) -> bool:
-        return bool(self._agents or self._jobs or self._leases or self._usage)
+        return bool(self._agents or self._jobs or self._leases or self._usage or self._claims)
 
     def take(self) -> Delta:
         """What was gathered; the collector is empty afterwards."""
@@ -175,6 +216,8 @@ class DeltaCollector:
             leases_started=tuple(row for row in self._leases.values() if row is not None),
             leases_ended=tuple(lease_id for lease_id, row in self._leases.items() if row is None),
             usage=tuple(self._usage),
+            claims_made=tuple(row for row in self._claims.values() if row is not None),
+            claims_ended=tuple(job_id for job_id, row in self._claims.items() if row is None),
         )
         self.__init__()  # type: ignore[misc]
         return delta
@@ -200,6 +243,7 @@ def queued_from(job: Job, hubs_refused: tuple[str, ...] = ()) -> QueuedJob:
         hubs_refused=hubs_refused,
         runtime_limit_ms=spec.runtime_limit_ms,
         preemptible=spec.preemptible,
+        submitted_ms=job.created_ms,
     )
 
 
@@ -234,6 +278,8 @@ def lease_row(lease: Lease, job: Job) -> LeaseRow:
         user=job.owner.subject,
         expires_ms=ends_ms,
         started_ms=job.started_ms,
+        preemptible=job.spec.preemptible,
+        priority=int(job.spec.priority),
     )
 
 
@@ -243,4 +289,6 @@ def usage_row(interval: UsageInterval, lease: LeaseRow) -> UsageRow:
     used: dict[str, int] = {}
     for entry in lease.per_task:
         used[entry.name] = used.get(entry.name, 0) + entry.amount * milliseconds
-    return UsageRow(lease.home_hub, lease.project, lease.user, tuple(sorted(used.items())))
+    return UsageRow(
+        lease.home_hub, lease.project, lease.user, tuple(sorted(used.items())), interval.end_ms, lease.key[0]
+    )
