@@ -14,6 +14,7 @@ AGENTS_MAX = 10_000
 """In the whole federation."""
 AGENTS_PER_HUB_MAX = 500
 NODES_PER_AGENT_MAX = 10_000
+RECLAIM_MS_DEFAULT, RECLAIM_MS_MAX = 60_000, 3_600_000
 
 
 class HubState(enum.StrEnum):
@@ -70,6 +71,8 @@ class Agent:
     datasets: tuple[Dataset, ...] = ()
     features: tuple[str, ...] = ()
     round_trip_ms: int = -1
+    reclaim_ms: int = RECLAIM_MS_DEFAULT
+    """How long a preempted guest has between SIGTERM and SIGKILL: the hub's own policy."""
     sync_seq: int = 0
     """The newest call of the session that was heard. Not stored: a session ends with the process that opened it."""
 

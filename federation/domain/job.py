@@ -10,8 +10,19 @@ import enum
 import re
 from dataclasses import dataclass, field
 
-from federation.domain.ids import AgentId, HubId, JobId, checked_name
-from federation.domain.quantities import CPU, DISK, GPU, MEMORY, Resources
+from federation.domain.ids import AgentId, AgentKey, HubId, JobId, LeaseId, checked_name
+from federation.domain.quantities import (
+    ANY_OF,
+    CPU,
+    DEVICE_MILLI,
+    DISK,
+    GPU,
+    MEMORY,
+    DevicesByTask,
+    Resources,
+    amount_of,
+    kinds_of,
+)
 from federation.errors import Code, invalid
 
 
@@ -68,6 +79,8 @@ HUBS_NAMED_MAX = 1_000
 SPEC_BYTES_MAX = 512 * 1024
 RUNTIME_LIMIT_MS_MIN = 1_000
 RUNTIME_LIMIT_MS_MAX = 30 * 86_400_000
+GPU_KINDS_MAX = 16
+"""Of which any will do."""
 RESOURCE_NAMES = frozenset({CPU, MEMORY, DISK, GPU})
 _NO_HUB, _NO_AGENT = HubId(""), AgentId("")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -132,6 +145,8 @@ class JobSpec:
     hubs_allow: tuple[str, ...] = ()
     hubs_deny: tuple[str, ...] = ()
     hubs_prefer: tuple[str, ...] = ()
+    spread: bool = False
+    """Its tasks go to as many nodes as there are, rather than to as few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +166,29 @@ class OutputFile:
     path: str
     size_bytes: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Room that a waiting job gets when its victims have ended. Nobody else is given it meanwhile."""
+
+    hub_id: HubId
+    agent_id: AgentId
+    nodes: tuple[str, ...]
+    """The node of each task."""
+    devices: DevicesByTask
+    victims: tuple[LeaseId, ...]
+    """The leases that were told to end for it."""
+    made_ms: int
+    until_ms: int
+    """When the victims have ended at the latest, or something is wrong: the claim is given up then."""
+    lost_ms: int
+    """The price: work that the victims lose, in milliseconds of dominant share."""
+
+    @property
+    def agent_key(self) -> AgentKey:
+        """Where it is."""
+        return (self.hub_id, self.agent_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +221,8 @@ class Job:
     """The attempt whose output is the result; set once, by compare-and-swap."""
     outputs: tuple[OutputFile, ...] = ()
     revision: int = 1
+    claim: Claim | None = None
+    """Only while it waits."""
 
 
 def check_spec(spec: JobSpec) -> JobSpec:
@@ -283,8 +323,47 @@ def _check_demand(spec: JobSpec) -> None:
         raise invalid(
             f"replicas of {spec.replicas} is out of range", hint=f"Use 1 to {REPLICAS_MAX}.", field="replicas"
         )
-    for name, _, _ in spec.per_task:
+    gpu_kinds = []
+    for name, kind, _ in spec.per_task:
         if name not in RESOURCE_NAMES:
             raise invalid(f"resource {name[:40]!r} is unknown", hint="Use cpu, memory, disk or gpu.", field="resources")
+        if name == GPU:
+            gpu_kinds.append(kind)
+        elif kind:
+            raise invalid(
+                f"{name} is asked for of kind {kind[:40]!r}, and has no kinds",
+                hint="Only gpus differ in kind: leave it out.",
+                field="resources",
+            )
     if not any(entry.name == CPU for entry in spec.per_task):
         raise invalid("resources.cpus is missing or zero", hint="Ask for at least 0.001.", field="resources.cpus")
+    _check_gpus(spec, gpu_kinds)
+
+
+def _check_gpus(spec: JobSpec, kinds: list[str]) -> None:
+    """A part of one device, or whole devices, of one kind or of any of several."""
+    if len(kinds) > 1:
+        raise invalid(
+            f"a task asks for {len(kinds)} kinds of gpu side by side",
+            hint=f"Name one kind, or with A{ANY_OF}B the kinds of which either will do.",
+            field="resources.gpu_model",
+        )
+    named = kinds_of(kinds[0]) if kinds else ()
+    if (
+        len(named) > GPU_KINDS_MAX
+        or len(set(named)) != len(named)
+        or not all(one.strip() == one != "" for one in named)
+    ):
+        raise invalid(
+            f"gpu_model {kinds[0][:80]!r} is not a list of different kinds",
+            hint=f"Write nvidia/A100, or nvidia/A100{ANY_OF}nvidia/H100 with at most {GPU_KINDS_MAX} kinds.",
+            field="resources.gpu_model",
+        )
+    milli = amount_of(spec.per_task, GPU)
+    if milli > DEVICE_MILLI and milli % DEVICE_MILLI:
+        raise invalid(
+            f"gpus of {milli / 1000:g} a task is neither a part of one device nor whole devices",
+            hint="Below 1 it is a part of one device, such as 0.5; above 1 ask for whole ones.",
+            field="resources.gpus",
+            gpu_milli=str(milli),
+        )

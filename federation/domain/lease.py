@@ -1,4 +1,4 @@
-"""A lease: the right of one agent to run one attempt of a job until a moment."""
+"""A lease: the right of one agent to run one attempt of a job until a moment. A claim: room that is being made for one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from federation.domain.ids import AgentId, AgentKey, HubId, JobId, LeaseId
 from federation.domain.job import Epoch, OnPartition
-from federation.domain.quantities import Resources
+from federation.domain.quantities import DevicesByTask, Resources
 
 LEASE_MS_BATCH = 40 * 60_000
 LEASE_MS_LAB = 15 * 60_000
 KILL_GRACE_MS = 60_000
 SKEW_BOUND_MS = 30_000
 """Nobody else starts a job before its lease's end + kill grace + skew bound."""
+PREEMPTED = "PREEMPTED"
+"""Why a lease is revoked whose job makes room for another and then waits again."""
 
 
 class LeaseState(enum.StrEnum):
@@ -45,6 +47,8 @@ class Lease:
     revoke_message: str = ""
     usage_stored: int = -1
     """Usage intervals are stored up to and with this index."""
+    devices: DevicesByTask = ()
+    """Which GPUs each task holds; empty for jobs without, and for leases of before they were written down."""
 
     @property
     def agent_key(self) -> AgentKey:
@@ -55,3 +59,8 @@ class Lease:
     def live(self) -> bool:
         """Whether it holds capacity."""
         return self.state is not LeaseState.ENDED
+
+    @property
+    def preempted(self) -> bool:
+        """Whether it was told to end for somebody with a better right: its job waits again afterwards."""
+        return self.state is LeaseState.REVOKING and self.revoke_code == PREEMPTED

@@ -21,4 +21,5 @@ class ReasonCode(enum.StrEnum):
     SHARE_POLICY = "SHARE_POLICY"  # the hub refused this job
     FAIRNESS_TURN = "FAIRNESS_TURN"  # others are first
     UNKNOWN_DATASET = "UNKNOWN_DATASET"  # no hub announces it
+    CLAIM_HELD = "CLAIM_HELD"  # others are ending there to make room for it
     RUNNING = "RUNNING"  # it does not wait: it runs there

@@ -1,8 +1,9 @@
 """Amounts of things: resource vectors as sorted tuples of (name, kind, amount).
 
 Amounts are integers in base units (cpu millicores, memory and disk bytes, gpu thousandths of a device): what must add
-up is never a float. Deliberately not here: which node has what (`hub.py`), arithmetic on arrays
-(`scheduling`), and how people write amounts (`federation/client/quantity.py`).
+up is never a float. Only GPUs differ in kind; `devices_of` says which devices an amount of them is, in which order. It is
+`federation/policy/devices.py`'s, because a hub must count alike. Deliberately not here: which node has what (`hub.py`),
+arithmetic on arrays (`scheduling`), and how people write amounts (`federation/client/quantity.py`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from federation.errors import Code, invalid
+from federation.policy.devices import ANY_OF, DEVICE_MILLI, GPU, Device, DeviceNeed, devices_of, kinds_of, need_of
 
-CPU, MEMORY, DISK, GPU = "cpu", "memory", "disk", "gpu"
+__all__ = [
+    "AMOUNT_MAX", "ANY_OF", "CPU", "DEVICE_MILLI", "DISK", "GPU", "KINDS_MAX", "MEMORY", "Amount", "Device", "DeviceNeed",
+    "DevicesByTask", "Resources", "amount_of", "devices_of", "kinds_of", "need_of", "resources", "summed_kinds",
+]  # fmt: skip
+
+CPU, MEMORY, DISK = "cpu", "memory", "disk"
 KINDS_MAX = 64
 """Different (name, kind) pairs in one vector."""
 AMOUNT_MAX = 2**53
@@ -28,6 +35,8 @@ class Amount(NamedTuple):
 
 Resources = tuple[Amount, ...]
 """Sorted by (name, kind), each pair at most once, amounts above zero."""
+DevicesByTask = tuple[tuple[int, ...], ...]
+"""By task, the places of its GPUs in its node's `devices_of`; empty where no task has any, or nobody wrote them down."""
 
 
 def resources(*amounts: tuple[str, str, int]) -> Resources:
@@ -63,3 +72,12 @@ def resources(*amounts: tuple[str, str, int]) -> Resources:
 def amount_of(of: Resources, name: str) -> int:
     """The sum of all kinds of `name`."""
     return sum(entry.amount for entry in of if entry.name == name)
+
+
+def summed_kinds(of: Resources) -> Resources:
+    """The same with all kinds of a name put together, but for GPUs: nothing else is told apart by kind."""
+    sums: dict[tuple[str, str], int] = {}
+    for name, kind, amount in of:
+        key = (name, kind if name == GPU else "")
+        sums[key] = sums.get(key, 0) + amount
+    return tuple(Amount(name, kind, amount) for (name, kind), amount in sorted(sums.items()))
