@@ -22,12 +22,14 @@ from federation.api.door import Gate
 from federation.api.hubs import HubServicer
 from federation.api.jobs import JobServicer
 from federation.app.outside import SortableIds, SystemClock
+from federation.app.policyfile import load_policy
 from federation.app.settings import Settings, read_settings
 from federation.errors import Code, Fault, FederationError
 from federation.identity.tls import server_credentials
 from federation.identity.tokens import TokenFile
 from federation.objects.store import ObjectStore
 from federation.ports import Tracking
+from federation.scheduling import Policy
 from federation.service.desk import Desk, Outside
 from federation.store import open_store
 from federation.v1 import hub_pb2, hub_pb2_grpc, job_pb2, job_pb2_grpc
@@ -58,7 +60,10 @@ class ControlPlane:
         self.tracking = _tracking(settings)
         self.tokens = TokenFile(Path(settings.server.tokens_file))
         self.tokens.principals()  # a broken file is told now, not at the first call
-        outside = Outside(open_store(settings.store_url), SystemClock(), SortableIds(), self.objects, self.tracking)
+        policy = _policy(settings)  # and so is this one
+        outside = Outside(
+            open_store(settings.store_url), SystemClock(), SortableIds(), self.objects, self.tracking, policy
+        )
         self.desk = Desk(outside)
         self.servers: list[grpc.aio.Server] = []
         self.ports: dict[str, int] = {}
@@ -127,6 +132,20 @@ class ControlPlane:
         await asyncio.to_thread(self.desk.stop)
         if self.tracking is not None:
             await asyncio.to_thread(self.tracking.close)
+
+
+def _policy(settings: Settings) -> Policy:
+    """The order of the queue. What the file says of hubs' shares is for replays: a live hub speaks for itself."""
+    if not settings.scheduling.policy:
+        return Policy()
+    chosen = load_policy(Path(settings.scheduling.policy))
+    if chosen.hubs:
+        log.warning(
+            "%s: `hubs` (%s) has no effect here; what a hub offers is in its own share policy file",
+            settings.scheduling.policy,
+            ", ".join(sorted(chosen.hubs)),
+        )
+    return chosen.order
 
 
 def _tracking(settings: Settings) -> Tracking | None:

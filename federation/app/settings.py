@@ -51,6 +51,14 @@ class Objects:
 
 
 @dataclass(frozen=True, slots=True)
+class Scheduling:
+    """The order of the queue."""
+
+    policy: str = ""
+    """A policy file (`federation/app/policyfile.py`); empty: everybody has weight 1, and the planner's own settings."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrackingSettings:
     """MLflow, started when the first job asks for it."""
 
@@ -72,6 +80,7 @@ class Settings:
     server: Server = Server()
     store: Storage = Storage()
     objects: Objects = Objects()
+    scheduling: Scheduling = Scheduling()
     tracking: TrackingSettings = TrackingSettings()
     tls: Tls = Tls()
 

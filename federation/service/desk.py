@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from federation.domain.job import Job, JobState, Reason
@@ -16,6 +16,7 @@ from federation.domain.plan import ReasonCode
 from federation.errors import FederationError
 from federation.objects.store import ObjectStore
 from federation.ports import Clock, IdSource, Store, Tracking
+from federation.scheduling import Policy
 from federation.scheduling.explaining import Explanation
 from federation.service import expiry
 from federation.service.asking import LoopDoor
@@ -39,6 +40,8 @@ class Outside:
     objects: ObjectStore | None
     """None in a control plane without an object store: packages and results are refused there."""
     tracking: Tracking | None
+    policy: Policy = field(default_factory=Policy)
+    """The order of the queue."""
 
 
 class Desk:
@@ -54,7 +57,7 @@ class Desk:
         self.logs = LogDesk()
         self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
         self.writer = Writer(self.store, self.world, self.clock, self.switchboard)
-        self.rounds = Rounds(self.writer, self.clock, self.ids)
+        self.rounds = Rounds(self.writer, self.clock, self.ids, outside.policy)
         self.began_ms = self.clock.now_ms()
         self._submit = SubmitJobs(self.store, self.ids)
         self._door: LoopDoor | None = None

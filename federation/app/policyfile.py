@@ -1,0 +1,169 @@
+"""The federation's policy file: the order of the queue, and what hubs offer. TOML or YAML, every key known.
+
+```yaml
+version: 1
+order:
+  weights:                            # who is not named has 1; twice the weight means twice the share
+    hubs: {cairo: 2}
+    projects: {cairo: {vision: 1.5}}  # by home hub
+    users: {cairo: {vision: {amina: 2}}}
+  half_life: 7d                       # after this long, use counts half
+  contribution: {gain: 1, cap: 1}     # how much weight a hub gains by giving, and up to how many average hubs' offers
+  within_user: age                    # age | short_first: which of one user's jobs goes first
+  backfill: conservative              # conservative | easy | none: who may be overtaken
+  placements_max: 10000               # jobs decided on in one round
+hubs:                                 # by hub, each as in its own share policy file (federation/policy/share.py)
+  cairo: {offer: {cpus: "75%"}, accept: {max_runtime: 12h}, reclaim_s: 60}
+```
+`brhub simulate` tries a file on a history, and the control plane takes the same file (`[scheduling] policy`). There only
+`order` has effect: what a hub offers is its own word, so its part of `hubs` goes into that hub's share policy file.
+Deliberately not here: what the order means (`federation/scheduling/policy.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from federation.errors import FederationError
+from federation.policy.document import TEXT_LENGTH_MAX, bad, duration_ms, only_keys, read_policy_file, section, whole
+from federation.policy.share import SharePolicy, share_policy
+from federation.scheduling import Policy, fairness
+from federation.scheduling.policy import PLACEMENTS_MAX, WEIGHT_MAX
+
+VERSION = 1
+HUBS_MAX = 1_000
+DAY_MS = 86_400_000
+_WEIGHTS = {"hubs": ("hub_weights", 1), "projects": ("project_weights", 2), "users": ("user_weights", 3)}
+"""By key: the field of `Policy`, and how many names lead to a weight."""
+_FIELDS = {
+    "weights": "hub_weights",
+    "half_life": "fairness",
+    "contribution": "fairness",
+    "within_user": "order",
+    "backfill": "reservations",
+    "placements_max": "placements_max",
+}
+_RESERVATIONS: Mapping[str, int | None] = {"conservative": None, "easy": 1, "none": 0}
+"""Promised starts that later jobs may not delay; None: as many as the planner makes by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class FederationPolicy:
+    """What a policy file says."""
+
+    order: Policy = field(default_factory=Policy)
+    hubs: Mapping[str, SharePolicy] = field(default_factory=dict)
+    """By hub; of those that the file does not name it says nothing."""
+
+
+def load_policy(path: Path) -> FederationPolicy:
+    """The policy in a file. Raises: FederationError CONFIGURATION_INVALID or UNKNOWN_KEY, naming the place."""
+    return federation_policy(read_policy_file(path))
+
+
+def federation_policy(document: Mapping[str, Any]) -> FederationPolicy:
+    """The policy in a mapping. Raises: as `load_policy`."""
+    only_keys(document, ("version", "order", "hubs"), "the file")
+    whole(document.get("version", VERSION), "version", VERSION, VERSION)
+    hubs = section(document.get("hubs", {}), "hubs")
+    if len(hubs) > HUBS_MAX:
+        raise bad("hubs", f"names more than {HUBS_MAX} hubs")
+    return FederationPolicy(
+        _order(section(document.get("order", {}), "order")),
+        {_name(hub_id, "hubs"): _of_hub(hub_id, value) for hub_id, value in hubs.items()},
+    )
+
+
+def _of_hub(hub_id: str, value: object) -> SharePolicy:
+    try:
+        return share_policy(section(value, "it"))
+    except FederationError as error:
+        message = f"hubs.{hub_id}: {error.message}"
+        raise FederationError(
+            error.code,
+            message,
+            fault=error.fault,
+            hint=error.hint,
+            metadata={**error.metadata, "hub_id": hub_id[:80]},
+        ) from None
+
+
+def _order(document: Mapping[str, Any]) -> Policy:
+    known = _known()
+    only_keys(document, known, "order")
+    given: dict[str, Any] = {}
+    weights = section(document.get("weights", {}), "order.weights")
+    only_keys(weights, tuple(_WEIGHTS), "order.weights")
+    for key, (name, depth) in _WEIGHTS.items():
+        if key in weights:
+            given[name] = _weights(weights[key], depth, (f"order.weights.{key}",))
+    terms: dict[str, Any] = {}
+    if "half_life" in document:
+        terms["half_life_ms"] = duration_ms(
+            document["half_life"], "order.half_life", fairness.HALF_LIFE_MS_MIN, fairness.HALF_LIFE_MS_MAX
+        )
+    contribution = section(document.get("contribution", {}), "order.contribution")
+    only_keys(contribution, ("gain", "cap"), "order.contribution")
+    for key, value in contribution.items():
+        terms[key] = _number(value, f"order.contribution.{key}", fairness.GAIN_MAX)
+    if terms:
+        given["fairness"] = fairness.FairnessTerms(**terms)
+    if "within_user" in document:
+        given["order"] = _chosen(document["within_user"], "order.within_user", ("age", "short_first"))
+    if "backfill" in document:
+        reservations = _RESERVATIONS[_chosen(document["backfill"], "order.backfill", tuple(_RESERVATIONS))]
+        if reservations is not None:
+            given["reservations"] = reservations
+    if "placements_max" in document:
+        given["placements_max"] = whole(document["placements_max"], "order.placements_max", 1, PLACEMENTS_MAX)
+    return Policy(**given)
+
+
+def _known() -> tuple[str, ...]:
+    """The keys of `order`. One whose field the planner does not have is unknown."""
+    fields = {entry.name for entry in dataclasses.fields(Policy)}
+    return tuple(key for key, name in _FIELDS.items() if name in fields)
+
+
+def _chosen(value: object, where: str, choices: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise bad(where, f"must be one of {', '.join(choices)}")
+    return value
+
+
+def _number(value: object, where: str, most: float, *, above_zero: bool = False) -> float:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not 0 <= value <= most
+        or (above_zero and not value)
+    ):
+        raise bad(
+            where, f"must be a number {'above' if above_zero else 'from'} 0{', up' if above_zero else ''} to {most:g}"
+        )
+    return float(value)
+
+
+def _weights(value: object, depth: int, path: tuple[str, ...]) -> dict[Any, float]:
+    """Weights by name where `depth` is 1, else by as many names as it is deep."""
+    found: dict[Any, float] = {}
+    for name, inner in section(value, ".".join(path)).items():
+        _name(name, ".".join(path))
+        if depth == 1:
+            names = (*path[1:], name)
+            found[names if len(names) > 1 else name] = _number(
+                inner, ".".join((*path, name)), WEIGHT_MAX, above_zero=True
+            )
+        else:
+            found |= _weights(inner, depth - 1, (*path, name))
+    return found
+
+
+def _name(name: str, where: str) -> str:
+    if not 0 < len(name) <= TEXT_LENGTH_MAX or not name.isprintable():
+        raise bad(where, f"names {name[:80]!r}; a name has 1 to {TEXT_LENGTH_MAX} printable characters")
+    return name
