@@ -9,6 +9,7 @@ class ReasonCode(enum.StrEnum):
     """One a (job shape, owner class, hub), or one for the whole federation."""
 
     WOULD_RUN = "WOULD_RUN"  # it fits there now; it waits only for the next round
+    RESERVATION_AHEAD = "RESERVATION_AHEAD"  # it would fit, but would delay a start that was promised to others
     CAPACITY = "CAPACITY"  # it would fit there if less were running
     SHAPE_NEVER_FITS = "SHAPE_NEVER_FITS"  # it does not fit even there when all is idle
     ENGINE_MISSING = "ENGINE_MISSING"  # the hub does not run this engine

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 from federation.domain.hub import AGENTS_MAX, NODES_PER_AGENT_MAX
 from federation.domain.ids import AgentKey
 from federation.domain.job import HUBS_NAMED_MAX, INPUTS_MAX, REPLICAS_MAX, Priority
-from federation.domain.quantities import AMOUNT_MAX, KINDS_MAX, Resources
+from federation.domain.quantities import AMOUNT_MAX, DEVICE_MILLI, GPU, KINDS_MAX, Resources, amount_of
 from federation.errors import Code, FederationError, invalid
-from federation.scheduling.rows import AgentRow, Delta, LeaseRow, QueuedJob, UsageRow
+from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, QueuedJob, UsageRow
 
 if TYPE_CHECKING:
     from federation.scheduling.state import PlannerState
@@ -25,11 +25,30 @@ LEASES_MAX = 1_000_000
 TOTAL_MAX = 2**62
 """All amounts of one resource together, offered or leased, stay below: sums fit int64."""
 TIME_MS_MAX = 2**53
+DEVICES_PER_NODE_MAX = 1_024
 PRIORITIES = tuple(int(priority) for priority in Priority)
 USED_MAX = TOTAL_MAX * TIME_MS_MAX
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
+
+
+class Holdings:
+    """What is offered and what is held in all, by name: the sums that must not overflow."""
+
+    def __init__(self) -> None:
+        self.offered: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+
+    def offer(self, row: AgentRow, sign: int) -> None:
+        """An agent comes (1) or goes (-1)."""
+        for name, amount in _offered(row):
+            self.offered[name] = self.offered.get(name, 0) + sign * amount
+
+    def hold(self, row: LeaseRow, sign: int) -> None:
+        """A lease begins (1) or ends (-1)."""
+        for name, amount in held_of(row):
+            self.held[name] = self.held.get(name, 0) + sign * amount
 
 
 class _BadRowError(Exception):
@@ -42,6 +61,9 @@ def check_delta(state: PlannerState, delta: Delta) -> None:
     _each("queued", delta.queued, _check_job)
     _each("leases_started", delta.leases_started, _check_lease)
     _each("usage", delta.usage, _check_usage)
+    _each("claims_made", delta.claims_made, _check_claim)
+    claims_ended = _unique("claims_ended", delta.claims_ended, _itself)
+    _apart("claims_made", _unique("claims_made", delta.claims_made, lambda row: row.job_id), claims_ended)
     agents_removed = _unique("agents_removed", delta.agents_removed, _itself)
     dequeued = _unique("dequeued", delta.dequeued, _itself)
     leases_ended = _unique("leases_ended", delta.leases_ended, _itself)
@@ -52,20 +74,20 @@ def check_delta(state: PlannerState, delta: Delta) -> None:
     _apart("queued", queued, dequeued)
     _apart("leases_started", leases, leases_ended)
     _limit("agents", state.agents, agents, agents_removed, AGENTS_MAX)
-    _limit("queued", state.jobs, queued, dequeued, QUEUED_MAX)
+    _limit("queued", state.queue.slots, queued, dequeued, QUEUED_MAX)
     _limit("leases_started", state.leases, leases, leases_ended, LEASES_MAX)
     _check_leases_of_jobs(state, delta, leases_ended)
     if delta.agents:
         _check_totals(
             "agents",
-            state.offered_totals,
+            state.holdings.offered,
             ((_offered(state.agents[key])) for key in agents.keys() | agents_removed.keys() if key in state.agents),
             (_offered(row) for row in delta.agents),
         )
     if delta.leases_started:
         _check_totals(
             "leases_started",
-            state.held_totals,
+            state.holdings.held,
             (held_of(state.leases[key]) for key in leases.keys() | leases_ended.keys() if key in state.leases),
             (held_of(row) for row in delta.leases_started),
         )
@@ -177,6 +199,8 @@ def _check_agent(row: AgentRow) -> None:
             raise _BadRowError(f"node {node.name!r} is there twice")
         seen.add(node.name)
         _check_resources(f"node {node.name} offered", node.offered)
+        _check_whole(f"node {node.name} gpu", amount_of(node.offered, GPU), 0, DEVICES_PER_NODE_MAX * DEVICE_MILLI)
+    _check_whole("reclaim_ms", row.reclaim_ms, 0, TIME_MS_MAX)
 
 
 def _check_job(job: QueuedJob) -> None:
@@ -186,6 +210,8 @@ def _check_job(job: QueuedJob) -> None:
     _check_whole("seq", job.seq, 0, TIME_MS_MAX)
     _check_whole("replicas", job.replicas, 1, REPLICAS_MAX)
     _check_whole("runtime_limit_ms", job.runtime_limit_ms, 1, TIME_MS_MAX)
+    _check_whole("submitted_ms", job.submitted_ms, 0, TIME_MS_MAX)
+    _check_whole("expected_ms", job.expected_ms, 0, job.runtime_limit_ms)
     _check_resources("per_task", job.per_task)
     if not job.per_task:
         raise _BadRowError("per_task is empty: a task that needs nothing would fit without end")
@@ -208,13 +234,36 @@ def _check_lease(row: LeaseRow) -> None:
     _check_whole("tasks", len(row.nodes), 1, REPLICAS_MAX)
     for node in row.nodes:
         _check_text("node", node)
+    _check_devices(row.devices, len(row.nodes))
     _check_resources("per_task", row.per_task)
+
+
+def _check_claim(row: ClaimRow) -> None:
+    _check_text("job_id", row.job_id)
+    _check_key(row.key)
+    _check_whole("tasks", len(row.nodes), 1, REPLICAS_MAX)
+    for text in (*row.nodes, *row.victims):
+        _check_text("node or victim", text)
+    _check_devices(row.devices, len(row.nodes))
+
+
+def _check_devices(devices: object, tasks: int) -> None:
+    """Nothing, or one tuple of places a task."""
+    if type(devices) is not tuple or (devices and len(devices) != tasks):
+        raise _BadRowError(f"devices of {devices!r} are not one entry a task")
+    for places in devices:
+        if type(places) is not tuple or len(set(places)) != len(places):
+            raise _BadRowError(f"devices of {places!r} are not different places")
+        for place in places:
+            _check_whole("device", place, 0, DEVICES_PER_NODE_MAX)
 
 
 def _check_usage(row: UsageRow) -> None:
     _check_home(row.home_hub)
     for what in ("project", "user"):
         _check_text(what, getattr(row, what))
+    _check_whole("end_ms", row.end_ms, 0, TIME_MS_MAX)
+    _check_home(row.host_hub)
     if len(row.used) > KINDS_MAX or len({name for name, _ in row.used}) != len(row.used):
         raise _BadRowError("used has too many names, or one twice")
     for name, amount_ms in row.used:

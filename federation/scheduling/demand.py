@@ -7,7 +7,7 @@ Step 0 means that only free capacity decides. The rules change when an agent doe
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,18 @@ from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import Resources
 from federation.policy.data import DataAccess, DataPolicy, may_read
-from federation.scheduling.grid import Grid, Int64, Shape, sums_by_agent, tasks_that_fit
+from federation.scheduling.fleet import Fleet, grown
+from federation.scheduling.kernels.fill import Sorts
+from federation.scheduling.kernels.gangs import tasks_by_agent
+from federation.scheduling.kernels.room import Int32, Int64
 from federation.scheduling.plan import LADDER, STEP, DemandKey
 from federation.scheduling.rows import AgentRow
 
 Steps = npt.NDArray[np.uint8]
+
+N = TypeVar("N", bound=Hashable)
+Liking = tuple[str, tuple[str, ...]]
+"""(home hub, preferred hubs)."""
 
 _POLICIES = frozenset(DataAccess)
 RULES_REMEMBERED_MAX = 10_000
@@ -35,52 +42,18 @@ def readable(dataset: Dataset, data_hub: str, home_hub: str) -> bool:
     return may_read(policy, dataset_hub=data_hub, job_hub=home_hub, run_hub=data_hub).ok
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What is fixed for one sort of job while no agent changes."""
-
-    shape: Shape
-    steps: Steps
-    """(A,) lasting obstacles; 0: free capacity decides."""
-    open_agents: Int64
-    """Agents with step 0, by key."""
-    hub_steps: bytes
-    """uint8 (H): the obstacles when no open agent has room."""
-    overall: ReasonCode
-
-
-class DemandClass:
-    """A sort of job that waits somewhere: how many, and its terms."""
-
-    __slots__ = ("_terms", "_terms_of", "jobs", "key")
-
-    def __init__(self, key: DemandKey) -> None:
-        self.key = key
-        self.jobs = 0
-        self._terms: Terms | None = None
-        self._terms_of: Feasibility | None = None
-
-    def terms(self, feasibility: Feasibility) -> Terms:
-        """Its terms under `feasibility`."""
-        if self._terms is None or self._terms_of is not feasibility:
-            self._terms = feasibility.terms(self.key)
-            self._terms_of = feasibility
-        return self._terms
-
-
 class Feasibility:
     """The rules over one set of agents."""
 
-    def __init__(self, agents: Mapping[AgentKey, AgentRow] | None = None, grid: Grid | None = None) -> None:
-        self._grid = grid or Grid()
-        self._rows = [(agents or {})[key] for key in self._grid.keys]
+    def __init__(self, agents: Mapping[AgentKey, AgentRow] | None = None, fleet: Fleet | None = None) -> None:
+        self._fleet = fleet or Fleet()
+        self._rows = [(agents or {})[key] for key in self._fleet.keys]
         self._known: dict[Hashable, Steps] = {}
-        self._likings: dict[tuple[str, tuple[str, ...]], Int64] = {}
         self._datasets = {(entry.name, entry.version) for row in self._rows for entry in row.datasets}
         self._datasets |= {(name, "") for name, _ in self._datasets}
 
-    def terms(self, key: DemandKey) -> Terms:
-        """What is fixed for jobs of sort `key`."""
+    def steps(self, key: DemandKey) -> Steps:
+        """uint8 (A,) the lasting obstacles of jobs of sort `key`; 0: free capacity decides."""
         steps = self._remembered(("link",), _link_step)
         for rule in (
             self._engine(key.engine),
@@ -90,21 +63,13 @@ class Feasibility:
         ):
             if rule is not None:
                 steps = np.maximum(steps, rule)
-        full = np.where(steps == 0, np.uint8(STEP[ReasonCode.CAPACITY]), steps)
-        hub_steps = self.by_hub(full)
-        return Terms(
-            self._grid.shape(key.per_task),
-            steps,
-            np.flatnonzero(steps == 0),
-            hub_steps.tobytes(),
-            self.overall(key, hub_steps),
-        )
+        return steps
 
     def by_hub(self, steps: Steps) -> Steps:
         """(H,) the step of each hub's best agent, from (A,)."""
         if not steps.size:
             return steps
-        best: Steps = np.minimum.reduceat(steps, self._grid.hub_first)
+        best: Steps = np.minimum.reduceat(steps, self._fleet.hub_first[:-1])
         return best
 
     def overall(self, key: DemandKey, hub_steps: Steps) -> ReasonCode:
@@ -150,30 +115,153 @@ class Feasibility:
         return self._remembered(("data", home_hub, inputs), lambda row: _data_step(row, home_hub, inputs))
 
     def _room(self, per_task: Resources, replicas: int) -> Steps:
-        name = ("room", per_task, replicas)
-        known = self._known.get(name)
+        fleet = self._fleet
+        known = fleet.idle_tasks.get(per_task)
         if known is None:
-            grid, shape = self._grid, self._grid.shape(per_task)
-            never = np.uint8(STEP[ReasonCode.SHAPE_NEVER_FITS])
-            known = np.full(len(grid.keys), never)
-            if shape.fits and grid.keys:
-                tasks = sums_by_agent(tasks_that_fit(grid.offered, shape, replicas), grid.first)
-                known[tasks >= replicas] = 0
-            self._known[name] = known
-        return known
+            if len(fleet.idle_tasks) >= RULES_REMEMBERED_MAX:
+                fleet.idle_tasks.clear()
+            known = fleet.idle_tasks[per_task] = np.zeros(len(fleet.keys), np.int64)
+            if fleet.possible(per_task):
+                shape = fleet.shapes.id_of(per_task)
+                tasks_by_agent(fleet.idle, fleet.shapes.arrays, shape, fleet.first, known)
+        return np.where(known >= replicas, np.uint8(0), np.uint8(STEP[ReasonCode.SHAPE_NEVER_FITS]))
 
     def liking(self, home_hub: str, prefer: tuple[str, ...]) -> Int64:
         """(A,) how much a job of `home_hub` likes each agent; smaller is better: as preferred, then home, then others."""
-        known = self._likings.get((home_hub, prefer))
-        if known is None:
-            if len(self._likings) >= RULES_REMEMBERED_MAX:
-                self._likings.clear()
-            place = {hub_id: len(prefer) - 1 - at for at, hub_id in enumerate(reversed(prefer))}
-            others = len(prefer) + 1
-            place.setdefault(home_hub, len(prefer))
-            known = np.asarray([place.get(row.key[0], others) for row in self._rows], np.int64)
-            self._likings[home_hub, prefer] = known
-        return known
+        place = {hub_id: len(prefer) - 1 - at for at, hub_id in enumerate(reversed(prefer))}
+        others = len(prefer) + 1
+        place.setdefault(home_hub, len(prefer))
+        return np.asarray([place.get(row.key[0], others) for row in self._rows], np.int64)
+
+
+class Demands:
+    """Sorts (S) of waiting jobs, likings (K), and pairs (C) of the two, by number; numbers of what is gone are reused."""
+
+    def __init__(self) -> None:
+        self.feasibility = Feasibility()
+        self._fleet = Fleet()
+        self._sorts = _Numbers[DemandKey]()
+        self._likings = _Numbers[Liking]()
+        self._pairs = _Numbers[tuple[int, int]]()
+        self._shape: Int32 = np.zeros(0, np.int32)
+        self._replicas: Int64 = np.zeros(0, np.int64)
+        self._spread = np.zeros(0, np.uint8)
+        self._steps: Steps = np.zeros((0, 0), np.uint8)
+        self._liking: Int64 = np.zeros((0, 0), np.int64)
+        self._home_first = np.zeros(0, np.uint8)
+        self._pair_sort: Int32 = np.zeros(0, np.int32)
+        self._pair_liking: Int32 = np.zeros(0, np.int32)
+
+    # -- pairs --------------------------------------------------------------------------------------------------------
+    def count_in(self, key: DemandKey, liking: Liking) -> int:
+        """One more job of this sort and liking waits; the number of the pair."""
+        sort, new = self._sorts.hold(key)
+        if new:
+            self._write_sort(sort)
+        liked, new = self._likings.hold(liking)
+        if new:
+            self._write_liking(liked)
+        pair, new = self._pairs.hold((sort, liked))
+        if new and pair >= len(self._pair_sort):
+            room = max(64, 2 * pair)
+            self._pair_sort, self._pair_liking = grown(self._pair_sort, room), grown(self._pair_liking, room)
+        self._pair_sort[pair], self._pair_liking[pair] = sort, liked
+        return pair
+
+    def count_out(self, pair: int) -> None:
+        """One job fewer waits."""
+        sort, liked = self._pairs.names[pair]
+        self._sorts.release(sort)
+        self._likings.release(liked)
+        self._pairs.release(pair)
+
+    def key_of_pair(self, pair: int) -> DemandKey:
+        """The sort of a pair."""
+        return self._sorts.names[self._pairs.names[pair][0]]
+
+    def prefer_of_pair(self, pair: int) -> tuple[str, ...]:
+        """The hubs that jobs of a pair prefer."""
+        return self._likings.names[self._pairs.names[pair][1]][1]
+
+    def waiting(self) -> list[tuple[DemandKey, int, int]]:
+        """(sort, its number, how many wait), ascending by sort."""
+        return sorted((key, sort, self._sorts.held[sort]) for key, sort in self._sorts.ids.items())
+
+    def arrays(self) -> Sorts:
+        """What a round looks at."""
+        return Sorts(
+            self._shape,
+            self._replicas,
+            self._spread,
+            self._steps,
+            self._pair_sort,
+            self._pair_liking,
+            self._liking,
+            self._home_first,
+        )
+
+    # -- agents -------------------------------------------------------------------------------------------------------
+    def look_at(self, agents: Mapping[AgentKey, AgentRow], fleet: Fleet) -> None:
+        """Agents changed: all rules anew."""
+        self.feasibility = Feasibility(agents, fleet)
+        self._fleet = fleet
+        self._steps = np.zeros((len(self._shape), len(fleet.keys)), np.uint8)
+        self._liking = np.zeros((len(self._home_first), len(fleet.keys)), np.int64)
+        for sort in self._sorts.ids.values():
+            self._write_sort(sort)
+        for liked in self._likings.ids.values():
+            self._write_liking(liked)
+
+    def _write_sort(self, sort: int) -> None:
+        if sort >= len(self._shape):
+            room = max(64, 2 * sort)
+            self._shape, self._replicas = grown(self._shape, room), grown(self._replicas, room)
+            self._spread, self._steps = grown(self._spread, room), grown(self._steps, room)
+        key = self._sorts.names[sort]
+        self._shape[sort] = self._fleet.shapes.id_of(key.per_task)
+        self._replicas[sort], self._spread[sort] = key.replicas, key.spread
+        self._steps[sort] = self.feasibility.steps(key)
+
+    def _write_liking(self, liked: int) -> None:
+        if liked >= len(self._home_first):
+            room = max(64, 2 * liked)
+            self._liking, self._home_first = grown(self._liking, room), grown(self._home_first, room)
+        home_hub, prefer = self._likings.names[liked]
+        self._liking[liked] = self.feasibility.liking(home_hub, prefer)
+        self._home_first[liked] = not prefer or prefer[0] == home_hub
+
+
+class _Numbers(Generic[N]):
+    """Names with a count each, by number; the number of a name whose count falls to nothing is given again."""
+
+    def __init__(self) -> None:
+        self.ids: dict[N, int] = {}
+        self.names: list[N] = []
+        self.held: list[int] = []
+        self._spare: list[int] = []
+
+    def hold(self, name: N) -> tuple[int, bool]:
+        """(number, whether it is new)."""
+        known = self.ids.get(name)
+        if known is not None:
+            self.held[known] += 1
+            return known, False
+        if self._spare:
+            known = self._spare.pop()
+            self.names[known], self.held[known] = name, 1
+        else:
+            known = len(self.names)
+            self.names.append(name)
+            self.held.append(1)
+        self.ids[name] = known
+        return known, True
+
+    def release(self, number: int) -> None:
+        """One fewer."""
+        self.held[number] -= 1
+        if not self.held[number]:
+            del self.ids[self.names[number]]
+            self._spare.append(number)
 
 
 def _link_step(row: AgentRow) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from federation.domain.job import Reason
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import Amount, Resources
 from federation.scheduling import words
-from federation.scheduling.demand import DemandClass, Steps, Terms
-from federation.scheduling.grid import Grid, Int64, sums_by_agent, tasks_that_fit
-from federation.scheduling.order import Shares
+from federation.scheduling.demand import Steps
+from federation.scheduling.kernels.gangs import TASKS_MAX, tasks_at, tasks_by_agent
+from federation.scheduling.kernels.room import Int64, Nodes
 from federation.scheduling.plan import LADDER, STEP, DemandKey, demand_key
 from federation.scheduling.policy import Policy
 from federation.scheduling.rows import QueuedJob
@@ -46,66 +47,99 @@ def explain(
         running = words.reason(ReasonCode.RUNNING, "it holds its room here", lease.key[0], agent=lease.key[1])
         return Explanation((running,), lease.started_ms or now_ms, lease.key[0])
     key = demand_key(job)
-    terms = DemandClass(key).terms(state.feasibility)
+    lasting = state.demands.feasibility.steps(key)
     planned = next((entry for entry in state.last_plan.placements if entry.job_id == job.job_id), None)
-    left = state.grid.free if planned else _left_by_plan(state)
-    steps = _steps(state.grid, terms, key, left)
-    reasons = _hub_reasons(state, key, terms, steps)
+    left = state.fleet.nodes if planned else _left_by_plan(state)
+    found = _Asked(state, key, lasting, left)
+    steps = found.steps(placed=planned is not None)
+    reasons = _hub_reasons(found, steps)
     reasons += [
         words.reason(ReasonCode.NO_AGENT, "no agent of this hub has reported yet", hub_id)
         for hub_id in set(hub_ids) | set(key.hubs_allow)
-        if hub_id not in state.grid.hub_ids
+        if hub_id not in state.fleet.hub_ids
     ]
     reasons.sort(key=lambda entry: entry.hub_id)
-    overall = _overall(state, policy, job, terms, steps)
+    overall = _overall(found, policy, job, steps, now_ms)
     if planned is not None:
         return Explanation((*overall, *reasons), now_ms, planned.key[0])
-    earliest_ms, hub_id = _earliest(state, terms, job, left, now_ms)
+    promised = _promised(state, job.job_id, now_ms)
+    if promised is not None:
+        return Explanation((*overall, *reasons), *promised)
+    earliest_ms, hub_id = _earliest(found, job, now_ms)
     return Explanation((*overall, *reasons), earliest_ms, hub_id)
 
 
-def _left_by_plan(state: PlannerState) -> Int64:
-    """(N, R) what is free when all that the last plan placed has started."""
-    grid = state.grid
-    left = grid.free.copy()
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One question: a sort of job, where it may run at all (steps (A,)), and what is left after the last plan."""
+
+    state: PlannerState
+    key: DemandKey
+    lasting: Steps
+    left: Nodes
+
+    @property
+    def shape(self) -> int:
+        return self.state.fleet.shapes.id_of(self.key.per_task)
+
+    @property
+    def open(self) -> list[int]:
+        """Agents where only room decides."""
+        agents: list[int] = np.flatnonzero(self.lasting == 0).tolist()
+        return agents
+
+    def tasks(self, room: Nodes) -> Int64:
+        """(A,) how many tasks `room` has room for."""
+        fleet, tasks = self.state.fleet, np.zeros(len(self.state.fleet.keys), np.int64)
+        if fleet.possible(self.key.per_task):
+            shape = self.shape
+            tasks_by_agent(room, fleet.shapes.arrays, shape, fleet.first, tasks)
+        return tasks
+
+    def steps(self, *, placed: bool) -> Steps:
+        """(A,) each agent's step, room included; `placed`: the last plan found it a place."""
+        steps = self.lasting.copy()
+        before, left = self.tasks(self.state.fleet.nodes), self.tasks(self.left)
+        waits = None if placed else self.state.last_plan.waiting_of(self.key)
+        for agent in self.open:
+            if left[agent] >= self.key.replicas:
+                steps[agent] = STEP[ReasonCode.WOULD_RUN]
+                if waits is not None:  # the round saw that room, and did not give it
+                    at = waits.steps[int(self.state.fleet.hub_of_agent[agent])]
+                    steps[agent] = max(at, STEP[ReasonCode.FAIRNESS_TURN])
+            elif before[agent] >= self.key.replicas:
+                steps[agent] = STEP[ReasonCode.FAIRNESS_TURN]
+            else:
+                steps[agent] = STEP[ReasonCode.CAPACITY]
+        return steps
+
+
+def _left_by_plan(state: PlannerState) -> Nodes:
+    """What is free when all that the last plan placed has started."""
+    left = state.fleet.room()
     for entry in state.last_plan.placements:
-        shape = grid.shape(state.jobs[entry.job_id].per_task)
-        for node in entry.nodes:
-            left[grid.node_row[entry.key][node], shape.take_columns] -= shape.take
+        if entry.job_id in state.queue:
+            per_task = state.job(entry.job_id).per_task
+            state.fleet.hold_in(left, entry.key, entry.nodes, per_task, entry.devices or None, 1)
     return left
 
 
-def _steps(grid: Grid, terms: Terms, key: DemandKey, left: Int64) -> Steps:
-    """(A,) each agent's step, room included."""
-    steps = terms.steps.copy()
-    for free, step in (
-        (None, STEP[ReasonCode.CAPACITY]),
-        (grid.free, STEP[ReasonCode.FAIRNESS_TURN]),
-        (left, STEP[ReasonCode.WOULD_RUN]),
-    ):
-        if not terms.open_agents.size:
-            break
-        if free is None:
-            steps[terms.open_agents] = step
-        else:
-            tasks = sums_by_agent(tasks_that_fit(free, terms.shape, key.replicas), grid.first)
-            steps[terms.open_agents[tasks[terms.open_agents] >= key.replicas]] = step
-    return steps
-
-
-def _hub_reasons(state: PlannerState, key: DemandKey, terms: Terms, steps: Steps) -> list[Reason]:
-    grid, reasons = state.grid, []
-    starts = [*grid.hub_first.tolist(), len(grid.keys)]
-    for hub_id, (begin, end) in zip(grid.hub_ids, pairwise(starts), strict=True):
+def _hub_reasons(found: _Asked, steps: Steps) -> list[Reason]:
+    state, key, reasons = found.state, found.key, []
+    fleet = state.fleet
+    for hub_id, (begin, end) in zip(fleet.hub_ids, pairwise(fleet.hub_first.tolist()), strict=True):
         step = int(steps[begin:end].min())
         code, best = LADDER[step], [at for at in range(begin, end) if steps[at] == step]
-        rows = [state.agents[grid.keys[at]] for at in best]
+        rows = [state.agents[fleet.keys[at]] for at in best]
         if code is ReasonCode.WOULD_RUN:
             reasons.append(words.reason(code, "it fits here now and waits only for its start", hub_id))
         elif code is ReasonCode.FAIRNESS_TURN:
             reasons.append(words.reason(code, "it would fit here now, but others are first", hub_id))
+        elif code is ReasonCode.RESERVATION_AHEAD:
+            message = "it would fit here now, but would delay a start that was promised to a job before it"
+            reasons.append(words.reason(code, message, hub_id))
         elif code is ReasonCode.CAPACITY:
-            reasons.append(_no_room(state, key, terms, hub_id, best))
+            reasons.append(_no_room(found, hub_id, best))
         elif code is ReasonCode.SHAPE_NEVER_FITS:
             reasons.append(words.never_fits(rows, key))
         else:
@@ -113,34 +147,37 @@ def _hub_reasons(state: PlannerState, key: DemandKey, terms: Terms, steps: Steps
     return reasons
 
 
-def _no_room(state: PlannerState, key: DemandKey, terms: Terms, hub_id: str, agents: list[int]) -> Reason:
+def _no_room(found: _Asked, hub_id: str, agents: list[int]) -> Reason:
     """What is shortest at the agent of this hub that comes nearest to taking the job."""
-    grid = state.grid
-    tasks = sums_by_agent(tasks_that_fit(grid.free, terms.shape, key.replicas), grid.first)
+    fleet, tasks = found.state.fleet, found.tasks(found.state.fleet.nodes)
     agent = max(agents, key=lambda at: (int(tasks[at]), -at))
-    free = grid.free[grid.first[agent] : grid.first[agent + 1]]
+    begin, end = int(fleet.first[agent]), int(fleet.first[agent + 1])
+
+    def most_free(entry: Amount) -> int:
+        return max(fleet.free_of(node, entry) for node in range(begin, end))
 
     def missing(entry: Amount) -> float:
-        return (entry.amount - int(free[:, grid.columns[entry.name, entry.kind]].max())) / entry.amount
+        return (entry.amount - most_free(entry)) / entry.amount
 
-    shortest = max(key.per_task, key=missing)
-    most = int(free[:, grid.columns[shortest.name, shortest.kind]].max())
-    return words.no_room_now(hub_id, key, shortest, most, int(tasks[agent]))
+    shortest = max(found.key.per_task, key=missing)
+    return words.no_room_now(hub_id, found.key, shortest, most_free(shortest), int(tasks[agent]))
 
 
-def _overall(state: PlannerState, policy: Policy, job: QueuedJob, terms: Terms, steps: Steps) -> list[Reason]:
+def _overall(found: _Asked, policy: Policy, job: QueuedJob, steps: Steps, now_ms: int) -> list[Reason]:
     """The reasons that hold for the whole federation."""
-    missing = state.feasibility.missing_datasets(demand_key(job))
-    if not state.grid.keys:
+    state = found.state
+    missing = state.demands.feasibility.missing_datasets(found.key)
+    if not state.fleet.keys:
         return [words.reason(ReasonCode.NO_AGENT, "no hub has an agent yet")]
     if missing:
         named = ", ".join(f"{name} {version}".strip() for name, version in missing)
         message = f"no hub announces {named}: check its name and version"
         return [words.reason(ReasonCode.UNKNOWN_DATASET, message, datasets=named)]
-    if terms.open_agents.size and int(steps.min()) == STEP[ReasonCode.FAIRNESS_TURN]:
-        shares = Shares(state, policy)
-        share = shares.rank((job.home_hub,))[0]
-        own = shares.rank(job.owner)[0]
+    if found.open and int(steps.min()) == STEP[ReasonCode.FAIRNESS_TURN]:
+        share, own = (
+            state.levels.share_of(level, state.fleet, state.ledger, policy, now_ms)
+            for level in ((job.home_hub,), job.owner)
+        )
         message = (
             f"others with a smaller share, or before it, take the room first; {job.home_hub} holds {share:.1%} of it"
         )
@@ -148,53 +185,68 @@ def _overall(state: PlannerState, policy: Policy, job: QueuedJob, terms: Terms, 
     return []
 
 
-def _earliest(state: PlannerState, terms: Terms, job: QueuedJob, left: Int64, now_ms: int) -> tuple[int, str]:
-    """The first moment at which some open agent has room, when leases run to their ends; (0, "") when none is open."""
-    grid = state.grid
-    if not terms.open_agents.size:
+def _promised(state: PlannerState, job_id: str, now_ms: int) -> tuple[int, str] | None:
+    """The start that the last round promised this job."""
+    promised, slot = state.last_plan.promised, state.queue.slots.get(job_id)
+    if promised is None or slot is None:
+        return None
+    at = np.flatnonzero(promised.slots == slot)
+    if not at.size:
+        return None
+    return max(now_ms, int(promised.starts_ms[at[0]])), state.fleet.keys[int(promised.agents[at[0]])][0]
+
+
+def _earliest(found: _Asked, job: QueuedJob, now_ms: int) -> tuple[int, str]:
+    """The first moment at which some open agent has room, when leases run to their ends; (0, "") when none is open.
+
+    An optimistic bound: of those that wait before it, it knows only what the last plan starts.
+    """
+    if not found.open:
         return (0, "")
-    liking, endings = state.feasibility.liking(job.home_hub, job.hubs_prefer), _endings(state, now_ms)
+    state = found.state
+    liking = state.demands.feasibility.liking(job.home_hub, job.hubs_prefer)
+    endings = _endings(state, now_ms)
     at_ms, _, agent = min(
-        (
-            max(_earliest_at(grid, agent, terms, job.replicas, left, endings.get(agent, [])), now_ms),
-            int(liking[agent]),
-            agent,
-        )
-        for agent in terms.open_agents.tolist()
+        (max(_earliest_at(found, agent, endings.get(agent, [])), now_ms), int(liking[agent]), agent)
+        for agent in found.open
     )
-    return (at_ms, grid.keys[agent][0])
+    return (at_ms, state.fleet.keys[agent][0])
 
 
-Ending = tuple[int, tuple[str, ...], Resources]
+class _Ending(NamedTuple):
+    end_ms: int
+    nodes: tuple[str, ...]
+    per_task: Resources
+    devices: tuple[tuple[int, ...], ...]
 
 
-def _endings(state: PlannerState, now_ms: int) -> dict[int, list[Ending]]:
-    """By agent: (end, node of each task, per task), of what runs and of what the last plan starts."""
-    endings: dict[int, list[Ending]] = {}
+def _endings(state: PlannerState, now_ms: int) -> dict[int, list[_Ending]]:
+    """By agent, what runs and what the last plan starts, by end."""
+    endings: dict[int, list[_Ending]] = {}
     for lease in state.leases.values():
-        agent = state.grid.index.get(lease.key)
+        agent = state.fleet.index.get(lease.key)
         if agent is not None:
-            endings.setdefault(agent, []).append((lease.expires_ms, lease.nodes, lease.per_task))
+            ending = _Ending(lease.expires_ms, lease.nodes, lease.per_task, lease.devices)
+            endings.setdefault(agent, []).append(ending)
     for entry in state.last_plan.placements:
-        job = state.jobs[entry.job_id]
-        ends_ms = now_ms + job.runtime_limit_ms
-        endings.setdefault(state.grid.index[entry.key], []).append((ends_ms, entry.nodes, job.per_task))
+        if entry.job_id in state.queue:
+            job = state.job(entry.job_id)
+            ending = _Ending(now_ms + job.runtime_limit_ms, entry.nodes, job.per_task, entry.devices)
+            endings.setdefault(state.fleet.index[entry.key], []).append(ending)
     for of_agent in endings.values():
         of_agent.sort()
     return endings
 
 
-def _earliest_at(grid: Grid, agent: int, terms: Terms, replicas: int, left: Int64, endings: list[Ending]) -> int:
+def _earliest_at(found: _Asked, agent: int, endings: list[_Ending]) -> int:
     """When the gang fits at this agent; 0 when it fits now. It fits at the latest when all has ended."""
-    begin, end = int(grid.first[agent]), int(grid.first[agent + 1])
-    free = left[begin:end].copy()
-    at_ms, rows = 0, grid.node_row[grid.keys[agent]]
-    for ends_ms, nodes, per_task in endings:
-        if int(tasks_that_fit(free, terms.shape, replicas).sum()) >= replicas:
+    fleet = found.state.fleet
+    begin, end = int(fleet.first[agent]), int(fleet.first[agent + 1])
+    room = found.left._replace(free=found.left.free.copy(), device_free=found.left.device_free.copy())
+    at_ms, shape = 0, found.shape
+    for ending in endings:
+        if tasks_at(room, fleet.shapes.arrays, shape, begin, end, TASKS_MAX) >= found.key.replicas:
             return at_ms
-        shape = grid.shape(per_task)
-        for node in nodes:
-            if node in rows:
-                np.add.at(free[rows[node] - begin], shape.take_columns, shape.take)
-        at_ms = ends_ms
+        fleet.hold_in(room, fleet.keys[agent], ending.nodes, ending.per_task, ending.devices or None, -1)
+        at_ms = ending.end_ms
     return at_ms

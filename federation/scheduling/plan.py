@@ -12,11 +12,13 @@ from typing import NamedTuple
 from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import Resources
+from federation.scheduling.kernels.room import Int32, Int64
 from federation.scheduling.rows import QueuedJob
 
 LADDER = (
     ReasonCode.WOULD_RUN,
     ReasonCode.FAIRNESS_TURN,
+    ReasonCode.RESERVATION_AHEAD,
     ReasonCode.CAPACITY,
     ReasonCode.HUB_SUSPECT,
     ReasonCode.HUB_DRAINING,
@@ -43,6 +45,7 @@ class DemandKey(NamedTuple):
     hubs_allow: tuple[str, ...]
     hubs_deny: tuple[str, ...]
     hubs_refused: tuple[str, ...]
+    spread: bool = False
 
 
 def demand_key(job: QueuedJob) -> DemandKey:
@@ -56,6 +59,7 @@ def demand_key(job: QueuedJob) -> DemandKey:
         job.hubs_allow,
         job.hubs_deny,
         job.hubs_refused,
+        job.spread,
     )
 
 
@@ -85,6 +89,16 @@ class Preemption:
     devices: tuple[tuple[int, ...], ...] = ()
 
 
+class Reservation(NamedTuple):
+    """Starts promised to jobs that cannot start yet, as columns; made anew in every round."""
+
+    slots: Int32
+    """Of the jobs in the queue of the state that the plan came with."""
+    agents: Int32
+    """Rows of the fleet."""
+    starts_ms: Int64
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Why the jobs of one sort wait: a step of `LADDER` for each of the plan's hubs, and the one that sums it up."""
@@ -110,8 +124,8 @@ class Plan:
     """Ascending by demand."""
     preemptions: tuple[Preemption, ...] = ()
     """In the order decided."""
+    promised: Reservation | None = field(default=None, compare=False, repr=False)
 
-    def waiting_of(self, job: QueuedJob) -> Waiting | None:
-        """Why jobs of this one's sort wait; None when none of them does."""
-        wanted = demand_key(job)
+    def waiting_of(self, wanted: DemandKey) -> Waiting | None:
+        """Why jobs of this sort wait; None when none of them does."""
         return next((entry for entry in self.waiting if entry.demand == wanted), None)

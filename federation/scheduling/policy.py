@@ -1,21 +1,40 @@
-"""What an operator may set about the order: weights of hubs, projects and users, and the size of a round."""
+"""What an operator may set about the order and the rounds: weights, how use fades, promises, and the size of a round."""
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.errors import invalid
+from federation.scheduling.fairness import FairnessTerms
 
 PLACEMENTS_MAX = 10_000
 """A round decides on no more jobs than this; the next round goes on."""
+TASKS_MAX = 100_000
+"""Nor on more tasks, all gangs together."""
+DEVICES_MAX = 400_000
+"""Nor on more devices."""
 WEIGHT_MAX = 1e6
+RESERVATIONS_MAX = 1_000
+"""For each agent: a promise more than this far down the line would be no better than a guess."""
+PROMISES_MAX = 250_000
+"""For all agents together, shared out evenly."""
+
+
+class Order(enum.StrEnum):
+    """Which of one user's jobs goes first."""
+
+    AGE = "age"
+    """First come, first served."""
+    SHORT_FIRST = "short_first"
+    """Small and short ones ahead, by so much that nobody waits without end (`ageing.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Weights of fairness; who is not named has 1. Twice the weight means twice the share. Errors: out of range."""
+    """Who is not named has weight 1; twice the weight means twice the share. Errors: out of range."""
 
     hub_weights: Mapping[str, float] = field(default_factory=dict)
     project_weights: Mapping[tuple[str, str], float] = field(default_factory=dict)
@@ -23,6 +42,10 @@ class Policy:
     user_weights: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
     """By (home hub, project, user)."""
     placements_max: int = PLACEMENTS_MAX
+    fairness: FairnessTerms = field(default_factory=FairnessTerms)
+    order: Order = Order.AGE
+    reservations: int = RESERVATIONS_MAX
+    """Promised starts at each agent that later jobs may not delay: 1 is EASY backfill, 0 promises nothing."""
 
     def __post_init__(self) -> None:
         for what in ("hub_weights", "project_weights", "user_weights"):
@@ -31,9 +54,9 @@ class Policy:
                     raise invalid(
                         f"{what} of {name} is {weight}", hint=f"Use a number above 0, up to {WEIGHT_MAX:g}.", field=what
                     )
-        if not 0 < self.placements_max <= PLACEMENTS_MAX:
-            raise invalid(
-                f"placements_max of {self.placements_max} is out of range",
-                hint=f"Use 1 to {PLACEMENTS_MAX}.",
-                field="placements_max",
-            )
+        for what, least, most in (("placements_max", 1, PLACEMENTS_MAX), ("reservations", 0, RESERVATIONS_MAX)):
+            value = getattr(self, what)
+            if type(value) is not int or not least <= value <= most:
+                raise invalid(f"{what} of {value} is out of range", hint=f"Use {least} to {most}.", field=what)
+        if not isinstance(self.order, Order):
+            raise invalid(f"order of {self.order!r} is unknown", hint=f"Use {' or '.join(Order)}.", field="order")

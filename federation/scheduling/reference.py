@@ -1,106 +1,272 @@
 """The slow obvious twin of `plan_round`: dictionaries and loops, one job at a time, no memory between rounds.
 
 It takes everything as one full `Delta` and gives the same `Plan`, exactly; the property tests hold the fast core to
-it. It shares the row and plan types with the core and none of its decisions. Nothing else may import it.
+it. It shares the row and plan types with the core, what a use of the past counts (`fairness.py`), and none of its
+decisions. Nothing else may import it.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, field
+
 from federation.domain.hub import HubState, LinkState
+from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
-from federation.domain.quantities import Resources
+from federation.domain.quantities import CPU, DEVICE_MILLI, DISK, GPU, MEMORY, Resources, devices_of, need_of
+from federation.scheduling.fairness import UseLedger, contributed_share, contribution_weight
+from federation.scheduling.kernels.score import Tables
 from federation.scheduling.plan import LADDER, STEP, DemandKey, Placement, Plan, Waiting, demand_key
-from federation.scheduling.policy import Policy
-from federation.scheduling.rows import AgentRow, Delta, QueuedJob
+from federation.scheduling.policy import PROMISES_MAX, Order, Policy
+from federation.scheduling.rows import AgentRow, ClaimRow, Delta, QueuedJob
 
 Level = tuple[str, ...]
-Rank = tuple[float, float, str]
+NAMES = (GPU, CPU, MEMORY, DISK)
+TASKS_COUNTED_MAX = 1_000
+ORDER_COST = 0.2
+
+
+def amount(of: Resources, name: str) -> int:
+    """What a task takes of `name`, kinds together; GPUs as whole devices or a share of one."""
+    if name == GPU:
+        need = need_of(of)
+        return need.devices * need.milli
+    return sum(entry.amount for entry in of if entry.name == name)
 
 
 class _Node:
-    """A machine and the tasks on it."""
+    """A machine, what is free on it, and its devices one by one."""
 
     def __init__(self, name: str, offered: Resources) -> None:
         self.name = name
-        self.offered = offered
-        self.tasks: list[Resources] = []
+        self.offered = {name: sum(entry.amount for entry in offered if entry.name == name) for name in NAMES}
+        self.devices = devices_of(offered)
+        self.free = {name: self.offered[name] for name in (CPU, MEMORY, DISK)}
+        self.left = [device.milli for device in self.devices]
 
-    def offers(self, name: str, kind: str = "") -> int:
-        return sum(entry.amount for entry in self.offered if entry.name == name and kind in ("", entry.kind))
+    def hold(self, task: Resources, places: tuple[int, ...] | None) -> None:
+        """One task more; `places` None: nobody knows which devices it has."""
+        need = need_of(task)
+        for name in self.free:
+            self.free[name] -= amount(task, name)
+        if need.devices:
+            for place, device in enumerate(self.devices):
+                if place in places if places is not None else need.takes(device.kind):
+                    self.left[place] -= need.milli
 
-    def free(self, name: str, kind: str = "") -> int:
-        """What is surely free: a task that took any kind may have taken this one."""
-        asked = [entry for task in self.tasks for entry in task if entry.name == name]
-        if kind:
-            asked = [entry for entry in asked if entry.kind in ("", kind)]
-        return self.offers(name, kind) - sum(entry.amount for entry in asked)
+    def release(self, task: Resources, places: tuple[int, ...]) -> None:
+        for name in self.free:
+            self.free[name] += amount(task, name)
+        for place in places:
+            self.left[place] += need_of(task).milli
 
-    def fits(self, task: Resources) -> bool:
-        for name in {entry.name for entry in task}:
-            if self.free(name) < sum(entry.amount for entry in task if entry.name == name):
-                return False
-        return all(self.free(entry.name, entry.kind) >= entry.amount for entry in task if entry.kind)
+    def room(self, task: Resources) -> int:
+        """How many tasks fit."""
+        if any(entry.name not in NAMES for entry in task):
+            return 0
+        fitting = TASKS_COUNTED_MAX
+        for name, free in self.free.items():
+            if amount(task, name):
+                fitting = min(fitting, max(free, 0) // amount(task, name))
+        need = need_of(task)
+        if need.devices:
+            usable = [left for left, device in zip(self.left, self.devices, strict=True) if need.takes(device.kind)]
+            fitting = min(fitting, sum(max(left, 0) // need.milli for left in usable) // need.devices)
+        return fitting
 
-    def left_after(self, task: Resources) -> tuple[bool, float]:
-        """How good a fit is; smaller is better: (has devices the task does not ask for, largest share left free)."""
-        self.tasks.append(task)
-        asked = {(entry.name, kind) for entry in task for kind in ("", entry.kind)}
-        left = max(self.free(name, kind) / self.offers(name, kind) for name, kind in asked)
-        self.tasks.pop()
-        stranded = self.offers("gpu") > 0 and not any(entry.name == "gpu" for entry in task)
-        return stranded, left
+    def choices(self, task: Resources) -> list[tuple[int, ...]]:
+        """The places that one task may take: one choice, or for a share one for each device with room."""
+        need = need_of(task)
+        able = [
+            place
+            for place, device in enumerate(self.devices)
+            if need.devices and need.takes(device.kind) and self.left[place] >= need.milli
+        ]
+        if need.devices and need.milli < DEVICE_MILLI:
+            return [(place,) for place in able]
+        return [tuple(able[: need.devices])]
+
+
+@dataclass
+class _Score:
+    """The placement score, as `kernels/score.py` describes it."""
+
+    tables: Tables
+    kinds: dict[str, int]
+
+    def phi(self, node: _Node) -> float:
+        tables, levels = self.tables, node.left
+        if not levels:
+            return 0.0
+        bits = [self.kinds[device.kind] for device in node.devices]
+        idle, worth = 0, 0.0
+        for left in levels:
+            if left > 0:
+                idle += left
+                worth += float(tables.bids[left])
+        fragments = tables.frequency_bare * idle
+        for row in range(len(tables.milli)):
+            milli, kinds = int(tables.milli[row]), int(tables.kinds[row])
+            serves = [left >= milli and bool(kinds >> bit & 1) for left, bit in zip(levels, bits, strict=True)]
+            stuck = sum(left for left, able in zip(levels, serves, strict=True) if not able and left > 0)
+            lost = int(tables.cpu[row]) > node.free[CPU] or int(tables.devices[row]) > sum(serves)
+            fragments += float(tables.frequency[row]) * (idle if lost else stuck)
+        gpus, cores = idle / 1000.0, float(max(node.free[CPU], 0))
+        stranded = 0.0
+        for row in range(len(tables.cpu_per_gpu)):
+            lacking = gpus - cores / float(tables.cpu_per_gpu[row])
+            if lacking <= 0.0:
+                break
+            stranded += float(tables.volume[row]) * lacking
+        return fragments / 1000.0 + stranded - tables.bid_weight * worth
+
+    def best(self, node: _Node, task: Resources) -> tuple[float, tuple[int, ...]]:
+        """(score of one task there, its places)."""
+        if not node.devices:
+            parts = [amount(task, name) / free for name, free in node.free.items() if amount(task, name)]
+            taken = 0.0
+            for part in parts:
+                taken += part
+            return (taken / len(parts) if parts else 1.0), ()
+        before, least = self.phi(node), math.inf
+        chosen: tuple[int, ...] = ()
+        for places in node.choices(task):
+            node.hold(task, places)
+            after = self.phi(node)
+            node.release(task, places)
+            if after < least:
+                least, chosen = after, places
+        return math.floor((before - least) / self.tables.step) * self.tables.step, chosen
 
 
 class _Agent:
-    """An agent and its machines."""
+    """An agent, its machines, and its room over time."""
 
     def __init__(self, row: AgentRow) -> None:
         self.row = row
         self.nodes = [_Node(node.name, node.offered) for node in row.nodes]
+        self.offered = {name: sum(node.offered[name] for node in self.nodes) for name in NAMES}
+        self.used = dict.fromkeys(NAMES, 0)
+        self.endings: list[tuple[int, dict[str, int]]] = []
+        """(when, what): what runs or was started gives its room back."""
+        self.promises: list[tuple[int, int, dict[str, int]]] = []
+        """(from, until, what)."""
+        self.backlog = 0
 
     def load(self) -> float:
-        names = {entry.name for node in self.nodes for entry in node.offered}
-        loads = [0.0]
-        for name in names:
-            offered = sum(node.offers(name) for node in self.nodes)
-            used = offered - sum(node.free(name) for node in self.nodes)
-            loads.append(float(used) / float(offered))
-        return max(loads)
+        return max([0.0, *(float(self.used[name]) / float(there) for name, there in self.offered.items() if there)])
 
-    def try_gang(self, task: Resources, replicas: int) -> list[_Node] | None:
-        """The node of each task, or None; nothing is taken for good."""
-        chosen: list[_Node] = []
-        while len(chosen) < replicas:
-            fitting = [node for node in self.nodes if node.fits(task)]
-            if not fitting:
-                break
-            best = min(fitting, key=lambda node: node.left_after(task))
-            best.tasks.append(task)
-            chosen.append(best)
-        for node in chosen:
-            node.tasks.pop()
-        return chosen if len(chosen) == replicas else None
+    def work(self, need: dict[str, int], duration_ms: int) -> int:
+        shares = [float(need[name]) / float(there) for name, there in self.offered.items() if there]
+        return int(max([0.0, *shares]) * 1024.0) * min(duration_ms, 2**32)
+
+    def room(self, task: Resources) -> int:
+        return min(TASKS_COUNTED_MAX, sum(node.room(task) for node in self.nodes))
+
+    def count(self, need: dict[str, int], end_ms: int) -> None:
+        for name in NAMES:
+            self.used[name] += need[name]
+        self.endings.append((end_ms, need))
+
+    def free_at(self, at_ms: int, now_ms: int) -> dict[str, int]:
+        free = {name: self.offered[name] - self.used[name] for name in NAMES}
+        for end_ms, need in self.endings:
+            if max(end_ms, now_ms + 1) <= at_ms:
+                free = {name: free[name] + need[name] for name in NAMES}
+        for from_ms, until_ms, need in self.promises:
+            if from_ms <= at_ms < until_ms:
+                free = {name: free[name] - need[name] for name in NAMES}
+        return free
+
+    def keeps_promises(self, need: dict[str, int], from_ms: int, duration_ms: int, now_ms: int) -> bool:
+        """Whether `need` is free from `from_ms` on for so long."""
+        changes = {max(end_ms, now_ms + 1) for end_ms, _ in self.endings}
+        changes |= {at for promise in self.promises for at in promise[:2]}
+        instants = [from_ms, *(at for at in changes if from_ms < at < from_ms + duration_ms)]
+        return all(
+            need[name] <= free[name] or not need[name]
+            for free in (self.free_at(at, now_ms) for at in instants)
+            for name in NAMES
+        )
+
+    def earliest(self, need: dict[str, int], duration_ms: int, now_ms: int) -> int | None:
+        """When a gang that does not start now can start."""
+        changes = {max(end_ms, now_ms + 1) for end_ms, _ in self.endings}
+        changes |= {at for promise in self.promises for at in promise[:2]}
+        for at in sorted({now_ms + 1} | {at for at in changes if at > now_ms}):
+            if self.keeps_promises(need, at, duration_ms, now_ms):
+                return at
+        return None
 
 
+@dataclass
+class _User:
+    """One user's jobs of one class, in line."""
+
+    owner: tuple[str, str, str]
+    line: list[QueuedJob]
+
+
+@dataclass
 class _World:
     """Everything that a round looks at."""
 
-    def __init__(self, full: Delta, policy: Policy) -> None:
-        self.policy = policy
-        self.agents = [_Agent(row) for row in sorted(full.agents, key=lambda row: row.key)]
-        self.used = full.usage
-        self.holdings = [
-            (lease.owner, [(entry.name, entry.amount * len(lease.nodes)) for entry in lease.per_task])
-            for lease in full.leases_started
-        ]
-        for lease in full.leases_started:
-            for agent in self.agents:
-                if agent.row.key == lease.key:
-                    for name in lease.nodes:
-                        for node in agent.nodes:
-                            if node.name == name:
-                                node.tasks.append(lease.per_task)
+    full: Delta
+    policy: Policy
+    now_ms: int
+    tables: Tables
+    agents: list[_Agent] = field(default_factory=list)
+    share: dict[Level, dict[str, float]] = field(default_factory=dict)
+    placed: dict[str, Placement] = field(default_factory=dict)
+    promised: dict[str, tuple[AgentKey, int]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.agents = [_Agent(row) for row in sorted(self.full.agents, key=lambda row: row.key)]
+        self.by_key = {agent.row.key: agent for agent in self.agents}
+        kinds = sorted({device.kind for agent in self.agents for node in agent.nodes for device in node.devices})
+        self.score = _Score(self.tables, {kind: bit for bit, kind in enumerate(kinds)})
+        self.ledger = UseLedger.of(self.full.usage, self.policy.fairness.half_life_ms)
+        self.offered = {name: sum(agent.offered[name] for agent in self.agents) for name in NAMES}
+        self.held: dict[Level, dict[str, int]] = {}
+        for lease in self.full.leases_started:
+            need = {name: amount(lease.per_task, name) * len(lease.nodes) for name in NAMES}
+            for level in _levels(lease.owner):
+                before = self.held.get(level, dict.fromkeys(NAMES, 0))
+                self.held[level] = {name: before[name] + need[name] for name in NAMES}
+            self.hold(lease.key, lease.nodes, lease.per_task, lease.devices, lease.expires_ms)
+        claimed = {claim.job_id: claim for claim in self.full.claims_made}
+        self.claims = [(job, claimed[job.job_id]) for job in self.full.queued if job.job_id in claimed]
+        for job, claim in self.claims:
+            self.hold(claim.key, claim.nodes, job.per_task, claim.devices, None)
+        limit = max(1, PROMISES_MAX // max(1, len(self.agents)))
+        self.promises_max = min(self.policy.reservations, limit)
+
+    def hold(
+        self,
+        key: AgentKey,
+        nodes: tuple[str, ...],
+        task: Resources,
+        devices: tuple[tuple[int, ...], ...],
+        end_ms: int | None,
+    ) -> None:
+        """What runs, or (`end_ms` None) was claimed, takes its room."""
+        agent = self.by_key.get(key)
+        if agent is None:
+            return
+        there = 0
+        for at, name in enumerate(nodes):
+            for node in agent.nodes:
+                if node.name == name:
+                    node.hold(task, devices[at] if devices else None)
+                    there += 1
+        need = {name: amount(task, name) * there for name in NAMES}
+        for name in NAMES:
+            agent.used[name] += need[name]
+        if end_ms is not None:
+            agent.endings.append((end_ms, need))
+            agent.backlog += agent.work(need, max(1, end_ms - self.now_ms))
+
+    # -- who may run where --------------------------------------------------------------------------------------------
     def lasting_step(self, agent: _Agent, job: QueuedJob) -> int:
         row, hub_id = agent.row, agent.row.key[0]
         codes = [ReasonCode.WOULD_RUN]
@@ -116,8 +282,7 @@ class _World:
             codes.append(ReasonCode.SHARE_POLICY)
         for name, version in job.inputs:
             codes.append(self.data_code(row, name, version, job.home_hub))
-        idle = _Agent(row)
-        if idle.try_gang(job.per_task, job.replicas) is None:
+        if _Agent(row).room(job.per_task) < job.replicas:
             codes.append(ReasonCode.SHAPE_NEVER_FITS)
         return max(STEP[code] for code in codes)
 
@@ -137,77 +302,205 @@ class _World:
             return job.hubs_prefer.index(hub_id)
         return len(job.hubs_prefer) + (0 if hub_id == job.home_hub else 1)
 
-    def place(self, job: QueuedJob) -> Placement | None:
-        candidates = []
-        for agent in self.agents:
-            if self.lasting_step(agent, job) == 0:
-                nodes = agent.try_gang(job.per_task, job.replicas)
-                if nodes is not None:
-                    hub_id = agent.row.key[0]
-                    candidates.append((self.liking(hub_id, job), agent.load(), agent.row.key, nodes))
-        if not candidates:
-            return None
-        _, _, key, nodes = min(candidates, key=lambda found: found[:3])
-        for node in nodes:
-            node.tasks.append(job.per_task)
-        self.holdings.append((job.owner, [(entry.name, entry.amount * job.replicas) for entry in job.per_task]))
-        return Placement(job.job_id, key, tuple(node.name for node in nodes))
+    def open_agents(self, job: QueuedJob, home_only: bool) -> list[_Agent]:
+        return [
+            agent
+            for agent in self.agents
+            if self.lasting_step(agent, job) == 0 and (not home_only or agent.row.key[0] == job.home_hub)
+        ]
 
-    def rank(self, level: Level) -> Rank:
-        held = [entry for owner, amounts in self.holdings if owner[: len(level)] == level for entry in amounts]
-        used = [entry for row in self.used if row.owner[: len(level)] == level for entry in row.used]
+    # -- one job ------------------------------------------------------------------------------------------------------
+    def try_start(self, job: QueuedJob, home_only: bool) -> bool:
+        need = {name: amount(job.per_task, name) * job.replicas for name in NAMES}
+        fitting = [
+            agent
+            for agent in self.open_agents(job, home_only)
+            if agent.room(job.per_task) >= job.replicas
+            and (not agent.promises or agent.keeps_promises(need, self.now_ms, job.runtime_limit_ms, self.now_ms))
+        ]
+        if not fitting:
+            return False
+        agent = min(fitting, key=lambda agent: (self.liking(agent.row.key[0], job), agent.load(), agent.row.key))
+        chosen = self.gang(agent, job)
+        names = tuple(node.name for node, _ in chosen)
+        devices = tuple(places for _, places in chosen) if need_of(job.per_task).devices else ()
+        agent.count(need, self.now_ms + job.runtime_limit_ms)
+        self.placed[job.job_id] = Placement(job.job_id, agent.row.key, names, devices)
+        return True
+
+    def gang(self, agent: _Agent, job: QueuedJob) -> list[tuple[_Node, tuple[int, ...]]]:
+        chosen: list[tuple[_Node, tuple[int, ...]]] = []
+        task, here = job.per_task, None
+        while len(chosen) < job.replicas:
+            if here is None or job.spread or not here.room(task):
+                here = self.best_node(agent, task, chosen if job.spread else [])
+            _, places = self.score.best(here, task)
+            here.hold(task, places)
+            chosen.append((here, places))
+        return chosen
+
+    def best_node(self, agent: _Agent, task: Resources, chosen: list[tuple[_Node, tuple[int, ...]]]) -> _Node:
+        best: tuple[float, float, int] | None = None
+        for at, node in enumerate(agent.nodes):
+            if node.room(task):
+                score = self.score.best(node, task)[0] - ORDER_COST * at / len(agent.nodes)
+                tasks = sum(other is node for other, _ in chosen)
+                if best is None or (tasks, -score) < best[:2]:
+                    best = (tasks, -score, at)
+        assert best is not None, "there is room"
+        return agent.nodes[best[2]]
+
+    def try_promise(self, job: QueuedJob, home_only: bool) -> bool:
+        need = {name: amount(job.per_task, name) * job.replicas for name in NAMES}
+        there = self.open_agents(job, home_only)
+        if not there:
+            return False
+        agent = min(there, key=lambda agent: (self.liking(agent.row.key[0], job), agent.backlog, agent.row.key))
+        if len(agent.promises) >= self.promises_max:
+            return False
+        start_ms = agent.earliest(need, job.runtime_limit_ms, self.now_ms)
+        if start_ms is None:
+            return False
+        agent.promises.append((start_ms, start_ms + job.runtime_limit_ms, need))
+        agent.backlog += agent.work(need, job.runtime_limit_ms)
+        self.promised[job.job_id] = (agent.row.key, start_ms)
+        return True
+
+    def run(self) -> bool:
+        """Everybody's turns, owners at home first; False when the round was full before all had theirs."""
+        aside = {job.job_id for job, _ in self.claims}
+        jobs = [job for job in self.full.queued if job.job_id not in aside]
+        homes = {agent.row.key[0] for agent in self.agents}
+        owners = [job for job in jobs if job.home_hub in homes]
+        return bool(self.agents) and all(
+            self.turns([job for job in those if job.priority == priority], home_only)
+            for home_only, those in ((True, owners), (False, jobs))
+            for priority in sorted({job.priority for job in jobs})
+        )
+
+    # -- turns --------------------------------------------------------------------------------------------------------
+    def rank(self, level: Level) -> tuple[float, float, str]:
+        share, used = self.shares(level), self.ledger.decayed(level, self.now_ms)
+        past = [used.get(name, 0.0) / float(there) for name, there in self.offered.items() if there]
         weight = self.weight(level)
-        return self.dominant(held) / weight, self.dominant(used) / weight, level[-1]
+        return max([0.0, *share.values()]) / weight, max([0.0, *past]) / weight, level[-1]
+
+    def shares(self, level: Level) -> dict[str, float]:
+        if level not in self.share:
+            held, used = self.held.get(level, {}), self.ledger.decayed(level, self.now_ms)
+            self.share[level] = {
+                name: (float(held.get(name, 0)) + used.get(name, 0.0)) / float(there)
+                for name, there in self.offered.items()
+                if there
+            }
+        return self.share[level]
+
+    def count_share(self, job: QueuedJob) -> None:
+        for level in _levels(job.owner):
+            share = self.shares(level)
+            for name in share:
+                if amount(job.per_task, name):
+                    share[name] += float(amount(job.per_task, name) * job.replicas) / float(self.offered[name])
 
     def weight(self, level: Level) -> float:
         if len(level) == 1:
-            return self.policy.hub_weights.get(level[0], 1.0)
+            base = self.policy.hub_weights.get(level[0], 1.0)
+            given = self.ledger.contributed(level[0], self.now_ms)
+            hubs = len({agent.row.key[0] for agent in self.agents})
+            share = contributed_share(given, self.offered, hubs) if given else 0.0
+            return contribution_weight(base, share, self.policy.fairness)
         if len(level) == 2:
             return self.policy.project_weights.get((level[0], level[1]), 1.0)
         return self.policy.user_weights.get((level[0], level[1], level[2]), 1.0)
 
-    def dominant(self, amounts: list[tuple[str, int]]) -> float:
-        sums: dict[str, int] = {}
-        for name, amount in amounts:
-            sums[name] = sums.get(name, 0) + amount
-        ratios = [0.0]
-        for name, amount in sums.items():
-            offered = sum(node.offers(name) for agent in self.agents for node in agent.nodes)
-            if offered:
-                ratios.append(float(amount) / float(offered))
-        return max(ratios)
+    def place_in_line(self, job: QueuedJob) -> tuple[int, int, str]:
+        if self.policy.order is Order.AGE:
+            return (0, job.seq, job.job_id)
+        from federation.scheduling.ageing import line_position_of
+
+        return (line_position_of(self.policy.order, job), job.seq, job.job_id)
+
+    def turns(self, jobs: list[QueuedJob], home_only: bool) -> bool:
+        """Serve the jobs of one class; False when the round is full."""
+        users: dict[tuple[str, str, str], _User] = {}
+        for job in sorted(jobs, key=self.place_in_line):
+            users.setdefault(job.owner, _User(job.owner, [])).line.append(job)
+        waiting = list(users.values())
+        while waiting:
+            user = min(waiting, key=lambda user: [self.rank(level) for level in _levels(user.owner)])
+            served = False
+            while user.line and not served:
+                job = user.line.pop(0)
+                if job.job_id in self.placed or (home_only and job.hubs_prefer[:1] not in ((), (job.home_hub,))):
+                    continue
+                if len(self.placed) == self.policy.placements_max and self.could_start(job, home_only):
+                    return False
+                if self.try_start(job, home_only):
+                    if job.job_id not in self.promised:
+                        self.count_share(job)
+                    served = True
+                elif job.job_id not in self.promised and self.try_promise(job, home_only):
+                    self.count_share(job)
+                    served = True
+            waiting = [user for user in waiting if user.line]
+        return True
+
+    def could_start(self, job: QueuedJob, home_only: bool) -> bool:
+        need = {name: amount(job.per_task, name) * job.replicas for name in NAMES}
+        return any(
+            agent.room(job.per_task) >= job.replicas
+            and (not agent.promises or agent.keeps_promises(need, self.now_ms, job.runtime_limit_ms, self.now_ms))
+            for agent in self.open_agents(job, home_only)
+        )
+
+    def ready(self, claim: ClaimRow) -> bool:
+        """Whether nothing is in the way of a claim any more."""
+        live = {lease.lease_id for lease in self.full.leases_started}
+        agent = self.by_key.get(claim.key)
+        if agent is None or live & set(claim.victims):
+            return False
+        nodes = {node.name: node for node in agent.nodes}
+        return all(
+            name in nodes and min([0, *nodes[name].free.values(), *nodes[name].left]) >= 0 for name in claim.nodes
+        )
 
 
-def plan_slowly(full: Delta, policy: Policy, now_ms: int) -> Plan:
-    """The plan of a round over everything that `full` holds."""
-    world = _World(full, policy)
-    placements: list[Placement] = []
-    waiting = {job.job_id: job for job in full.queued}
-    for priority in sorted({job.priority for job in full.queued}):
-        candidates = [job for job in full.queued if job.priority == priority]
-        while candidates and len(placements) < policy.placements_max:
-            ranks: dict[Level, Rank] = {
-                level: world.rank(level) for job in candidates for level in (job.owner[:1], job.owner[:2], job.owner)
-            }
-            job = min(candidates, key=lambda job: (*_ranks(ranks, job), job.seq, job.job_id))
-            candidates.remove(job)
-            placement = world.place(job)
-            if placement is not None:
-                placements.append(placement)
-                del waiting[job.job_id]
-    hub_ids = tuple(sorted({row.key[0] for row in full.agents}))
-    return Plan(now_ms, tuple(placements), hub_ids, _waiting(full, policy, hub_ids, list(waiting.values())))
+def plan_slowly(full: Delta, policy: Policy, now_ms: int, tables: Tables) -> Plan:
+    """The plan of a round over everything that `full` holds; `tables` are what the score knows of the workload."""
+    world = _World(full, policy, now_ms, tables)
+    claims = [
+        Placement(job.job_id, claim.key, claim.nodes, claim.devices)
+        for job, claim in sorted(world.claims, key=lambda found: found[0].job_id)
+        if world.ready(claim)
+    ]
+    whole = world.run()
+    hub_ids = tuple(sorted({agent.row.key[0] for agent in world.agents}))
+    left = [job for job in full.queued if job.job_id not in world.placed]
+    full_up = len(world.placed) == policy.placements_max or not whole
+    waiting = _waiting(world, _World(full, policy, now_ms, tables), hub_ids, left, full_up)
+    return Plan(now_ms, (*claims, *world.placed.values()), hub_ids, waiting)
 
 
-def _ranks(ranks: dict[Level, Rank], job: QueuedJob) -> tuple[object, ...]:
-    return (ranks[job.owner[:1]], ranks[job.owner[:2]], ranks[job.owner])
+def promised_slowly(full: Delta, policy: Policy, now_ms: int, tables: Tables) -> dict[str, tuple[AgentKey, int]]:
+    """The starts that the round promises, by job: (agent, when)."""
+    world = _World(full, policy, now_ms, tables)
+    world.run()
+    return {job_id: found for job_id, found in world.promised.items() if job_id not in world.placed}
 
 
-def _waiting(full: Delta, policy: Policy, hub_ids: tuple[str, ...], jobs: list[QueuedJob]) -> tuple[Waiting, ...]:
-    """Why, on the capacity that the round began with."""
-    before = _World(full, policy)
+def _levels(owner: tuple[str, str, str]) -> tuple[Level, Level, Level]:
+    return (owner[:1], owner[:2], owner)
+
+
+def _waiting(
+    after: _World, before: _World, hub_ids: tuple[str, ...], jobs: list[QueuedJob], full_up: bool
+) -> tuple[Waiting, ...]:
+    """Why: on the capacity that the round began with, and on what it left."""
     announced = {
-        (entry.name, version) for row in full.agents for entry in row.datasets for version in ("", entry.version)
+        (entry.name, version)
+        for agent in before.agents
+        for entry in agent.row.datasets
+        for version in ("", entry.version)
     }
     sorts: dict[DemandKey, list[QueuedJob]] = {}
     for job in jobs:
@@ -216,10 +509,12 @@ def _waiting(full: Delta, policy: Policy, hub_ids: tuple[str, ...], jobs: list[Q
     for key in sorted(sorts):
         job = sorts[key][0]
         steps: dict[str, int] = {}
-        for agent in before.agents:
+        for agent, left in zip(before.agents, after.agents, strict=True):
             step = before.lasting_step(agent, job)
-            if step == 0:
-                fits = agent.try_gang(job.per_task, job.replicas) is not None
+            if step == 0 and left.room(job.per_task) >= job.replicas:
+                step = STEP[ReasonCode.FAIRNESS_TURN if full_up else ReasonCode.RESERVATION_AHEAD]
+            elif step == 0:
+                fits = agent.room(job.per_task) >= job.replicas
                 step = STEP[ReasonCode.FAIRNESS_TURN if fits else ReasonCode.CAPACITY]
             hub_id = agent.row.key[0]
             steps[hub_id] = min(step, steps.get(hub_id, step))

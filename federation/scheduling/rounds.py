@@ -1,20 +1,24 @@
-"""The door: `plan_round`. It checks and applies what changed, fills the room in order, and says why the rest waits."""
+"""The door: `plan_round`. It checks and applies what changed, lets the kernels fill the room, and names the reasons."""
 
 from __future__ import annotations
-
-from collections import Counter
 
 import numpy as np
 
 from federation.domain.plan import ReasonCode
-from federation.scheduling.demand import DemandClass
-from federation.scheduling.grid import sums_by_agent, tasks_that_fit
-from federation.scheduling.order import Shares, fill
-from federation.scheduling.placing import Room
-from federation.scheduling.plan import STEP, DemandKey, Placement, Plan, Waiting
-from federation.scheduling.policy import Policy
+from federation.scheduling.fleet import COLUMNS, Fleet
+from federation.scheduling.kernels.fill import PLACED, RESERVED, Agents, Limits, Out, Round, Work, fill
+from federation.scheduling.kernels.gangs import Taste
+from federation.scheduling.kernels.profile import profiles_for
+from federation.scheduling.kernels.reasons import reasons
+from federation.scheduling.levels import tree_for
+from federation.scheduling.plan import STEP, Placement, Plan, Reservation, Waiting
+from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, TASKS_MAX, Policy
 from federation.scheduling.rows import Delta
 from federation.scheduling.state import PlannerState
+
+STEPS = np.asarray(
+    [STEP[ReasonCode.FAIRNESS_TURN], STEP[ReasonCode.RESERVATION_AHEAD], STEP[ReasonCode.CAPACITY]], np.uint8
+)
 
 
 def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -> tuple[PlannerState, Plan]:
@@ -27,48 +31,145 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
     Errors: INVALID_ARGUMENT or LIMIT_EXCEEDED with the field and index of a bad row; then `state` is as it was, and
     may still be used.
     """
-    state.apply(delta)
-    grid = state.grid
-    room = Room(grid)
-    placements: list[Placement] = []
-    dead = set(state.stuck)
-
-    def place(key: DemandKey, job_id: str) -> bool:
-        terms = state.classes[key].terms(state.feasibility)
-        job = state.jobs[job_id]
-        found = room.place(terms, key.replicas, state.feasibility.liking(job.home_hub, job.hubs_prefer))
-        if found is None:
-            if not placements:
-                state.stuck.add(key)  # it does not fit what is free in fact, so it need not be tried until that grows
-            return False
-        nodes = tuple(grid.node_names[row] for row in found.rows)
-        placements.append(Placement(job_id, grid.keys[found.agent], nodes))
-        return True
-
-    fill(state, Shares(state, policy), dead, place, policy.placements_max)
-    plan = Plan(now_ms, tuple(placements), grid.hub_ids, _waiting(state, placements))
+    state.apply(delta, policy)
+    ready = _ready_claims(state)
+    of = _round_of(state, policy, now_ms)
+    if len(of.line.order) and state.fleet.keys:
+        fill(of)
+    plan = Plan(
+        now_ms,
+        ready + _placements(state, of),
+        state.fleet.hub_ids,
+        _waiting(state, of),
+        (),
+        _reservations(of),
+    )
+    state.versions = max(state.versions, int(of.out.counters[4]))
     state.last_plan = plan
     return state, plan
 
 
-def _waiting(state: PlannerState, placements: list[Placement]) -> tuple[Waiting, ...]:
-    placed = Counter(state.class_of(entry.job_id) for entry in placements)
-    waiting = []
-    for key in sorted(state.classes):
-        known = state.classes[key]
-        jobs = known.jobs - placed[key]
-        if jobs > 0:
-            waiting.append(_why(state, known, jobs, first=bool(placements) and key not in state.stuck))
-    return tuple(waiting)
+def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
+    """The arrays of a round, and room for its answer."""
+    fleet, line, sorts = state.fleet, state.queue.line(), state.demands.arrays()
+    agents, waiting, levels = len(fleet.keys), len(line.order), len(state.levels)
+    shapes = len(fleet.shapes.totals)
+    if len(state.tasks) < shapes:
+        state.tasks = np.zeros((shapes, agents), np.int64)
+        state.tasks_of = np.zeros((shapes, agents), np.int64)
+    ends = state.lease_columns()
+    promises = min(policy.reservations, max(1, PROMISES_MAX // max(1, agents)), waiting)
+    rows = np.diff(ends.first) + (1 + 2 * promises + min(waiting, policy.placements_max))
+    counters = np.zeros(5, np.int64)
+    counters[4] = state.versions
+    work = Work(
+        room=fleet.room(),
+        used=fleet.agent_used.copy(),
+        load=fleet.loads(),
+        tasks=state.tasks,
+        tasks_of=state.tasks_of,
+        version=state.version.copy(),
+        dead=np.full(len(sorts.shape), 2**62, np.int64),
+        capped=np.zeros(len(sorts.pair_sort), np.uint8),
+        profiles=profiles_for(rows, len(COLUMNS)),
+        reserved=np.zeros(agents, np.int64),
+        backlog=np.zeros(agents, np.int64),
+        hint_ms=np.zeros((len(sorts.shape), agents), np.int64),
+        hint_duration=np.full((len(sorts.shape), agents), 2**62, np.int64),
+        excluded=np.zeros(agents, np.int64),
+        cursor=np.zeros(levels, np.int32),
+        until=np.zeros(levels, np.int32),
+        users=np.zeros(levels, np.int32),
+        level_hub=state.levels.hub_rows(fleet),
+    )
+    out = Out(
+        counters=counters,
+        status=np.zeros(waiting, np.uint8),
+        agent=np.zeros(waiting, np.int32),
+        start_ms=np.zeros(waiting, np.int64),
+        placed=np.zeros(min(waiting, policy.placements_max), np.int32),
+        nodes=np.empty(TASKS_MAX, np.int64),
+        devices=np.empty(DEVICES_MAX, np.int64),
+    )
+    return Round(
+        shapes=fleet.shapes.arrays,
+        totals=fleet.shapes.totals,
+        taste=Taste(state.tables, fleet.standing),
+        agents=_agents_of(fleet, state),
+        sorts=sorts,
+        line=line,
+        levels=state.levels.arrays(fleet, state.ledger, policy, now_ms),
+        tree=tree_for(levels),
+        work=work,
+        out=out,
+        limits=Limits(now_ms, policy.placements_max, promises),
+    )
 
 
-def _why(state: PlannerState, known: DemandClass, jobs: int, *, first: bool) -> Waiting:
-    """Why `jobs` of a sort wait; `first`: others were placed before, so there may have been room."""
-    terms, grid = known.terms(state.feasibility), state.grid
-    if not first or not terms.open_agents.size:
-        return Waiting(known.key, jobs, terms.hub_steps, terms.overall)
-    tasks = sums_by_agent(tasks_that_fit(grid.free, terms.shape, known.key.replicas), grid.first)
-    full = np.where(terms.steps == 0, np.uint8(STEP[ReasonCode.CAPACITY]), terms.steps)
-    full[(terms.steps == 0) & (tasks >= known.key.replicas)] = STEP[ReasonCode.FAIRNESS_TURN]
-    steps = state.feasibility.by_hub(full)
-    return Waiting(known.key, jobs, steps.tobytes(), state.feasibility.overall(known.key, steps))
+def _agents_of(fleet: Fleet, state: PlannerState) -> Agents:
+    ends = state.lease_columns()
+    return Agents(
+        first=fleet.first,
+        hub_first=fleet.hub_first,
+        offered=fleet.agent_offered,
+        used=fleet.agent_used,
+        lease_first=ends.first,
+        lease_ends=ends.ends_ms,
+        lease_amounts=ends.amounts,
+        offered_totals=fleet.offered_totals,
+    )
+
+
+def _placements(state: PlannerState, of: Round) -> tuple[Placement, ...]:
+    """What the kernels decided, in words."""
+    fleet, out = state.fleet, of.out
+    nodes, devices = out.nodes[: out.counters[1]].tolist(), out.devices[: out.counters[2]].tolist()
+    placements, task, device = [], 0, 0
+    for at in out.placed[: out.counters[0]].tolist():
+        slot = int(of.line.order[at])
+        sort = int(of.sorts.pair_sort[of.line.pair[slot]])
+        replicas, wanted = int(of.sorts.replicas[sort]), int(of.shapes.devices[of.sorts.shape[sort]])
+        rows = nodes[task : task + replicas]
+        places: list[tuple[int, ...]] = []
+        for row in rows if wanted else ():
+            first = int(fleet.device_first[row])
+            places.append(tuple(found - first for found in devices[device : device + wanted]))
+            device += wanted
+        task += replicas
+        names = tuple(fleet.node_names[row] for row in rows)
+        placements.append(Placement(state.queue.id_at(slot), fleet.keys[int(out.agent[at])], names, tuple(places)))
+    return tuple(placements)
+
+
+def _ready_claims(state: PlannerState) -> tuple[Placement, ...]:
+    """Claims whose victims have all ended and whose room is there."""
+    ready = []
+    for job_id, claim in sorted(state.claims.items()):
+        if not any(victim in state.leases for victim in claim.victims) and state.claim_fits(claim):
+            ready.append(Placement(job_id, claim.key, claim.nodes, claim.devices))
+    return tuple(ready)
+
+
+def _reservations(of: Round) -> Reservation:
+    """Starts that were promised, as columns."""
+    at = np.flatnonzero(of.out.status == RESERVED)
+    return Reservation(of.line.order[at], of.out.agent[at], of.out.start_ms[at])
+
+
+def _waiting(state: PlannerState, of: Round) -> tuple[Waiting, ...]:
+    """Why the jobs of each sort wait that were not placed."""
+    placed = np.bincount(
+        of.sorts.pair_sort[of.line.pair[of.line.order[of.out.status == PLACED]]], minlength=len(of.sorts.shape)
+    )
+    left = [(key, sort, jobs - int(placed[sort])) for key, sort, jobs in state.demands.waiting()]
+    left = [entry for entry in left if entry[2] > 0]
+    sorts = np.asarray([sort for _, sort, _ in left], np.int64)
+    steps = np.zeros((len(left), len(state.fleet.hub_ids)), np.uint8)
+    full = int(of.out.counters[0]) == of.limits.placements
+    if steps.size:
+        reasons(of, state.fleet.nodes, sorts, STEPS, full, steps)
+    rules = state.demands.feasibility
+    return tuple(
+        Waiting(key, jobs, row.tobytes(), rules.overall(key, row))
+        for (key, _, jobs), row in zip(left, steps, strict=True)
+    )

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from federation.domain.hub import Agent, Dataset, Hub, HubState, LinkState, Node
 from federation.domain.ids import AgentKey
-from federation.domain.job import Job, OnPartition
-from federation.domain.lease import Lease
+from federation.domain.job import Job, JobState, OnPartition
+from federation.domain.lease import Lease, LeaseState
 from federation.domain.quantities import Resources
 from federation.domain.usage import UsageInterval
 
@@ -71,10 +71,14 @@ class AgentRow:
     """How long a preempted guest has before it is ended: the hub's own policy."""
 
     @property
+    def offers(self) -> tuple[object, ...]:
+        """What its machines offer: when this changes, so do the arrays."""
+        return tuple((node.name, node.offered) for node in self.nodes)
+
+    @property
     def matters(self) -> tuple[object, ...]:
         """The part that decisions depend on: a heartbeat that changes nothing here costs nothing."""
-        offered = tuple((node.name, node.offered) for node in self.nodes)
-        return (self.key, self.hub_state, self.link, offered, self.engines, self.datasets, self.reclaim_ms)
+        return (self.key, self.hub_state, self.link, self.offers, self.engines, self.datasets, self.reclaim_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,11 @@ class LeaseRow:
     """By task, the places of its GPUs in their node's list of devices; empty: nobody wrote them down."""
     preemptible: bool = False
     priority: int = 3
+
+    @property
+    def holds(self) -> tuple[object, ...]:
+        """What it holds, and for whom: all but its times."""
+        return (self.key, self.nodes, self.per_task, self.devices, self.owner)
 
     @property
     def owner(self) -> OwnerKey:
@@ -244,6 +253,7 @@ def queued_from(job: Job, hubs_refused: tuple[str, ...] = ()) -> QueuedJob:
         runtime_limit_ms=spec.runtime_limit_ms,
         preemptible=spec.preemptible,
         submitted_ms=job.created_ms,
+        spread=spec.spread,
     )
 
 
@@ -257,13 +267,15 @@ def agent_row(agent: Agent, hub: Hub) -> AgentRow:
         engines=agent.engines,
         datasets=agent.datasets,
         round_trip_ms=agent.round_trip_ms,
+        reclaim_ms=agent.reclaim_ms,
     )
 
 
 def lease_row(lease: Lease, job: Job) -> LeaseRow:
     """The row of a live lease of `job`.
 
-    A `keep` lease runs until its `expires_ms`; the others are renewed, so their end is the job's own runtime limit.
+    A `keep` lease runs until its `expires_ms`; the others are renewed, so their end is the job's own runtime limit. What
+    is ending already, or silent, is not preemptible any more.
     """
     started_ms = job.started_ms or lease.granted_ms
     ends_ms = lease.expires_ms if lease.on_partition is OnPartition.KEEP else started_ms + job.spec.runtime_limit_ms
@@ -278,9 +290,19 @@ def lease_row(lease: Lease, job: Job) -> LeaseRow:
         user=job.owner.subject,
         expires_ms=ends_ms,
         started_ms=job.started_ms,
-        preemptible=job.spec.preemptible,
+        devices=lease.devices,
+        preemptible=job.spec.preemptible
+        and lease.state is not LeaseState.REVOKING
+        and job.state is not JobState.UNKNOWN,
         priority=int(job.spec.priority),
     )
+
+
+def claim_row(job: Job) -> ClaimRow:
+    """The row of the claim of `job`, which must have one."""
+    claim = job.claim
+    assert claim is not None, "only a job with a claim has the row of one"
+    return ClaimRow(job.id, claim.agent_key, claim.nodes, claim.victims, claim.devices)
 
 
 def usage_row(interval: UsageInterval, lease: LeaseRow) -> UsageRow:

@@ -1,30 +1,43 @@
 """`PlannerState`: what the planner remembers between rounds, and how a `Delta` changes it.
 
-Three parts: the rows by id; arrays of what each node offers and has free, in a `Grid`; and tallies (the queue by owner
-and sort of job, what each owner holds and has used). A state is consumed by `plan_round` and comes back changed: keep
-only the returned one, and ask it (`explain`) from the thread that runs the rounds. It never holds decisions: what a
-plan placed counts once its lease is in a delta. Deliberately not here: any order or placement.
+Rows by id where there are few (agents, leases, claims); columns where there are many (`waiting.py`); arrays of what each
+node has free (`fleet.py`); what everybody holds and has used (`levels.py`, `fairness.py`). A state is consumed by
+`plan_round` and comes back changed: keep only the returned one, and ask it (`explain`) from the thread that runs the
+rounds. It never holds decisions: what a plan placed counts once its lease is in a delta. Deliberately not here: any
+order or placement.
 """
 
 from __future__ import annotations
 
-import bisect
 from dataclasses import dataclass, field
 
-from federation.domain.ids import AgentKey
-from federation.scheduling.checks import check_delta, held_of
-from federation.scheduling.demand import DemandClass, Feasibility
-from federation.scheduling.grid import Grid
-from federation.scheduling.plan import DemandKey, Plan, demand_key
-from federation.scheduling.rows import AgentRow, Delta, LeaseRow, OwnerKey, QueuedJob, UsageRow
+import numpy as np
 
-Tally = dict[str, int]
-"""Amount by resource name, kinds together."""
-Level = tuple[str, ...]
-"""(hub,), (hub, project) or (hub, project, user)."""
-LEVELS = 3
-Line = list[tuple[int, str]]
-"""One owner's waiting jobs of one sort: (seq, job id) ascending."""
+from federation.domain.ids import AgentKey
+from federation.domain.quantities import Resources
+from federation.scheduling.checks import Holdings, check_delta, held_of
+from federation.scheduling.demand import Demands
+from federation.scheduling.fairness import UseLedger
+from federation.scheduling.fleet import COLUMNS, Fleet
+from federation.scheduling.fragmentation import tables_of
+from federation.scheduling.kernels.room import Int64
+from federation.scheduling.kernels.score import Tables
+from federation.scheduling.levels import LevelTable
+from federation.scheduling.plan import Plan, demand_key
+from federation.scheduling.policy import Policy
+from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, QueuedJob
+from federation.scheduling.waiting import Queue
+
+
+@dataclass(slots=True)
+class LeaseColumns:
+    """Live leases by agent and end: what gives room back, and when."""
+
+    first: Int64
+    """(A + 1,)"""
+    ends_ms: Int64
+    amounts: Int64
+    """(E, T)"""
 
 
 @dataclass(slots=True)
@@ -32,30 +45,37 @@ class PlannerState:
     """See the module. Fields are read by the other modules of this room; only `apply` writes them."""
 
     agents: dict[AgentKey, AgentRow] = field(default_factory=dict)
-    jobs: dict[str, QueuedJob] = field(default_factory=dict)
     leases: dict[str, LeaseRow] = field(default_factory=dict)
     lease_of_job: dict[str, str] = field(default_factory=dict)
-    queue: dict[int, dict[OwnerKey, dict[DemandKey, Line]]] = field(default_factory=dict)
-    """By priority, owner and sort; empty branches are cut."""
-    held: dict[Level, Tally] = field(default_factory=dict)
-    """What live leases hold, at each level of the hierarchy."""
-    used: dict[Level, Tally] = field(default_factory=dict)
-    """Closed use so far, amount x ms, at each level."""
-    offered_totals: Tally = field(default_factory=dict)
-    held_totals: Tally = field(default_factory=dict)
-    grid: Grid = field(default_factory=Grid)
-    feasibility: Feasibility = field(default_factory=Feasibility)
-    classes: dict[DemandKey, DemandClass] = field(default_factory=dict)
-    stuck: set[DemandKey] = field(default_factory=set)
-    """Sorts known not to fit what is free now; emptied whenever something becomes free."""
+    claims: dict[str, ClaimRow] = field(default_factory=dict)
+    """By the job that waits for its victims to end."""
+    holdings: Holdings = field(default_factory=Holdings)
+    queue: Queue = field(default_factory=Queue)
+    demands: Demands = field(default_factory=Demands)
+    fleet: Fleet = field(default_factory=Fleet)
+    levels: LevelTable = field(default_factory=LevelTable)
+    ledger: UseLedger = field(default_factory=UseLedger)
+    tasks: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    """(shapes, A) room counted in tasks ..."""
+    tasks_of: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    """... at this version of the agent's room."""
+    version: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(A,) grows with every change of an agent's room."""
+    versions: int = 0
+    tables: Tables = field(default_factory=lambda: tables_of(()))
+    """What the placement score knows of the workload."""
     last_plan: Plan = field(default_factory=lambda: Plan(at_ms=0))
+    _ends: LeaseColumns | None = None
 
-    def apply(self, delta: Delta) -> None:
+    def apply(self, delta: Delta, policy: Policy | None = None) -> None:
         """Bring the state up to date. Errors: a bad row, with its index; then nothing has changed."""
         check_delta(self, delta)
+        for job_id in delta.claims_ended:
+            self._end_claim(job_id)
         for lease_id in delta.leases_ended:
             self._end_lease(lease_id)
         for job_id in delta.dequeued:
+            self._end_claim(job_id)
             self._dequeue(job_id)
         self._change_agents(delta)
         for lease in delta.leases_started:
@@ -63,137 +83,165 @@ class PlannerState:
         for job in delta.queued:
             self._dequeue(job.job_id)
             self._enqueue(job)
+        for claim in delta.claims_made:
+            self._make_claim(claim)
         for usage in delta.usage:
-            self._add_usage(usage)
+            self.ledger.add(usage)
+        wanted = (policy or Policy()).fairness.half_life_ms
+        self.ledger = self.ledger.with_half_life(wanted)
+        self.queue.settle((policy or Policy()).order, self.demands, self.levels)
 
     def full(self) -> Delta:
         """Everything as one delta: applied to an empty state it gives an equal one."""
         return Delta(
             agents=tuple(self.agents[key] for key in sorted(self.agents)),
-            queued=tuple(self.jobs[key] for key in sorted(self.jobs)),
+            queued=tuple(self.job(job_id) for job_id in sorted(self.queue.ids())),
             leases_started=tuple(self.leases[key] for key in sorted(self.leases)),
-            usage=tuple(
-                UsageRow(level[0], level[1], level[2], tuple(sorted(tally.items())))
-                for level, tally in sorted(self.used.items())
-                if len(level) == LEVELS
-            ),
+            usage=self.ledger.rows(),
+            claims_made=tuple(self.claims[key] for key in sorted(self.claims)),
         )
 
-    def class_of(self, job_id: str) -> DemandKey:
-        """The sort of a waiting job."""
-        return demand_key(self.jobs[job_id])
+    def job(self, job_id: str) -> QueuedJob:
+        """A waiting job."""
+        return self.queue.row(job_id, self.demands, self.levels)
+
+    def claim_fits(self, claim: ClaimRow) -> bool:
+        """Whether the room of a claim is there in fact: nothing on its nodes is over-held, and they are there."""
+        agent = self.fleet.index.get(claim.key)
+        if agent is None:
+            return False
+        rows, nodes = self.fleet.node_row[agent], self.fleet.nodes
+        for name in set(claim.nodes):
+            if name not in rows or (nodes.free[rows[name]] < 0).any():
+                return False
+            begin, end = nodes.device_first[rows[name]], nodes.device_first[rows[name] + 1]
+            if (nodes.device_free[begin:end] < 0).any():
+                return False
+        return True
+
+    def lease_columns(self) -> LeaseColumns:
+        """Live leases by agent and end; made anew when one changed."""
+        if self._ends is None:
+            fleet = self.fleet
+            rows = [
+                (fleet.index[row.key], row.expires_ms, row) for row in self.leases.values() if row.key in fleet.index
+            ]
+            agents = np.asarray([agent for agent, _, _ in rows], np.int64)
+            ends = np.asarray([end_ms for _, end_ms, _ in rows], np.int64)
+            order = np.lexsort((ends, agents))
+            amounts = np.zeros((len(rows), len(COLUMNS)), np.int64)
+            for at, place in enumerate(order.tolist()):
+                agent, _, row = rows[place]
+                there = sum(name in fleet.node_row[agent] for name in row.nodes)
+                amounts[at] = fleet.shapes.totals[fleet.shapes.id_of(row.per_task)] * there
+            first = np.searchsorted(agents[order], np.arange(len(fleet.keys) + 1)).astype(np.int64)
+            self._ends = LeaseColumns(first, ends[order], amounts)
+        return self._ends
+
+    def room_changed(self, agent: int) -> None:
+        """What is free at an agent is not what was counted."""
+        self.versions += 1
+        self.version[agent] = self.versions
 
     # -- the queue ----------------------------------------------------------------------------------------------------
     def _enqueue(self, job: QueuedJob) -> None:
-        self.jobs[job.job_id] = job
-        key = demand_key(job)
-        known = self.classes.get(key)
-        if known is None:
-            known = self.classes[key] = DemandClass(key)
-        known.jobs += 1
-        line = self.queue.setdefault(job.priority, {}).setdefault(job.owner, {}).setdefault(known.key, [])
-        bisect.insort(line, (job.seq, job.job_id))
+        pair = self.demands.count_in(demand_key(job), (job.home_hub, job.hubs_prefer))
+        self.queue.add(job, pair, self.levels.id_of(job.owner))
+        if job.job_id in self.claims:
+            self.queue.set_aside(job.job_id, aside=True)
 
     def _dequeue(self, job_id: str) -> None:
-        job = self.jobs.pop(job_id, None)
-        if job is None:
-            return
-        key = demand_key(job)
-        owners = self.queue[job.priority]
-        lines = owners[job.owner]
-        line = lines[key]
-        del line[bisect.bisect_left(line, (job.seq, job_id))]
-        if not line:
-            del lines[key]
-            if not lines:
-                del owners[job.owner]
-                if not owners:
-                    del self.queue[job.priority]
-        known = self.classes[key]
-        known.jobs -= 1
-        if not known.jobs:
-            del self.classes[key]
-            self.stuck.discard(key)
+        if job_id in self.queue:
+            self.demands.count_out(self.queue.remove(job_id))
 
     # -- agents -------------------------------------------------------------------------------------------------------
     def _change_agents(self, delta: Delta) -> None:
-        changed = False
+        rules, room = False, False
         for key in delta.agents_removed:
             row = self.agents.pop(key, None)
             if row is not None:
-                self._count_offered(row, -1)
-                changed = True
+                self.holdings.offer(row, -1)
+                room = True
         for row in delta.agents:
             before = self.agents.get(row.key)
             self.agents[row.key] = row
             if before is not None and before.matters == row.matters:
                 continue
+            rules = True
+            if before is None or before.nodes != row.nodes:
+                room = room or before is None or before.offers != row.offers
             if before is not None:
-                self._count_offered(before, -1)
-            self._count_offered(row, 1)
-            changed = True
-        if changed:
-            self.grid = Grid.build(self.agents, self.leases.values())
-            self.feasibility = Feasibility(self.agents, self.grid)
-            self.stuck.clear()
+                self.holdings.offer(before, -1)
+            self.holdings.offer(row, 1)
+        if room:
+            self._build_fleet()
+        if room or rules:
+            self.demands.look_at(self.agents, self.fleet)
 
-    def _count_offered(self, row: AgentRow, sign: int) -> None:
-        for node in row.nodes:
-            for entry in node.offered:
-                _add(self.offered_totals, entry.name, sign * entry.amount)
+    def _build_fleet(self) -> None:
+        self.fleet = Fleet(self.agents)
+        self.tasks = np.zeros((0, len(self.fleet.keys)), np.int64)
+        self.tasks_of = np.zeros((0, len(self.fleet.keys)), np.int64)
+        self.version = np.zeros(len(self.fleet.keys), np.int64)
+        self._ends = None
+        for lease in self.leases.values():
+            self.fleet.hold(lease.key, lease.nodes, lease.per_task, lease.devices or None, 1)
+        for claim in self.claims.values():
+            self._hold_claim(claim, 1)
+        self.versions += 1
+        self.version[:] = self.versions
 
-    # -- leases and use -----------------------------------------------------------------------------------------------
+    def _hold(self, key: AgentKey, nodes: tuple[str, ...], per_task: Resources, devices: object, sign: int) -> None:
+        self.fleet.hold(key, nodes, per_task, devices or None, sign)  # type: ignore[arg-type]
+        agent = self.fleet.index.get(key)
+        if agent is not None:
+            self.room_changed(agent)
+
+    # -- leases and claims --------------------------------------------------------------------------------------------
     def _start_lease(self, lease: LeaseRow) -> None:
         before = self.leases.get(lease.lease_id)
+        self._ends = None
         if before is not None:
-            if (before.key, before.nodes, before.per_task, before.owner) == (
-                lease.key,
-                lease.nodes,
-                lease.per_task,
-                lease.owner,
-            ):
+            if before.holds == lease.holds:
                 self.leases[lease.lease_id] = lease  # only its end moved
                 return
             self._end_lease(lease.lease_id)
+        self._end_claim(lease.job_id)
         self._dequeue(lease.job_id)
         self.leases[lease.lease_id] = lease
         self.lease_of_job[lease.job_id] = lease.lease_id
         self._count_held(lease, 1)
-        self.grid.hold(lease, 1)
+        self._hold(lease.key, lease.nodes, lease.per_task, lease.devices, 1)
 
     def _end_lease(self, lease_id: str) -> None:
         lease = self.leases.pop(lease_id, None)
         if lease is None:
             return
+        self._ends = None
         del self.lease_of_job[lease.job_id]
         self._count_held(lease, -1)
-        self.grid.hold(lease, -1)
-        self.stuck.clear()
+        self._hold(lease.key, lease.nodes, lease.per_task, lease.devices, -1)
 
     def _count_held(self, lease: LeaseRow, sign: int) -> None:
-        for name, amount in held_of(lease):
-            _add(self.held_totals, name, sign * amount)
-            for level in levels_of(lease.owner):
-                tally = self.held.setdefault(level, {})
-                _add(tally, name, sign * amount)
-                if not tally:
-                    del self.held[level]
+        self.holdings.hold(lease, sign)
+        shape = self.fleet.shapes.id_of(lease.per_task)
+        self.levels.hold(lease.owner, sign * len(lease.nodes) * self.fleet.shapes.totals[shape])
 
-    def _add_usage(self, usage: UsageRow) -> None:
-        for name, amount_ms in usage.used:
-            for level in levels_of(usage.owner):
-                if amount_ms:
-                    _add(self.used.setdefault(level, {}), name, amount_ms)
+    def _make_claim(self, claim: ClaimRow) -> None:
+        self._end_claim(claim.job_id)
+        if claim.job_id in self.queue:
+            self.claims[claim.job_id] = claim
+            self.queue.set_aside(claim.job_id, aside=True)
+            self._hold_claim(claim, 1)
+
+    def _end_claim(self, job_id: str) -> None:
+        claim = self.claims.pop(job_id, None)
+        if claim is not None:
+            self._hold_claim(claim, -1)
+            self.queue.set_aside(job_id, aside=False)
+
+    def _hold_claim(self, claim: ClaimRow, sign: int) -> None:
+        self._hold(claim.key, claim.nodes, self.job(claim.job_id).per_task, claim.devices, sign)
 
 
-def levels_of(owner: OwnerKey) -> tuple[Level, Level, Level]:
-    """The hub, the project and the user of `owner`, as keys of the tallies."""
-    return (owner[:1], owner[:2], owner)
-
-
-def _add(tally: Tally, name: str, amount: int) -> None:
-    total = tally.get(name, 0) + amount
-    if total:
-        tally[name] = total
-    else:
-        tally.pop(name, None)
+__all__ = ["LeaseColumns", "PlannerState", "held_of"]

@@ -7,33 +7,44 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
+from federation.domain.quantities import devices_of, need_of
 from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
 from federation.scheduling.plan import LADDER, Placement, demand_key
-from federation.scheduling.reference import plan_slowly
+from federation.scheduling.reference import plan_slowly, promised_slowly
 from federation.scheduling.rows import LeaseRow
 from tests.unit.scheduling.worlds import World
 
 seeds = st.integers(0, 2**32 - 1)
 
 
-def free_after(full: Delta, plan: Plan) -> dict[tuple[str, str, str], Counter[str]]:
-    """What the plan's own tasks put on each node, summed by name and by (name, kind), less what is free there."""
-    over: dict[tuple[str, str, str], Counter[str]] = {}
+Left = dict[tuple[str, str, str], tuple[Counter[str], list[int]]]
+
+
+def left_after(full: Delta, plan: Plan) -> Left:
+    """What the plan leaves on each node: of each scalar, and of each device. Leases that name no device are left out."""
+    left: Left = {}
     by_id = {job.job_id: job for job in full.queued}
     for row in full.agents:
         for node in row.nodes:
-            over[(*row.key, node.name)] = Counter()
-            for name, kind, amount in node.offered:
-                over[(*row.key, node.name)].update({name: amount, f"{name} {kind}": amount if kind else 0})
-    tasks = [(lease.key, name, lease.per_task) for lease in full.leases_started for name in lease.nodes]
-    tasks += [(entry.key, name, by_id[entry.job_id].per_task) for entry in plan.placements for name in entry.nodes]
-    for key, name, per_task in tasks:
-        spot = over.get((*key, name))
-        if spot is not None:
-            for resource, kind, amount in per_task:
-                spot.subtract({resource: amount, f"{resource} {kind}": amount if kind else 0})
-    return over
+            scalars: Counter[str] = Counter()
+            for name, _, amount in node.offered:
+                scalars[name] += amount
+            left[(*row.key, node.name)] = (scalars, [device.milli for device in devices_of(node.offered)])
+    held = [(lease.key, lease.nodes, lease.devices, lease.per_task) for lease in full.leases_started]
+    held += [(entry.key, entry.nodes, entry.devices, by_id[entry.job_id].per_task) for entry in plan.placements]
+    for key, nodes, devices, per_task in held:
+        for at, name in enumerate(nodes):
+            if (*key, name) not in left:
+                continue
+            scalars, gpus = left[(*key, name)]
+            for resource, _, amount in per_task:
+                scalars[resource] -= amount
+            for place in devices[at] if devices else ():
+                if place < len(gpus):
+                    gpus[place] -= need_of(per_task).milli
+    return left
 
 
 @settings(max_examples=500, deadline=None)
@@ -42,8 +53,21 @@ def test_the_fast_core_gives_the_twins_plan(seed: int) -> None:
     """One round from nothing: placements, their order, nodes and all reasons are exactly the slow twin's."""
     world = World(seed)
     full, policy = world.everything(), world.policy()
-    _, plan = plan_round(PlannerState(), full, policy, now_ms=7)
-    assert plan_slowly(full, policy, now_ms=7) == plan
+    state, plan = plan_round(PlannerState(), full, policy, now_ms=7)
+    assert plan_slowly(full, policy, 7, state.tables) == plan
+    assert promised_slowly(full, policy, 7, state.tables) == promised(state, plan)
+
+
+def promised(state: PlannerState, plan: Plan) -> dict[str, tuple[AgentKey, int]]:
+    """The starts that a plan promises, by job: (agent, when)."""
+    columns = plan.promised
+    assert columns is not None
+    return {
+        state.queue.id_at(slot): (state.fleet.keys[agent], start_ms)
+        for slot, agent, start_ms in zip(
+            columns.slots.tolist(), columns.agents.tolist(), columns.starts_ms.tolist(), strict=True
+        )
+    }
 
 
 @settings(max_examples=200, deadline=None)
@@ -53,16 +77,18 @@ def test_a_plan_is_never_over_capacity(seed: int) -> None:
     world = World(seed)
     full = world.everything()
     _, plan = plan_round(PlannerState(), full, world.policy(), now_ms=0)
-    after = free_after(full, plan)
+    after = left_after(full, plan)
     by_id = {job.job_id: job for job in full.queued}
     assert len({entry.job_id for entry in plan.placements}) == len(plan.placements)
     for entry in plan.placements:
         per_task = by_id[entry.job_id].per_task
+        need = need_of(per_task)
         assert len(entry.nodes) == by_id[entry.job_id].replicas
+        assert [len(places) for places in entry.devices] == ([need.devices] * len(entry.nodes) if need.devices else [])
         for name in entry.nodes:
-            spot = after[(*entry.key, name)]
-            assert all(spot[resource] >= 0 for resource, _, _ in per_task)
-            assert all(spot[f"{resource} {kind}"] >= 0 for resource, kind, _ in per_task if kind)
+            scalars, gpus = after[(*entry.key, name)]
+            assert all(scalars[resource] >= 0 for resource, _, _ in per_task)
+            assert not need.devices or min(gpus) >= 0
 
 
 @settings(max_examples=200, deadline=None)
@@ -89,7 +115,7 @@ def test_what_a_person_is_told_is_what_the_plan_says(seed: int) -> None:
     for job in full.queued:
         told = explain(state, Policy(), job, now_ms=0)
         codes = {reason.hub_id: reason.code for reason in told.reasons}
-        waiting = plan.waiting_of(job)
+        waiting = plan.waiting_of(demand_key(job))
         if job.job_id in placed:
             assert codes[placed[job.job_id]] == ReasonCode.WOULD_RUN
             assert told.earliest_hub_id == placed[job.job_id]
@@ -112,23 +138,25 @@ def test_the_order_of_the_rows_does_not_matter(seed: int) -> None:
 
 
 def described(state: PlannerState) -> dict[str, object]:
-    """All that decisions depend on, without columns that no node offers."""
-    grid = state.grid
+    """All that decisions depend on."""
+    fleet, nodes = state.fleet, state.fleet.nodes
     free = {
-        (grid.keys[agent], name, pair): (int(grid.offered[row, column]), int(grid.free[row, column]))
-        for agent in range(len(grid.keys))
-        for name, row in grid.node_row[grid.keys[agent]].items()
-        for pair, column in grid.columns.items()
-        if grid.offered[row, column]
+        (fleet.keys[agent], name): (
+            nodes.free[row].tolist(),
+            nodes.device_free[nodes.device_first[row] : nodes.device_first[row + 1]].tolist(),
+        )
+        for agent in range(len(fleet.keys))
+        for name, row in fleet.node_row[agent].items()
     }
+    held = {level: state.levels.held[at].tolist() for level, at in state.levels.ids.items()}
     return {
         "full": state.full(),
         "free": free,
-        "used": grid.agent_used.tolist(),
-        "queue": state.queue,
-        "held": state.held,
-        "totals": (state.offered_totals, state.held_totals),
-        "sorts": {key: known.jobs for key, known in state.classes.items()},
+        "used": fleet.agent_used.tolist(),
+        "line": sorted(state.queue.ids()),
+        "held": {level: amounts for level, amounts in held.items() if any(amounts)},
+        "totals": {name: amount for name, amount in state.holdings.offered.items() if amount},
+        "sorts": [(key, jobs) for key, _, jobs in state.demands.waiting()],
         "leases": state.lease_of_job,
     }
 
@@ -147,17 +175,19 @@ def test_the_incremental_state_equals_a_rebuild(seed: int, steps: int) -> None:
         rebuilt, fresh = plan_round(PlannerState(), state.full(), policy, step)
         assert described(rebuilt) == described(state)
         assert fresh == plan
-        assert plan_slowly(state.full(), policy, step) == plan
+        assert plan_slowly(state.full(), policy, step, state.tables) == plan
         accepted = tuple(lease_of(state, entry) for entry in plan.placements if world.chance(0.5))
         state, plan = plan_round(state, Delta(leases_started=accepted), policy, step)
-        assert plan_slowly(state.full(), policy, step) == plan
+        assert plan_slowly(state.full(), policy, step, state.tables) == plan
         ended = Delta(leases_ended=tuple(row.lease_id for row in accepted if world.chance(0.7)))
         state, plan = plan_round(state, ended, policy, step)
-        assert plan_slowly(state.full(), policy, step) == plan
+        assert plan_slowly(state.full(), policy, step, state.tables) == plan
         state.apply(Delta(leases_ended=tuple(row.lease_id for row in accepted)))
 
 
 def lease_of(state: PlannerState, entry: Placement) -> LeaseRow:
     """The lease that a commit makes of a placement."""
-    job = state.jobs[entry.job_id]
-    return LeaseRow(f"for-{job.job_id}", job.job_id, entry.key, entry.nodes, job.per_task, *job.owner, expires_ms=1000)
+    job = state.job(entry.job_id)
+    return LeaseRow(
+        f"for-{job.job_id}", job.job_id, entry.key, entry.nodes, job.per_task, *job.owner, 1000, devices=entry.devices
+    )

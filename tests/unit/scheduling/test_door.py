@@ -158,7 +158,7 @@ def test_the_queue_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     state, _ = plan_round(PlannerState(), Delta(queued=two), Policy(), now_ms=0)
     assert refused(state, Delta(queued=(job("c", ONE),)))[0] is Code.LIMIT_EXCEEDED
     state, _ = plan_round(state, Delta(queued=two), Policy(), now_ms=0)
-    assert set(state.jobs) == {"a", "b"}
+    assert set(state.queue.ids()) == {"a", "b"}
 
 
 def test_a_lease_takes_its_job_out_of_the_queue() -> None:
@@ -166,7 +166,7 @@ def test_a_lease_takes_its_job_out_of_the_queue() -> None:
     state, plan = world(agent("a", cpus(4)), jobs=(job("job-x", ONE),))
     assert where(plan) == {"job-x": "a"}
     state, plan = plan_round(state, Delta(leases_started=(lease("x", ONE, "a"),)), Policy(), now_ms=0)
-    assert (state.jobs, plan.placements, plan.waiting) == ({}, (), ())
+    assert (len(state.queue), plan.placements, plan.waiting) == (0, (), ())
 
 
 def test_a_plan_takes_effect_only_when_its_leases_come_back() -> None:
@@ -184,14 +184,17 @@ def test_removing_what_is_not_there_is_harmless() -> None:
 
 
 def test_a_heartbeat_that_changes_nothing_costs_nothing() -> None:
-    """Load and round trip times come with every sync; the arrays are built anew only for what decisions depend on."""
+    """Load and round trip times come with every sync; arrays are made anew only when what is offered changes."""
     state, _ = world(agent("a", ONE))
-    arrays = state.grid
+    arrays, rules = state.fleet, state.demands.feasibility
     busy = replace(agent("a", ONE, round_trip_ms=9), nodes=(replace(node("n0", ONE), load_cpu_milli=700),))
     state, _ = plan_round(state, Delta(agents=(busy,)), Policy(), now_ms=0)
-    assert state.grid is arrays
+    assert (state.fleet, state.demands.feasibility) == (arrays, rules)
     state, _ = plan_round(state, Delta(agents=(replace(busy, link=LinkState.LOST),)), Policy(), now_ms=0)
-    assert state.grid is not arrays
+    assert state.fleet is arrays
+    assert state.demands.feasibility is not rules
+    state, _ = plan_round(state, Delta(agents=(agent("a", cpus(2)),)), Policy(), now_ms=0)
+    assert state.fleet is not arrays
 
 
 def test_a_lease_whose_end_moves_holds_no_more() -> None:
@@ -264,4 +267,6 @@ def test_a_lease_row_ends_when_its_run_does() -> None:
 def test_use_counts_all_tasks() -> None:
     """Two tasks of a cpu for 10 ms are 20,000 millicore-milliseconds."""
     interval = UsageInterval(LEASE.id, 0, 100, 110)
-    assert usage_row(interval, lease_row(LEASE, JOB)) == UsageRow("cairo", "p", "ada", (("cpu", 20_000),))
+    assert usage_row(interval, lease_row(LEASE, JOB)) == UsageRow(
+        "cairo", "p", "ada", (("cpu", 20_000),), end_ms=110, host_hub="a"
+    )

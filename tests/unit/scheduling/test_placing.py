@@ -64,13 +64,15 @@ def test_a_gpu_of_any_model_or_of_one() -> None:
     assert where(planned(*agents, jobs=jobs)) == {"any": "a", "exact": "b"}
 
 
-def test_a_task_of_any_model_may_have_taken_every_model() -> None:
-    """Which device it got, only its hub knows: so the other model is not promised, and the sum still is."""
+def test_a_lease_that_names_no_device_may_have_any() -> None:
+    """Which device it got, nobody wrote down: so neither is promised. One that names its device leaves the other."""
     mixed = resources(("cpu", "", 9000), ("gpu", "nvidia/A100", 1000), ("gpu", "nvidia/T4", 1000))
     held = lease("old", cpus(1, 0, 1), "a", "n0")
+    named = lease("old", cpus(1, 0, 1), "a", "n0", devices=((0,),))
     exact, anyone = job("exact", cpus(1, 0, 1, "nvidia/T4"), home="a"), job("any", cpus(1, 0, 1), home="a")
-    assert where(planned(agent("a", mixed), jobs=(exact,), leases=(held,))) == {}
-    assert where(planned(agent("a", mixed), jobs=(anyone,), leases=(held,))) == {"any": "a"}
+    assert where(planned(agent("a", mixed), jobs=(exact, anyone), leases=(held,))) == {}
+    assert where(planned(agent("a", mixed), jobs=(exact,), leases=(named,))) == {"exact": "a"}
+    assert planned(agent("a", mixed), jobs=(anyone,), leases=(named,)).placements[0].devices == ((1,),)
 
 
 def test_leases_hold_room_and_nodes_that_shrank_take_nothing() -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from federation.domain.hub import Dataset, HubState, LinkState, Node
 from federation.domain.ids import AgentId, AgentKey, HubId
-from federation.domain.quantities import AMOUNT_MAX, Resources, resources
+from federation.domain.quantities import AMOUNT_MAX, Resources, need_of, resources
 from federation.scheduling import Delta, Policy
 from federation.scheduling.rows import AgentRow, LeaseRow, OwnerKey, QueuedJob, UsageRow
 
@@ -41,6 +41,10 @@ class World:
             return self.dice.choice((0, 1, 10**6, AMOUNT_MAX // 4))
         return self.dice.randint(0, most)
 
+    def gpus(self, most: int) -> int:
+        """Whole devices, or a share of one."""
+        return self.dice.randint(0, most) * 1000 or self.dice.choice((0, 250, 500))
+
     def some_hubs(self, share: float) -> tuple[str, ...]:
         """Mostly none."""
         return tuple(self.dice.sample(HUBS, self.dice.randint(1, 2))) if self.chance(share) else ()
@@ -53,16 +57,14 @@ class World:
         """What one task asks for: never nothing."""
         asked = [("cpu", "", self.dice.randint(1, 4)), ("memory", "", self.amount(4))]
         if self.chance(0.4):
-            asked += [
-                ("gpu", kind, self.amount(2)) for kind in self.dice.sample(("", *MODELS), self.dice.randint(1, 2))
-            ]
+            asked.append(("gpu", self.dice.choice(("", "|".join(MODELS), *MODELS)), self.gpus(2)))
         return resources(*asked)
 
     def machine(self, at: int) -> Node:
         """What one machine offers: sometimes nothing."""
         has = [("cpu", "", self.amount(12)), ("memory", "", self.amount(12))]
         if self.chance(0.5):
-            has += [("gpu", kind, self.amount(6)) for kind in self.dice.sample(("", *MODELS), self.dice.randint(1, 2))]
+            has += [("gpu", kind, self.gpus(4)) for kind in self.dice.sample(("", *MODELS), self.dice.randint(1, 2))]
         offered = resources(*has)
         return Node(f"n{at}", offered, offered)
 
@@ -103,6 +105,9 @@ class World:
             hubs_deny=self.some_hubs(self.picky),
             hubs_prefer=self.some_hubs(self.picky),
             hubs_refused=self.some_hubs(self.picky),
+            runtime_limit_ms=self.dice.choice((5, 20, 20, 60, 100)),
+            submitted_ms=self.dice.randint(0, 9),
+            spread=self.chance(0.2),
         )
 
     def jobs(self, ids: range = range(JOBS)) -> tuple[QueuedJob, ...]:
@@ -113,12 +118,16 @@ class World:
     def lease(self, at: int) -> LeaseRow:
         """Also on agents and nodes that are not there, also of more than is offered."""
         hub, project, user = self.owner()
+        task, tasks = self.dice.choice(self.sorts), self.dice.randint(1, 2)
+        wanted = need_of(task).devices
+        named = tuple(tuple(self.dice.sample(range(max(6, wanted)), wanted)) for _ in range(tasks))
         return LeaseRow(
             lease_id=f"lease-{at}",
             job_id=f"held-{at}",
             key=self.dice.choice(KEYS),
-            nodes=tuple(self.dice.choice(("n0", "n1", "n2", "n9")) for _ in range(self.dice.randint(1, 2))),
-            per_task=self.dice.choice(self.sorts),
+            nodes=tuple(self.dice.choice(("n0", "n1", "n2", "n9")) for _ in range(tasks)),
+            per_task=task,
+            devices=named if wanted and self.chance(0.7) else (),
             home_hub=hub,
             project=project,
             user=user,
@@ -132,7 +141,12 @@ class World:
     def usage(self) -> tuple[UsageRow, ...]:
         """Some use of the past."""
         return tuple(
-            UsageRow(*self.owner(), used=(("cpu", self.dice.randint(0, 10**12)),))
+            UsageRow(
+                *self.owner(),
+                used=(("cpu", self.dice.randint(0, 10**12)),),
+                end_ms=self.dice.choice((0, 5, 10**9)),
+                host_hub=self.dice.choice(("", *HUBS)),
+            )
             for _ in range(self.dice.randint(0, 3))
         )
 
@@ -146,6 +160,7 @@ class World:
             project_weights={owner[:2]: self.dice.choice(WEIGHTS) for owner in owners},
             user_weights={owner: self.dice.choice(WEIGHTS) for owner in owners},
             placements_max=self.dice.choice((1, 3, 10_000)),
+            reservations=self.dice.choice((0, 1, 2, 1_000)),
         )
 
     def everything(self) -> Delta:

@@ -1,0 +1,398 @@
+"""One round: everybody's jobs in their turn, each started where there is room, or promised a start.
+
+First the owners: jobs of a hub's own users on that hub's machines, so that no guest comes before them there. Then
+everybody everywhere. Within each, class by class; within a class by weighted dominant share (`turns.py`); of one user
+by line position. A job that cannot start gets a reservation at its best agent while that has fewer than the limit:
+from then on nothing starts there that would delay it (conservative backfill). Its owner's turn is used by it.
+Reservations are made anew in every round. Room only shrinks while a round goes on, so what did not fit is not tried
+again. Deliberately not here: what is checked at the door, and words.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from federation.scheduling.kernels.gangs import TASKS_MAX, Taste, place_packed, place_spread, tasks_at
+from federation.scheduling.kernels.jit import kernel
+from federation.scheduling.kernels.profile import NEVER_MS, Profiles, build, earliest, fits_now, reserve
+from federation.scheduling.kernels.room import Float64, Int32, Int64, Nodes, Shapes
+from federation.scheduling.kernels.turns import Levels, Tree, drop_top, grow, plant, sink
+
+UInt8 = npt.NDArray[np.uint8]
+NEXT, SERVED, FULL = 0, 1, 2
+WAITS, PLACED, RESERVED = 0, 1, 2
+
+
+class Agents(NamedTuple):
+    """What does not change while a round goes on."""
+
+    first: Int64
+    """(A + 1,) nodes of each agent."""
+    hub_first: Int64
+    """(H + 1,) agents of each hub."""
+    offered: Int64
+    """(A, T)"""
+    used: Int64
+    """(A, T) when the round begins."""
+    lease_first: Int64
+    """(A + 1,) leases of each agent, by end."""
+    lease_ends: Int64
+    """(E,) ms"""
+    lease_amounts: Int64
+    """(E, T)"""
+    offered_totals: Int64
+    """(T,)"""
+
+
+class Sorts(NamedTuple):
+    """Sorts of jobs (S), likings (K) and pairs of the two (C)."""
+
+    shape: Int32
+    replicas: Int64
+    spread: UInt8
+    steps: UInt8
+    """(S, A) 0 where only room decides."""
+    pair_sort: Int32
+    pair_liking: Int32
+    liking: Int64
+    """(K, A) smaller is better."""
+    home_first: UInt8
+    """(K,) whether nothing is liked better than home."""
+
+
+class Line(NamedTuple):
+    """Jobs that wait, by slot, and their order."""
+
+    order: Int32
+    """(Q,) slots by (class, owner, line position)."""
+    pair: Int32
+    owner: Int32
+    duration: Int64
+    """ms it may run."""
+    priority: UInt8
+    aside: UInt8
+    """1: not in this round, because a claim holds its room already."""
+
+
+class Work(NamedTuple):
+    """What a round changes."""
+
+    room: Nodes
+    used: Int64
+    load: Float64
+    tasks: Int64
+    """(shapes, A) room counted in tasks, at `tasks_of` version."""
+    tasks_of: Int64
+    version: Int64
+    """(A,) changes with every change of room."""
+    dead: Int64
+    """(S,) the shortest duration that found no place."""
+    capped: UInt8
+    """(C,) its best agent makes no more promises."""
+    profiles: Profiles
+    reserved: Int64
+    """(A,) promises made."""
+    backlog: Int64
+    """(A,) work that runs or is promised, see `work_of`."""
+    hint_ms: Int64
+    """(S, A) a sort's last start there, and for how long."""
+    hint_duration: Int64
+    excluded: Int64
+    cursor: Int32
+    until: Int32
+    users: Int32
+    level_hub: Int32
+    """(L,) the row of a user's home hub, -1 where it has no agents."""
+
+
+class Out(NamedTuple):
+    """What a round decides. Counters in `counters`: placements, tasks, devices, tickets, versions."""
+
+    counters: Int64
+    status: UInt8
+    """(Q,) by place in the order."""
+    agent: Int32
+    """(Q,) where it was placed, or promised."""
+    start_ms: Int64
+    """(Q,) of promises."""
+    placed: Int32
+    """(placements,) places in the order, as decided."""
+    nodes: Int64
+    devices: Int64
+
+
+class Limits(NamedTuple):
+    """How much a round does."""
+
+    now_ms: int
+    placements: int
+    reservations: int
+    """For each agent."""
+
+
+class Round(NamedTuple):
+    """Everything a round looks at."""
+
+    shapes: Shapes
+    totals: Int64
+    taste: Taste
+    agents: Agents
+    sorts: Sorts
+    line: Line
+    levels: Levels
+    tree: Tree
+    work: Work
+    out: Out
+    limits: Limits
+
+
+@kernel
+def fill(of: Round) -> None:
+    """Decide on everybody in `of.line`; the answer is in `of.out`."""
+    total = len(of.line.order)
+    agents = of.agents
+    for agent in range(len(agents.offered)):
+        for lease in range(agents.lease_first[agent], agents.lease_first[agent + 1]):
+            left_ms = max(1, agents.lease_ends[lease] - of.limits.now_ms)
+            of.work.backlog[agent] += work_of(agents.lease_amounts[lease], agents.offered[agent], left_ms)
+    for home_only in (True, False):
+        begin = 0
+        while begin < total:
+            end = begin + 1
+            priority = of.line.priority[of.line.order[begin]]
+            while end < total and of.line.priority[of.line.order[end]] == priority:
+                end += 1
+            if not _turns(of, begin, end, home_only):
+                return
+            begin = end
+
+
+@kernel
+def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
+    """Serve the jobs at `begin` to `end` of the order; False when the round is full."""
+    levels, tree, work = of.levels, of.tree, of.work
+    count = 0
+    previous = -1
+    for at in range(begin, end):
+        owner = of.line.owner[of.line.order[at]]
+        if owner != previous:
+            if previous >= 0:
+                work.until[previous] = at
+            previous = owner
+            if not home_only or work.level_hub[owner] >= 0:
+                work.users[count] = owner
+                count += 1
+            work.cursor[owner] = at
+    work.until[previous] = end
+    plant(levels, tree, work.users[:count])
+    root = len(levels.parent)
+    while tree.size[root] > 0:
+        hub = tree.members[tree.first[root]]
+        project = tree.members[tree.first[hub]]
+        user = tree.members[tree.first[project]]
+        if _serve(of, user, home_only) == FULL:
+            return False
+        if work.cursor[user] == work.until[user]:
+            drop_top(levels, tree, project)
+        else:
+            sink(levels, tree, project, 0)
+        if tree.size[project] == 0:
+            drop_top(levels, tree, hub)
+        else:
+            sink(levels, tree, hub, 0)
+        if tree.size[hub] == 0:
+            drop_top(levels, tree, root)
+        else:
+            sink(levels, tree, root, 0)
+    return True
+
+
+@kernel
+def _serve(of: Round, user: int, home_only: bool) -> int:
+    """The user's next job that starts, or is promised a start: SERVED; NEXT when none is left; FULL."""
+    line, sorts, work, out = of.line, of.sorts, of.work, of.out
+    first, last = 0, len(of.agents.offered)
+    if home_only:
+        hub = work.level_hub[user]
+        first, last = of.agents.hub_first[hub], of.agents.hub_first[hub + 1]
+    while work.cursor[user] < work.until[user]:
+        at = work.cursor[user]
+        work.cursor[user] += 1
+        slot = line.order[at]
+        pair = line.pair[slot]
+        sort, liking = sorts.pair_sort[pair], sorts.pair_liking[pair]
+        if out.status[at] == PLACED or line.aside[slot] or (home_only and not sorts.home_first[liking]):
+            continue
+        duration = line.duration[slot]
+        if home_only or duration < work.dead[sort]:
+            agent = _choose(of, sort, liking, duration, first, last)
+            if agent >= 0:
+                if not _start(of, at, sort, agent, duration):
+                    return FULL
+                if out.status[at] == WAITS:
+                    _count_share(of, user, sort)
+                out.status[at] = PLACED
+                return SERVED
+            if not home_only:
+                work.dead[sort] = duration
+        if out.status[at] != WAITS or (not home_only and work.capped[pair]):
+            continue
+        if _promise(of, at, pair, (first, last), home_only):
+            out.status[at] = RESERVED
+            _count_share(of, user, sort)
+            return SERVED
+    return NEXT
+
+
+@kernel
+def work_of(need: Int64, offered: Int64, duration_ms: int) -> int:
+    """How much work `need` int64 (T,) is at an agent that offers `offered`: dominant share in 1/1,024, rounded down, x ms.
+
+    Whole numbers, so that sums do not depend on their order; of more than 2^32 ms (49 days) only these count.
+    """
+    largest = 0.0
+    for column in range(len(need)):
+        if offered[column] > 0:
+            largest = max(largest, float(need[column]) / float(offered[column]))
+    return int(largest * 1024.0) * min(duration_ms, 2**32)
+
+
+@kernel
+def _count_share(of: Round, user: int, sort: int) -> None:
+    """A gang of `sort` uses up a turn of the user, the project and the hub."""
+    need = of.totals[of.sorts.shape[sort]] * of.sorts.replicas[sort]
+    level = user
+    while level >= 0:
+        grow(of.levels, level, need, of.agents.offered_totals)
+        level = int(of.levels.parent[level])
+
+
+@kernel
+def tasks_now(of: Round, shape: int, agent: int) -> int:
+    """How many tasks fit at an agent now; counted again only after its room changed."""
+    work = of.work
+    if work.tasks_of[shape, agent] != work.version[agent]:
+        begin, end = of.agents.first[agent], of.agents.first[agent + 1]
+        work.tasks[shape, agent] = tasks_at(work.room, of.shapes, shape, begin, end, TASKS_MAX)
+        work.tasks_of[shape, agent] = work.version[agent]
+    return int(work.tasks[shape, agent])
+
+
+@kernel
+def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: int) -> int:
+    """The agent where a job starts now: best liked, then least loaded, then first; -1 when none has room for it."""
+    sorts, work = of.sorts, of.work
+    shape, replicas = sorts.shape[sort], sorts.replicas[sort]
+    likes = sorts.liking[liking]
+    of.out.counters[3] += 1
+    ticket = of.out.counters[3]
+    while True:
+        best = -1
+        for agent in range(first, last):
+            if sorts.steps[sort, agent] != 0 or work.excluded[agent] == ticket:
+                continue
+            if best >= 0 and (
+                likes[agent] > likes[best] or (likes[agent] == likes[best] and work.load[agent] >= work.load[best])
+            ):
+                continue
+            if tasks_now(of, shape, agent) >= replicas:
+                best = agent
+        if best < 0 or work.reserved[best] == 0:
+            return best
+        if fits_now(work.profiles, best, of.totals[shape] * replicas, duration):
+            return best
+        work.excluded[best] = ticket
+
+
+@kernel
+def _start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
+    """Start a job at an agent that has room; False when the round's answer is full."""
+    sorts, work, out = of.sorts, of.work, of.out
+    shape, replicas = sorts.shape[sort], sorts.replicas[sort]
+    wanted = of.shapes.devices[shape]
+    placed, tasks, devices = out.counters[0], out.counters[1], out.counters[2]
+    if placed == of.limits.placements or tasks + replicas > len(out.nodes):
+        return False
+    if devices + replicas * wanted > len(out.devices):
+        return False
+    span = (of.agents.first[agent], of.agents.first[agent + 1])
+    nodes = out.nodes[tasks : tasks + replicas]
+    on = out.devices[devices : devices + replicas * wanted].reshape((replicas, wanted))
+    if sorts.spread[sort]:
+        place_spread(work.room, of.shapes, of.taste, shape, span, nodes, on)
+    else:
+        place_packed(work.room, of.shapes, of.taste, shape, span, nodes, on)
+    out.placed[placed] = at
+    out.agent[at] = agent
+    out.counters[0] += 1
+    out.counters[1] += replicas
+    out.counters[2] += replicas * wanted
+    out.counters[4] += 1
+    work.version[agent] = out.counters[4]
+    need = of.totals[shape] * replicas
+    load = 0.0
+    for column in range(len(need)):
+        work.used[agent, column] += need[column]
+        if of.agents.offered[agent, column] > 0:
+            load = max(load, float(work.used[agent, column]) / float(of.agents.offered[agent, column]))
+    work.load[agent] = load
+    if work.reserved[agent] > 0:
+        reserve(work.profiles, agent, of.limits.now_ms, of.limits.now_ms + duration, need)
+    return True
+
+
+@kernel
+def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bool) -> bool:
+    """Reserve the earliest start at the job's best agent, as if all had room: best liked, least promised, first."""
+    sorts, work = of.sorts, of.work
+    sort = sorts.pair_sort[pair]
+    shape, replicas = sorts.shape[sort], sorts.replicas[sort]
+    likes = sorts.liking[sorts.pair_liking[pair]]
+    duration = of.line.duration[of.line.order[at]]
+    best = -1
+    for agent in range(span[0], span[1]):
+        if sorts.steps[sort, agent] == 0 and (
+            best < 0
+            or likes[agent] < likes[best]
+            or (likes[agent] == likes[best] and work.backlog[agent] < work.backlog[best])
+        ):
+            best = agent
+    if best < 0 or work.reserved[best] >= of.limits.reservations:
+        if not home_only:
+            work.capped[pair] = 1  # promises only grow, so it stays its best agent, and full
+        return False
+    if work.reserved[best] == 0:
+        _begin_profile(of, best)
+    need = of.totals[shape] * replicas
+    after_ms = of.limits.now_ms + 1
+    if work.hint_duration[sort, best] <= duration:
+        after_ms = max(after_ms, work.hint_ms[sort, best])
+    start_ms = earliest(work.profiles, best, need, duration, after_ms)
+    if start_ms == NEVER_MS or not reserve(work.profiles, best, start_ms, start_ms + duration, need):
+        return False
+    work.hint_ms[sort, best], work.hint_duration[sort, best] = start_ms, duration
+    work.reserved[best] += 1
+    work.backlog[best] += work_of(need, of.agents.offered[best], duration)
+    of.out.agent[at], of.out.start_ms[at] = best, start_ms
+    return True
+
+
+@kernel
+def _begin_profile(of: Round, agent: int) -> None:
+    """An agent's room over time: what its leases give back, less what this round has started there."""
+    agents, work, out, line = of.agents, of.work, of.out, of.line
+    begin, end = agents.lease_first[agent], agents.lease_first[agent + 1]
+    free_now = agents.offered[agent] - agents.used[agent]
+    build(
+        work.profiles, agent, of.limits.now_ms, free_now, agents.lease_ends[begin:end], agents.lease_amounts[begin:end]
+    )
+    for decided in range(out.counters[0]):
+        at = out.placed[decided]
+        if out.agent[at] == agent:
+            slot = line.order[at]
+            sort = of.sorts.pair_sort[line.pair[slot]]
+            need = of.totals[of.sorts.shape[sort]] * of.sorts.replicas[sort]
+            reserve(work.profiles, agent, of.limits.now_ms, of.limits.now_ms + line.duration[slot], need)

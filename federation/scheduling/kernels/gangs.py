@@ -1,0 +1,97 @@
+"""A gang's nodes within one agent: all its tasks, or an answer that says they do not fit.
+
+Packed, the best node takes as many tasks as it has room for, then the next best: few nodes, filled one after the other.
+Spread, each task goes to the node that has the fewest of them so far, the best of these. Best is the highest score less
+the node's standing; equals go to the first. Deliberately not here: which agent (`fill.py`), and the score (`score.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from federation.scheduling.kernels.jit import kernel
+from federation.scheduling.kernels.room import DEVICE_MILLI, Float64, Int64, Nodes, Shapes, fits, take, tasks_on_node
+from federation.scheduling.kernels.score import Tables, gain, phi
+
+TASKS_MAX = 1_000
+"""Room is counted up to here: the largest gang."""
+
+
+class Taste(NamedTuple):
+    """How nodes are compared."""
+
+    tables: Tables
+    standing: Float64
+    """(N,) what each node's place in its agent costs: of near-equals the first."""
+
+
+@kernel
+def score_of(room: Nodes, shapes: Shapes, taste: Taste, shape: int, node: int) -> tuple[float, int]:
+    """(score less standing, device of a share) of one task on `node`, where it fits."""
+    score, device = gain(room, shapes, taste.tables, shape, node, phi(room, taste.tables, node))
+    return score - taste.standing[node], device
+
+
+@kernel
+def tasks_at(room: Nodes, shapes: Shapes, shape: int, begin: int, end: int, most: int) -> int:
+    """How many tasks fit on nodes `begin` to `end` together, 0 to `most`."""
+    tasks = 0
+    for node in range(begin, end):
+        tasks += tasks_on_node(room, shapes, shape, node, most - tasks)
+        if tasks >= most:
+            break
+    return tasks
+
+
+@kernel
+def tasks_by_agent(room: Nodes, shapes: Shapes, shape: int, first: Int64, tasks: Int64) -> None:
+    """Into `tasks` int64 (A,), how many fit at each agent, 0 to `TASKS_MAX`; `first` int64 (A + 1,) as in `Fleet`."""
+    for agent in range(len(tasks)):
+        tasks[agent] = tasks_at(room, shapes, shape, first[agent], first[agent + 1], TASKS_MAX)
+
+
+@kernel
+def place_packed(
+    room: Nodes, shapes: Shapes, taste: Taste, shape: int, span: tuple[int, int], nodes: Int64, devices: Int64
+) -> None:
+    """Take room for len(`nodes`) tasks on the nodes of `span`, which have it.
+
+    `nodes` int64 (replicas,) and `devices` int64 (replicas, devices of the shape) get where each task went.
+    """
+    done = 0
+    while done < len(nodes):
+        best, least, device = -1, -math.inf, -1
+        for node in range(span[0], span[1]):
+            if fits(room, shapes, shape, node):
+                score, of_node = score_of(room, shapes, taste, shape, node)
+                if score > least:
+                    best, least, device = node, score, of_node
+        here = tasks_on_node(room, shapes, shape, best, len(nodes) - done)
+        for task in range(here):
+            if task > 0 and 0 < shapes.milli[shape] < DEVICE_MILLI:
+                _, device = score_of(room, shapes, taste, shape, best)
+            take(room, shapes, shape, best, device, devices[done])
+            nodes[done] = best
+            done += 1
+
+
+@kernel
+def place_spread(
+    room: Nodes, shapes: Shapes, taste: Taste, shape: int, span: tuple[int, int], nodes: Int64, devices: Int64
+) -> None:
+    """As `place_packed`, on as many nodes as there are."""
+    for done in range(len(nodes)):
+        best, least, device, fewest = -1, -math.inf, -1, len(nodes) + 1
+        for node in range(span[0], span[1]):
+            if not fits(room, shapes, shape, node):
+                continue
+            tasks = 0
+            for other in range(done):
+                if nodes[other] == node:
+                    tasks += 1
+            score, of_node = score_of(room, shapes, taste, shape, node)
+            if tasks < fewest or (tasks == fewest and score > least):
+                best, least, device, fewest = node, score, of_node, tasks
+        take(room, shapes, shape, best, device, devices[done])
+        nodes[done] = best

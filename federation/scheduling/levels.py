@@ -1,0 +1,129 @@
+"""Hubs, projects and users by number: what each holds and has used, as the arrays that turns are taken by.
+
+Numbers are given in order of appearance and kept; places of names break ties, so numbers never decide anything.
+Deliberately not here: how use fades (`fairness.py`), and taking turns (`kernels/turns.py`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from federation.scheduling.fairness import UseLedger, contributed_share, contribution_weight
+from federation.scheduling.fleet import COLUMNS, Fleet, grown
+from federation.scheduling.kernels.room import Float64, Int32, Int64
+from federation.scheduling.kernels.turns import Levels, Tree
+from federation.scheduling.policy import Policy
+from federation.scheduling.rows import OwnerKey
+
+Level = tuple[str, ...]
+"""(hub,), (hub, project) or (hub, project, user)."""
+
+
+def levels_of(owner: OwnerKey) -> tuple[Level, Level, Level]:
+    """The hub, the project and the user of `owner`."""
+    return (owner[:1], owner[:2], owner)
+
+
+class LevelTable:
+    """Levels (L) by number, and what they hold (L, T)."""
+
+    def __init__(self) -> None:
+        self.ids: dict[Level, int] = {}
+        self.held: Int64 = np.zeros((0, len(COLUMNS)), np.int64)
+        self._parent: Int32 = np.zeros(0, np.int32)
+        self._name: Int64 = np.zeros(0, np.int64)
+        self._named = 0
+        self._paths: list[Level] = []
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def id_of(self, level: Level) -> int:
+        """The number of a level; its parents get theirs first."""
+        known = self.ids.get(level)
+        if known is not None:
+            return known
+        parent = self.id_of(level[:-1]) if len(level) > 1 else -1
+        known = self.ids[level] = len(self.ids)
+        if known >= len(self.held):
+            room = max(64, 2 * len(self.held))
+            self.held = grown(self.held, room)
+            self._parent = grown(self._parent, room)
+        self._parent[known] = parent
+        self._paths.append(level)
+        return known
+
+    def owner_of(self, level: int) -> OwnerKey:
+        """The path of a user's number."""
+        hub, project, user = self._paths[level]
+        return (hub, project, user)
+
+    def hold(self, owner: OwnerKey, totals: Int64) -> None:
+        """`totals` int64 (T,) more is held; negative: less."""
+        level = self.id_of(owner)
+        while level >= 0:
+            self.held[level] += totals
+            level = int(self._parent[level])
+
+    def arrays(self, fleet: Fleet, ledger: UseLedger, policy: Policy, now_ms: int) -> Levels:
+        """Where everybody stands at `now_ms`: the largest of (held + used of late) / offered, over the weight."""
+        count, columns = len(self), len(COLUMNS)
+        held = self.held[:count]
+        used = np.zeros((count, columns))
+        for level in ledger.levels():
+            at = self.id_of(level)
+            if at >= count:  # nobody of it waits or holds anything
+                continue
+            for name, mean in ledger.decayed(level, now_ms).items():
+                column = COLUMNS.get(name)
+                if column is not None:
+                    used[at, column] = mean
+        weight = self._weights(fleet, ledger, policy, now_ms)[:count]
+        offered = fleet.offered_totals
+        there = offered > 0
+        share, past = np.zeros((count, columns)), np.zeros((count, columns))
+        np.divide(held + used, offered, out=share, where=there)
+        np.divide(used, offered, out=past, where=there)
+        return Levels(
+            share=share,
+            weight=weight,
+            use=past.max(axis=1, initial=0.0) / weight,
+            name=self._name_places()[:count],
+            parent=self._parent[:count],
+            rank=share.max(axis=1, initial=0.0) / weight,
+        )
+
+    def share_of(self, level: Level, fleet: Fleet, ledger: UseLedger, policy: Policy, now_ms: int) -> float:
+        """The weighted dominant share of a level, held and in use of late; 0 for one that nobody knows."""
+        at = self.ids.get(level)
+        return 0.0 if at is None else float(self.arrays(fleet, ledger, policy, now_ms).rank[at])
+
+    def hub_rows(self, fleet: Fleet) -> Int32:
+        """(L,) each level's home hub in the fleet, -1 where it has no agents."""
+        return np.asarray([fleet.hub_row.get(level[0], -1) for level in self.ids], np.int32)
+
+    def _weights(self, fleet: Fleet, ledger: UseLedger, policy: Policy, now_ms: int) -> Float64:
+        weights = np.ones(len(self))
+        for level, at in self.ids.items():
+            if len(level) == 1:
+                base = policy.hub_weights.get(level[0], 1.0)
+                given = ledger.contributed(level[0], now_ms)
+                share = contributed_share(given, fleet.offered_by_name(), len(fleet.hub_ids)) if given else 0.0
+                weights[at] = contribution_weight(base, share, policy.fairness)
+            elif len(level) == 2:
+                weights[at] = policy.project_weights.get((level[0], level[1]), 1.0)
+            else:
+                weights[at] = policy.user_weights.get((level[0], level[1], level[2]), 1.0)
+        return weights
+
+    def _name_places(self) -> Int64:
+        if self._named != len(self.ids):
+            places = {name: place for place, name in enumerate(sorted({level[-1] for level in self.ids}))}
+            self._name = np.asarray([places[level[-1]] for level in self.ids], np.int64)
+            self._named = len(self.ids)
+        return self._name
+
+
+def tree_for(levels: int) -> Tree:
+    """Room for the heaps of so many levels."""
+    return Tree(np.zeros(levels + 1, np.int32), np.zeros(levels + 2, np.int32), np.zeros(levels + 1, np.int32))
