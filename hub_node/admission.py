@@ -7,16 +7,16 @@ and starting. The policy's own rules are `federation/policy/share.py`, the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from federation.policy import share
 from federation.policy.data import data_policy, may_read
+from federation.policy.devices import GPU, Device, DeviceNeed, devices_of, need_of
 from hub_node.config import AgentConfig, DatasetConfig, Offer
 from hub_node.records import LeaseOrder, Reason, Run, RunState, Work
 
 LIVE_RUNS_MAX = 1_000
-GPU_MILLI = share.GPU_MILLI
 Resource = tuple[str, str, int]
 
 
@@ -28,16 +28,13 @@ class Admission:
     policy: share.SharePolicy
     offered: tuple[Resource, ...]
     devices: tuple[tuple[str, str], ...] = ()
-    """The machine's GPUs: (uuid, kind)."""
+    """The machine's GPUs: (uuid, kind), in its own order."""
 
     def refusal(self, lease: LeaseOrder, runs: Iterable[Run]) -> Reason | None:
         """Why this lease is not taken, or None. `runs` are all runs here."""
         live = [run for run in runs if run.state is not RunState.ENDED]
         return (
-            self._cannot(lease)
-            or self._does_not_want(lease)
-            or self._data_refused(lease)
-            or self._no_room(lease.work, live)
+            self._cannot(lease) or self._does_not_want(lease) or self._data_refused(lease) or self._no_room(lease, live)
         )
 
     def _cannot(self, lease: LeaseOrder) -> Reason | None:
@@ -81,54 +78,104 @@ class Admission:
                 return Reason("DATA_POLICY", verdict.message, metadata)
         return None
 
-    def _no_room(self, work: Work, live: list[Run]) -> Reason | None:
+    def _no_room(self, lease: LeaseOrder, live: list[Run]) -> Reason | None:
+        work = lease.work
         if len(live) >= LIVE_RUNS_MAX:
             return Reason("ROOM_TAKEN", f"{LIVE_RUNS_MAX} runs are here already.", {"limit": str(LIVE_RUNS_MAX)})
-        for name, kind, wanted in demand_of(work):
-            # Demands of any kind are served by every kind: count those with this one together, then all together.
-            for kinds in dict.fromkeys((kind, "")):
-                there = sum(amount for other, sort, amount in self.offered if _same(name, kinds, other, sort))
-                held = sum(
-                    amount
-                    for run in live
-                    for other, sort, amount in demand_of(run.lease.work)
-                    if _same(name, kinds, other, sort)
+        for name, _, wanted in demand_of(work):
+            if name == GPU:
+                continue  # counted one by one, below
+            there = sum(amount for other, _, amount in self.offered if other == name)
+            held = sum(amount for run in live for other, _, amount in demand_of(run.lease.work) if other == name)
+            if held + wanted > there:
+                return Reason(
+                    "ROOM_TAKEN",
+                    f"It needs {wanted:,} of {name}; {max(0, there - held):,} of {there:,} are free here.",
+                    {"resource": name, "wanted": str(wanted), "held": str(held), "offered": str(there)},
                 )
-                if held + wanted > there:
-                    return Reason(
-                        "ROOM_TAKEN",
-                        f"It needs {wanted:,} of {name}; {max(0, there - held):,} of {there:,} are free here.",
-                        {"resource": name, "wanted": str(wanted), "held": str(held), "offered": str(there)},
-                    )
-        if work.gpu_milli and self.devices and not self.devices_for(work, live):
-            return Reason(
-                "ROOM_TAKEN", "No GPU has that much left.", {"resource": "gpu", "wanted": str(work.gpu_milli)}
+        if work.gpu_milli and not self.devices_for(lease, live):
+            told = (
+                "The GPUs that it was given are not free here." if lease.devices else "No GPU here has that much left."
             )
+            return Reason("ROOM_TAKEN", told, {"resource": "gpu", "wanted": str(work.gpu_milli)})
         return None
 
-    def devices_for(self, work: Work, runs: Iterable[Run]) -> tuple[str, ...]:
-        """GPUs for a job: whole devices that nobody holds, or for each task the fullest device that has room for it.
+    @property
+    def seats(self) -> tuple[tuple[str, Device], ...]:
+        """What is offered, device by device: (name, device), by place. The name is the uuid where NVML tells it.
 
-        Empty when there are not enough, or when this machine's GPUs are not known one by one.
+        A kind's first devices, in the machine's own order, are those that the federation may use; the rest is the home
+        share. A device without a uuid goes by its place.
         """
-        left = {uuid: GPU_MILLI for uuid, kind in self.devices if work.gpu_kind in ("", kind)}
-        for run in runs:
-            if run.state is not RunState.ENDED:
-                for uuid in run.devices:
-                    left[uuid] = left.get(uuid, 0) - min(GPU_MILLI, run.lease.work.gpu_milli)
-        chosen: list[str] = []
-        if work.gpu_milli >= GPU_MILLI:
-            free = sorted(uuid for uuid, milli in left.items() if milli == GPU_MILLI)
-            count = -(-work.gpu_milli // GPU_MILLI) * work.replicas
-            return tuple(free[:count]) if len(free) >= count else ()
-        for _ in range(work.replicas):
-            fits = [(milli, uuid) for uuid, milli in left.items() if milli >= work.gpu_milli]
-            if not fits:
+        of_kind: dict[str, list[str]] = {}
+        for uuid, kind in self.devices:
+            of_kind.setdefault(kind, []).append(uuid)
+        found = []
+        for place, device in enumerate(devices_of(self.offered)):
+            uuids = of_kind.get(device.kind, [])
+            found.append((uuids.pop(0) if uuids else str(place), device))
+        return tuple(found)
+
+    def devices_for(self, lease: LeaseOrder, runs: Iterable[Run]) -> tuple[str, ...]:
+        """GPUs for a lease, by name, task by task: those that it names, or, where it names none, the fullest that do.
+
+        Empty when they are not free: whole devices are held by nobody else, parts add up to a device at most.
+        """
+        work, seats = lease.work, self.seats
+        need = need_for(work)
+        free = self._free(seats, runs)
+        if lease.devices:
+            given = [place for of_task in lease.devices for place in of_task]
+            if len(lease.devices) != work.replicas or not all(
+                len(one) == len(set(one)) == need.devices for one in lease.devices
+            ):
                 return ()
-            _, uuid = min(fits)
-            left[uuid] -= work.gpu_milli
-            chosen.append(uuid)
-        return tuple(chosen)
+            for place in given:
+                if not 0 <= place < len(seats) or not need.takes(seats[place][1].kind) or free[place] < need.milli:
+                    return ()
+                free[place] -= need.milli
+        else:
+            given = _taken(seats, free, need, work.replicas)
+        return tuple(seats[place][0] for place in given)
+
+    @staticmethod
+    def _free(seats: Sequence[tuple[str, Device]], runs: Iterable[Run]) -> list[int]:
+        """Milli left of each seat. Runs whose devices were not written down lie where they fit."""
+        free = [device.milli for _, device in seats]
+        place_of = {name: place for place, (name, _) in enumerate(seats)}
+        unwritten = []
+        for run in runs:
+            if run.state is RunState.ENDED or not run.lease.work.gpu_milli:
+                continue
+            if not run.devices:
+                unwritten.append(run.lease.work)
+            for name in run.devices:
+                if name in place_of:
+                    free[place_of[name]] -= need_for(run.lease.work).milli
+        for work in unwritten:
+            _taken(seats, free, need_for(work), work.replicas)
+        return free
+
+
+def need_for(work: Work) -> DeviceNeed:
+    """What each task needs of the GPUs."""
+    return need_of([(GPU, work.gpu_kind, work.gpu_milli)])
+
+
+def _taken(seats: Sequence[tuple[str, Device]], free: list[int], need: DeviceNeed, tasks: int) -> list[int]:
+    """Places for all tasks, taken from `free`; none when not all of them fit."""
+    given: list[int] = []
+    for _ in range(tasks):
+        fits = [at for at, milli in enumerate(free) if milli >= need.milli and need.takes(seats[at][1].kind)]
+        best = sorted(fits, key=lambda at: (free[at], at))[: need.devices]
+        if len(best) < need.devices:
+            for place in given:
+                free[place] += need.milli
+            return []
+        for place in best:
+            free[place] -= need.milli
+        given += sorted(best)
+    return given
 
 
 def demand_of(work: Work) -> tuple[Resource, ...]:
@@ -156,7 +203,3 @@ def offered(policy: share.SharePolicy, capacity: Iterable[Resource], offer: Offe
         if amount:
             shared[name, ""] = amount
     return tuple((name, kind, amount) for (name, kind), amount in sorted(shared.items()) if amount > 0)
-
-
-def _same(name: str, kind: str, other: str, other_kind: str) -> bool:
-    return name == other and kind in ("", other_kind)

@@ -78,14 +78,15 @@ def connect(config: AgentConfig) -> Parts:
         offer = offered(policy, capacity, config.offer)
         state = State(journal, Admission(config, policy, offer, devices))
         ca = Path(config.ca) if config.ca else None
-        staging = Staging(config.state_dir, config.hub_id, config.datasets, ca, tuple(uuid for uuid, _ in devices))
+        staging = Staging(config.state_dir, config.hub_id, config.datasets, ca, policy.reclaim_s)
 
         def nodes() -> tuple[NodeReport, ...]:
             load_now = probe.load()
             return (NodeReport(config.node_name, offer, capacity, load_now.cpu_milli, load_now.memory_available_bytes),)
 
         settings = Settings(server=config.server, token=config.token, ca=config.ca)
-        link = Link(settings, introduction(config, journal.instance_id), nodes, _log_sizes(staging), state.put)
+        about = introduction(config, journal.instance_id, policy.reclaim_s)
+        link = Link(settings, about, nodes, _log_sizes(staging), state.put)
         log.info("agent %s of hub %s offers %s", config.agent_id, config.hub_id, offer)
         return Parts(journal, state, Tools(staging, Registry(config), link, config.hub_id, state.put))
     except BaseException:
@@ -103,7 +104,7 @@ def _log_sizes(staging: Staging) -> Callable[[Run], int]:
     return size_bytes
 
 
-def introduction(config: AgentConfig, instance_id: str) -> Introduction:
+def introduction(config: AgentConfig, instance_id: str, reclaim_s: int) -> Introduction:
     """Who this agent is. Raises: FederationError for a dataset's policy that is none."""
     return Introduction(
         hub_id=config.hub_id,
@@ -112,6 +113,7 @@ def introduction(config: AgentConfig, instance_id: str) -> Introduction:
         title=config.title,
         engines=config.offered_engines,
         datasets=tuple(_announced(config)),
+        reclaim_ms=reclaim_s * 1_000,
     )
 
 

@@ -240,6 +240,7 @@ def _decoded(content: dict[str, Any]) -> Run:
     lease["work"] = Work(**work)
     lease["epoch"] = Epoch(**lease["epoch"])
     lease["nodes"] = tuple(lease["nodes"])
+    lease["devices"] = tuple(tuple(of_task) for of_task in lease.get("devices", ()))
     lease["spec_bytes"] = base64.b64decode(lease["spec_bytes"])
     return Run(
         **{

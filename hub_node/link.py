@@ -56,6 +56,8 @@ class Introduction:
     title: str
     engines: tuple[str, ...]
     datasets: tuple[DatasetReport, ...]
+    reclaim_ms: int = 60_000
+    """What the hub's policy gives a preempted guest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,7 @@ class Link:
             datasets=[wire.dataset_to(one) for one in about.datasets],
             runs=self._reports(runs),
             title=about.title,
+            reclaim_ms=about.reclaim_ms,
         )
         began_s = time.monotonic()
         answer: hub_pb2.OpenSessionResponse = self._unary(self._stub.OpenSession, request)

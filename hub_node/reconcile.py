@@ -140,8 +140,9 @@ def applied(runs: Mapping[str, Run], commands: Iterable[Command], now_ms: int) -
                 )
             case Refuse(lease, reason):
                 after[lease.lease_id] = Run(lease, _ENDED, Outcome.REFUSED, reason, accepted_ms=now_ms, ended_ms=now_ms)
-            case Stop(lease_id, reason, _):
-                after[lease_id] = replace(after[lease_id], state=RunState.STOPPING, reason=reason)
+            case Stop(lease_id, reason, grace_ms):
+                run = after[lease_id]
+                after[lease_id] = replace(run, state=RunState.STOPPING, reason=reason, stop_grace_ms=grace_ms)
             case Extend(lease_id, valid_until_ms):
                 run = after[lease_id]
                 lease = replace(run.lease, valid_until_ms=valid_until_ms)

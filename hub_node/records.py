@@ -127,6 +127,8 @@ class LeaseOrder:
     valid_until_ms: int
     package_url: str
     tracking_uri: str
+    devices: tuple[tuple[int, ...], ...] = ()
+    """By task, the places of its GPUs among those that this agent offers; empty: admission chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,8 @@ class Run:
     usage_stored: int = -1
     devices: tuple[str, ...] = ()
     """The GPUs that it holds here, one entry a whole device, or one a task where tasks hold parts of a device."""
+    stop_grace_ms: int = 0
+    """Once it was told to end: how long it has, also under the next process of this agent."""
 
     @property
     def lease_id(self) -> str:

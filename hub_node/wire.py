@@ -118,6 +118,7 @@ def lease_from(lease: hub_pb2.Lease, sent_ms: int) -> LeaseOrder:
         valid_until_ms=sent_ms + lease.valid_for_ms if lease.valid_for_ms else 0,
         package_url=lease.package_url,
         tracking_uri=lease.tracking_uri,
+        devices=tuple(tuple(one.places) for one in lease.devices),
     )
 
 

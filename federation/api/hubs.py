@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 
 from federation.api.door import Caller, Gate, unary
 from federation.api.jobs import LINK_TTL_S, objects_of, package_key
-from federation.api.translate import agent_in, epoch_in, hub_out, nodes_in, owner_out, reason_out, report_in
+from federation.api.translate import (
+    agent_in,
+    devices_out,
+    epoch_in,
+    hub_out,
+    nodes_in,
+    owner_out,
+    reason_out,
+    report_in,
+)
 from federation.domain.ids import LeaseId
 from federation.domain.job import Epoch, Job
 from federation.domain.lease import Lease
@@ -20,7 +29,7 @@ from federation.service import hubs as service_hubs
 from federation.service import sync as service_sync
 from federation.service.desk import Desk
 from federation.service.logs import CHUNK_BYTES_MAX, LogChunk, LogRead
-from federation.service.sync import STOP_GRACE_MS, Heartbeat, Orders
+from federation.service.sync import Heartbeat, Orders
 from federation.service.world import Unit
 from federation.v1 import common_pb2, hub_pb2, hub_pb2_grpc
 
@@ -160,9 +169,12 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             leases=[self._lease_out(lease, job) for lease, job in orders.starts],
             revokes=[
                 hub_pb2.Revoke(
-                    lease_id=lease_id, epoch=_epoch_out(epoch), reason=reason_out(reason), grace_ms=STOP_GRACE_MS
+                    lease_id=one.lease_id,
+                    epoch=_epoch_out(one.epoch),
+                    reason=reason_out(one.reason),
+                    grace_ms=one.grace_ms,
                 )
-                for lease_id, epoch, reason in orders.revokes
+                for one in orders.revokes
             ],
             renewals=[
                 hub_pb2.Renewal(lease_id=lease.id, epoch=_epoch_out(lease.epoch), valid_for_ms=valid_for_ms)
@@ -202,6 +214,7 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             package_url=url,
             tracking_uri=self._tracking_uri() if spec.tracking else "",
             start=True,
+            devices=devices_out(lease.devices),
         )
 
     def _tracking_uri(self) -> str:

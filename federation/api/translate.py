@@ -10,10 +10,20 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
-from federation.domain.hub import NODES_PER_AGENT_MAX, Agent, Dataset, HubState, LinkState, Node
+from federation.domain.hub import (
+    NODES_PER_AGENT_MAX,
+    RECLAIM_MS_DEFAULT,
+    RECLAIM_MS_MAX,
+    Agent,
+    Dataset,
+    HubState,
+    LinkState,
+    Node,
+)
 from federation.domain.ids import JobId, LeaseId, checked_name
 from federation.domain.job import (
     SPEC_BYTES_MAX,
+    Claim,
     Epoch,
     Input,
     Job,
@@ -26,7 +36,7 @@ from federation.domain.job import (
     Reason,
     check_spec,
 )
-from federation.domain.quantities import Resources, resources
+from federation.domain.quantities import ANY_OF, DevicesByTask, Resources, resources, summed_kinds
 from federation.errors import Code, FederationError, invalid
 from federation.lifecycle.job import Trigger
 from federation.service.hubs import HubView
@@ -105,8 +115,17 @@ def spec_in(message: job_pb2.JobSpec) -> JobSpec:
             hubs_allow=tuple(hubs.allow) if hubs else (),
             hubs_deny=tuple(hubs.deny) if hubs else (),
             hubs_prefer=tuple(hubs.prefer) if hubs else (),
+            spread=_spread(message.demand.placement),
         )
     )
+
+
+def _spread(placement: int) -> bool:
+    if placement not in job_pb2.Placement.values():
+        raise invalid(
+            f"placement {placement} is unknown", hint="Is the other side newer than this one?", field="demand.placement"
+        )
+    return placement == job_pb2.PLACEMENT_SPREAD
 
 
 def _enum(kind: type[E], number: int, default: E, field: str) -> E:
@@ -167,7 +186,27 @@ def job_out(job: Job) -> job_pb2.Job:
         parent_job_id=job.parent_job_id,
         exit_code=job.exit_code,
         revision=job.revision,
+        claim=None if job.claim is None else claim_out(job.claim),
     )
+
+
+def claim_out(claim: Claim) -> job_pb2.Claim:
+    """The wire's claim."""
+    return job_pb2.Claim(
+        hub_id=claim.hub_id,
+        agent_id=claim.agent_id,
+        nodes=claim.nodes,
+        devices=devices_out(claim.devices),
+        victims=claim.victims,
+        made_ms=claim.made_ms,
+        until_ms=claim.until_ms,
+        lost_ms=claim.lost_ms,
+    )
+
+
+def devices_out(devices: DevicesByTask) -> list[common_pb2.TaskDevices]:
+    """The wire's devices, task by task."""
+    return [common_pb2.TaskDevices(places=places) for places in devices]
 
 
 def public_spec(data: bytes) -> job_pb2.JobSpec:
@@ -223,13 +262,17 @@ def epoch_in(message: common_pb2.Epoch) -> Epoch:
 
 
 def node_in(message: hub_pb2.Node) -> Node:
-    """A machine; its name and amounts are checked."""
+    """A machine; its name and amounts are checked. Kinds of what has none are added up."""
     if not 0 < len(message.name) <= 253 or not message.name.isprintable():
         raise invalid("a node's name is empty, too long or not printable", field="nodes.name")
+    offered, capacity = summed_kinds(resources_in(message.offered)), summed_kinds(resources_in(message.capacity))
+    for _, kind, _ in (*offered, *capacity):
+        if ANY_OF in kind:
+            raise invalid(f"gpu kind {kind[:80]!r} holds a {ANY_OF!r}", field="nodes.offered", kind=kind[:80])
     return Node(
         message.name,
-        resources_in(message.offered),
-        resources_in(message.capacity),
+        offered,
+        capacity,
         max(0, message.load_cpu_milli),
         max(0, message.memory_available_bytes),
     )
@@ -277,7 +320,21 @@ def agent_in(message: hub_pb2.OpenSessionRequest, session_id: str) -> Agent:
         engines=tuple(sorted(set(message.engines))),
         datasets=tuple(dataset_in(dataset) for dataset in message.datasets),
         features=tuple(sorted(set(message.features))),
+        reclaim_ms=_reclaim_ms(message),
     )
+
+
+def _reclaim_ms(message: hub_pb2.OpenSessionRequest) -> int:
+    """What the hub's policy gives a preempted guest; agents of before say nothing."""
+    if not message.HasField("reclaim_ms"):
+        return RECLAIM_MS_DEFAULT
+    if not 0 <= message.reclaim_ms <= RECLAIM_MS_MAX:
+        raise invalid(
+            f"reclaim_ms of {message.reclaim_ms} is out of range",
+            hint=f"A hub takes its machines back within 0 to {RECLAIM_MS_MAX} ms.",
+            field="reclaim_ms",
+        )
+    return message.reclaim_ms
 
 
 def report_in(message: hub_pb2.RunReport, hub_id: str) -> RunReport:
@@ -357,6 +414,7 @@ def _agent_out(agent: Agent, leased: dict[tuple[str, str], dict[tuple[str, str],
         engines=agent.engines,
         features=agent.features,
         round_trip_ms=agent.round_trip_ms,
+        reclaim_ms=agent.reclaim_ms,
     )
 
 

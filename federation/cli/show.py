@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MOMENTS = frozenset(
     {"created_ms", "state_since_ms", "started_ms", "ended_ms", "last_sync_ms", "expires_ms", "earliest_start_ms",
-     "start_ms", "end_ms"}
+     "start_ms", "end_ms", "made_ms", "until_ms"}
 )  # fmt: skip
 """Fields that are moments; every other `_ms` is a duration and stays a number."""
 WIDE_COLUMNS = 100_000

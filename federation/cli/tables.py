@@ -178,6 +178,7 @@ def job(one: job_pb2.Job, now_ms: int) -> Table:
             ("name", plain(spec.name)),
             ("state", f"{coloured(state)} for {age(one.state_since_ms, now_ms)}"),
             ("why", plain(why)),
+            ("claim", plain(_claim(one, now_ms))),
             ("progress", plain(one.progress)),
             ("program", plain(" ".join([spec.engine, spec.entrypoint, *spec.arguments]))[:500]),
             ("tasks", plain(f"{spec.demand.replicas} x {', '.join(each)}")),
@@ -193,6 +194,14 @@ def job(one: job_pb2.Job, now_ms: int) -> Table:
             ("part of", plain(one.parent_job_id)),
         ]
     )
+
+
+def _claim(one: job_pb2.Job, now_ms: int) -> str:
+    """What is being done for a job that waits for others to end."""
+    if not one.HasField("claim"):
+        return ""
+    ending, where = len(one.claim.victims), " ".join(filter(None, [one.claim.hub_id, ", ".join(one.claim.nodes)]))
+    return f"{where}: {ending} ending to make room, given up in {duration(max(0, one.claim.until_ms - now_ms))}"
 
 
 def _amount(entry: common_pb2.Resource) -> str:

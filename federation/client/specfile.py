@@ -24,6 +24,9 @@ HIDDEN_ENGINES = ("fake",)
 """Only hubs set up for tests take it, so the hint does not offer it."""
 PRIORITIES = ("class", "interactive", "batch", "scavenger")
 ON_PARTITION = ("keep", "stop", "rerun")
+PLACEMENTS = ("pack", "spread")
+GPU_KINDS_MAX = 16
+"""As in `federation/domain/job.py`: so many models of which any will do."""
 REQUIREMENTS_BYTES_MAX = 128 * 1024
 LIST_ENTRIES_MAX = 1_000
 RUNTIME_LIMIT_MS = 600_000
@@ -34,7 +37,7 @@ _TOP = (
     "runtime_limit", "priority", "preemptible", "idempotent", "on_partition", "tracking", "hubs",
 )  # fmt: skip
 _ENVIRONMENT = ("requirements", "variables", "secret_variables")
-_RESOURCES = ("replicas", "cpus", "memory", "disk", "gpus", "gpu_model")
+_RESOURCES = ("replicas", "cpus", "memory", "disk", "gpus", "gpu_model", "placement")
 _INPUT = ("dataset", "version", "as")
 _HUBS = ("allow", "deny", "prefer")
 
@@ -170,15 +173,20 @@ def _flag(mapping: Mapping[str, Any], key: str, default: bool) -> bool:
 
 
 def _choice(
-    mapping: Mapping[str, Any], key: str, known: Sequence[str], default: str | None, shown: Sequence[str] = ()
+    mapping: Mapping[str, Any],
+    key: str,
+    known: Sequence[str],
+    default: str | None,
+    *,
+    shown: Sequence[str] = (),
+    where: str = "",
 ) -> str:
-    value = mapping.get(key, default)
+    value, field = mapping.get(key, default), where + key
+    hint = f"Use one of {', '.join(shown or known)}."
     if value is None:
-        raise invalid(f"{key} is missing", hint=f"Use one of {', '.join(shown or known)}.", field=key)
+        raise invalid(f"{field} is missing", hint=hint, field=field)
     if not isinstance(value, str) or value not in known:
-        raise invalid(
-            f"{key} {str(value)[:40]!r} is unknown", hint=f"Use one of {', '.join(shown or known)}.", field=key
-        )
+        raise invalid(f"{field} {str(value)[:40]!r} is unknown", hint=hint, field=field)
     return value
 
 
@@ -251,16 +259,42 @@ def _demand(section: Mapping[str, Any]) -> job_pb2.Demand:
         raise _wrong("resources.replicas", "a whole number")
     if not 1 <= replicas <= 2**31 - 1:
         raise invalid("resources.replicas is out of range", hint="Use 1 to 1000.", field="resources.replicas")
+    gpu_milli = parse_milli(section.get("gpus", 0), "resources.gpus")
+    gpu_model = _text(section, "gpu_model", "resources.")
+    _check_gpus(gpu_milli, gpu_model)
     amounts = [
         ("cpu", "", parse_milli(section.get("cpus", 1), "resources.cpus")),
         ("memory", "", parse_bytes(section.get("memory", MEMORY_BYTES), "resources.memory")),
         ("disk", "", parse_bytes(section.get("disk", 0), "resources.disk")),
-        ("gpu", _text(section, "gpu_model", "resources."), parse_milli(section.get("gpus", 0), "resources.gpus")),
+        ("gpu", gpu_model, gpu_milli),
     ]
+    spread = _choice(section, "placement", PLACEMENTS, "pack", where="resources.") == "spread"
     return job_pb2.Demand(
         replicas=replicas,
         per_task=[common_pb2.Resource(name=name, kind=kind, amount=n) for name, kind, n in amounts if n],
+        placement=job_pb2.PLACEMENT_SPREAD if spread else job_pb2.PLACEMENT_UNSPECIFIED,
     )
+
+
+def _check_gpus(milli: int, model: str) -> None:
+    """What no machine could give is said before anything is sent; the control plane says the same."""
+    if milli > 1_000 and milli % 1_000:
+        raise invalid(
+            f"resources.gpus of {milli / 1000:g} is neither a part of one device nor whole devices",
+            hint="Below 1 it is a part of one device, such as 0.5; above 1 ask for whole ones.",
+            field="resources.gpus",
+        )
+    models = model.split("|") if model else []
+    if (
+        len(models) > GPU_KINDS_MAX
+        or len(set(models)) != len(models)
+        or any(one.strip() != one or not one for one in models)
+    ):
+        raise invalid(
+            f"resources.gpu_model {model[:80]!r} is not a list of different models",
+            hint=f"Write nvidia/A100, or nvidia/A100|nvidia/H100 with at most {GPU_KINDS_MAX} models.",
+            field="resources.gpu_model",
+        )
 
 
 def _inputs_meant(value: object) -> str:

@@ -24,6 +24,7 @@ ASKED_MAX = 25
 KEPT_MAX = 2_000
 _PASSING = (
     ReasonCode.WOULD_RUN,
+    ReasonCode.CLAIM_HELD,
     ReasonCode.FAIRNESS_TURN,
     ReasonCode.CAPACITY,
     ReasonCode.SHARE_POLICY,

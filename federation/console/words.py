@@ -26,6 +26,7 @@ _REASONS = {
     "FAIRNESS_TURN": "others are first",
     "UNKNOWN_DATASET": "unknown dataset",
     "RUNNING": "runs there",
+    "CLAIM_HELD": "others make room",
 }
 _EVENTS = {
     "JobSubmitted": "Submitted",
@@ -43,6 +44,9 @@ _EVENTS = {
     "LeaseExpired": "Lease ran out",
     "CancelRequested": "Cancel asked for",
     "RetryRequested": "Queued again on request",
+    "ClaimMade": "Others were told to end for it at {hub_id}",
+    "ClaimDropped": "The room that others were to make for it is not waited for any more",
+    "PreemptRequested": "Told to end, to make room for a job with a better right",
 }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from federation.domain.hub import Agent
-from federation.domain.ids import AgentKey
+from federation.domain.ids import AgentKey, LeaseId
 from federation.domain.job import Job, JobState
-from federation.domain.lease import Lease
-from federation.domain.quantities import Resources
-from federation.lifecycle.commit import fits
+from federation.domain.lease import Lease, LeaseState
+from federation.lifecycle.commit import holds_by_node
+from federation.lifecycle.room import left_on
 
 _HOLDS = frozenset({JobState.LEASED, JobState.STAGING, JobState.RUNNING, JobState.CANCELLING, JobState.UNKNOWN})
 
@@ -18,30 +18,77 @@ def broken(jobs: Iterable[Job], leases: Iterable[Lease], agents: Mapping[AgentKe
     """Every broken promise, one sentence each; empty when all hold.
 
     At most one live lease a job; a job in a running state has one and a job in no such state has none; the lease's epoch
-    is the job's; no node holds more than it offers. Leave out of `agents` those that took room back under running
-    work: that is their hub's to mend.
+    is the job's; no node holds more than it offers, device by device, nor will when all claims have become leases and
+    all that was told to end has gone; only waiting jobs have claims, and only preemptible ones make room for them. Leave
+    out of `agents` those that took room back under running work: that is their hub's to mend.
     """
     found: list[str] = []
     by_job: dict[str, Lease] = {}
-    tasks: dict[tuple[AgentKey, str], list[Resources]] = {}
     for lease in leases:
         if not lease.live:
             continue
         if lease.job_id in by_job:
             found.append(f"job {lease.job_id} has two live leases")
         by_job[lease.job_id] = lease
-        for node in lease.nodes:
-            tasks.setdefault((lease.agent_key, node), []).append(lease.per_task)
+    live = {lease.id: lease for lease in by_job.values()}
+    preemptible: dict[LeaseId, bool] = {}
+    claims: dict[AgentKey, list[Job]] = {}
     for job in jobs:
         held = by_job.pop(job.id, None)
         if (held is not None) != (job.state in _HOLDS):
             found.append(f"job {job.id} is {job.state} and has {'a' if held else 'no'} live lease")
         elif held is not None and held.epoch != job.epoch:
             found.append(f"job {job.id} is at attempt {job.epoch}, its lease at {held.epoch}")
+        if held is not None:
+            preemptible[held.id] = job.spec.preemptible
+            if held.preempted and not job.spec.preemptible:
+                found.append(f"job {job.id} is preempted and never said that it may be")
+        if job.claim is not None:
+            claims.setdefault(job.claim.agent_key, []).append(job)
     found.extend(f"lease {lease.id} is live and its job {job_id} is not" for job_id, lease in by_job.items())
-    for (key, name), held_tasks in tasks.items():
+    for waiting in claims.values():
+        for job in waiting:
+            found.extend(_broken_claim(job, live, preemptible))
+    found.extend(_over_full(live.values(), claims, agents))
+    return found
+
+
+def _broken_claim(job: Job, live: Mapping[LeaseId, Lease], preemptible: Mapping[LeaseId, bool]) -> list[str]:
+    """A claim's own promises."""
+    claim = job.claim
+    assert claim is not None
+    found = []
+    if job.state is not JobState.QUEUED:
+        found.append(f"job {job.id} is {job.state} and holds a claim")
+    for lease_id in claim.victims:
+        lease = live.get(lease_id)
+        if lease is None:
+            continue  # it has ended
+        if not preemptible.get(lease_id, True) or lease.agent_key != claim.agent_key:
+            found.append(f"lease {lease_id} is no victim for the claim of job {job.id}")
+        if lease.state is not LeaseState.REVOKING:
+            found.append(f"lease {lease_id} goes on and is a victim of the claim of job {job.id}")
+    return found
+
+
+def _over_full(
+    live: Iterable[Lease], claims: Mapping[AgentKey, list[Job]], agents: Mapping[AgentKey, Agent]
+) -> list[str]:
+    by_agent: dict[AgentKey, list[Lease]] = {key: [] for key in claims}
+    for lease in live:
+        by_agent.setdefault(lease.agent_key, []).append(lease)
+    found = []
+    for key, held in by_agent.items():
         agent = agents.get(key)
-        offered = next((node.offered for node in agent.nodes if node.name == name), None) if agent else None
-        if offered is not None and not fits(offered, held_tasks):
-            found.append(f"node {name} of agent {'/'.join(key)} holds more than it offers")
+        if agent is None:
+            continue
+        later = [lease for lease in held if lease.state is not LeaseState.REVOKING]
+        offered = {node.name: node.offered for node in agent.nodes}
+        for holds, word in (
+            (holds_by_node(held, ()), "holds more"),
+            (holds_by_node(later, claims.get(key, ())), "holds more, with its claims,"),
+        ):
+            for node, of_node in holds.items():
+                if node in offered and left_on(offered[node], of_node).over_full:
+                    found.append(f"node {node} of agent {'/'.join(key)} {word} than it offers")
     return found

@@ -3,6 +3,9 @@
 A job has at most one live lease, so the two move together and nothing else needs to be looked at. `JOB_TABLE` and
 `LEASE_TABLE` are the whole truth on what may follow what; a fact that they do not list is an ILLEGAL_TRANSITION and
 changes nothing. Facts about an older lease are STALE_EPOCH: late words are never taken for news.
+
+A job that makes room for another keeps its state while it ends: its lease is REVOKING for PREEMPTED, and when its run
+ends by that it waits again, without blame. A cancel meanwhile is the stronger wish.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from federation.domain.job import Epoch, Job, JobState, OnPartition, OutputFile, Reason
-from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS, Lease, LeaseState
+from federation.domain.job import Claim, Epoch, Job, JobState, OnPartition, OutputFile, Reason
+from federation.domain.lease import KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, Lease, LeaseState
 from federation.errors import Code, Fault, FederationError
 
 
@@ -34,6 +37,12 @@ class Trigger(enum.StrEnum):
     LEASE_EXPIRED = "LeaseExpired"
     CANCEL_REQUESTED = "CancelRequested"
     RETRY_REQUESTED = "RetryRequested"
+    CLAIM_MADE = "ClaimMade"
+    """Others were told to end, and their room is kept for it."""
+    CLAIM_DROPPED = "ClaimDropped"
+    """It will not get that room after all."""
+    PREEMPT_REQUESTED = "PreemptRequested"
+    """It is to end, for somebody with a better right, and to wait again."""
 
 
 J, L, T = JobState, LeaseState, Trigger
@@ -51,16 +60,22 @@ _LEASED = {
 }
 
 JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
-    J.QUEUED: {T.LEASE_GRANTED: J.LEASED, T.CANCEL_REQUESTED: J.CANCELLED},
-    J.LEASED: {**_LEASED},
-    J.STAGING: {**_LEASED},
+    J.QUEUED: {
+        T.LEASE_GRANTED: J.LEASED,
+        T.CANCEL_REQUESTED: J.CANCELLED,
+        T.CLAIM_MADE: None,
+        T.CLAIM_DROPPED: None,
+    },
+    J.LEASED: {**_LEASED, T.PREEMPT_REQUESTED: None},
+    J.STAGING: {**_LEASED, T.PREEMPT_REQUESTED: None},
     # A restarted agent may prepare again what had already run: the later word of the same epoch counts.
-    J.RUNNING: {**_LEASED},
+    J.RUNNING: {**_LEASED, T.PREEMPT_REQUESTED: None},
     J.CANCELLING: {
         **_SAME,
         T.RUN_STAGING: None,
         T.RUN_STARTED: None,
         T.CANCEL_REQUESTED: None,
+        T.PREEMPT_REQUESTED: None,
         T.RUN_SUCCEEDED: J.SUCCEEDED,
         T.RUN_FAILED: J.FAILED,
         T.RUN_STOPPED: J.CANCELLED,
@@ -75,8 +90,9 @@ JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
 }
 """Job state and trigger -> next state; None: it stays as it is. What is not listed is illegal.
 
-What depends on the job's own word is decided in `_target`: an expired lease, and a cancel that finds the lease long
-over. A job that is UNKNOWN and was asked to end is read in the row of CANCELLING (`_row`).
+What depends on the job's own word is decided in `_target`: an expired lease, a cancel that finds the lease long over,
+and the end of a run that was preempted. A job that is UNKNOWN and was asked to end is read in the row of CANCELLING
+(`_row`); a silent run is not preempted, because nobody can say when it ends.
 """
 
 _LEASE_LIVE = {
@@ -92,6 +108,7 @@ _LEASE_LIVE = {
     T.LEASE_RENEWED: None,
     T.LEASE_EXPIRED: None,
     T.CANCEL_REQUESTED: L.REVOKING,
+    T.PREEMPT_REQUESTED: L.REVOKING,
 }
 
 LEASE_TABLE: Mapping[LeaseState, Mapping[Trigger, LeaseState | None]] = {
@@ -103,11 +120,12 @@ LEASE_TABLE: Mapping[LeaseState, Mapping[Trigger, LeaseState | None]] = {
         T.RUN_STAGING: None,
         T.RUN_STARTED: None,
         T.RUN_STOPPING: None,
-        T.RUN_ABSENT: L.ENDED,
         T.CANCEL_REQUESTED: None,
+        T.PREEMPT_REQUESTED: None,
     },
     L.ENDED: {},
 }
+"""Lease state and trigger -> next state; None: it stays. A lease also ends when its job's attempt does (`_step_lease`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +155,8 @@ class Fact:
     outputs: tuple[OutputFile, ...] = ()
     expires_ms: int = 0
     """LEASE_RENEWED: the new end."""
+    claim: Claim | None = None
+    """CLAIM_MADE: what is kept for the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,26 +182,33 @@ def step(record: JobRecord, fact: Fact, now_ms: int) -> Transition:
             hint=_HINTS.get((fact.trigger, job.state.terminal), ""),
             metadata={"job_id": job.id, "state": job.state, "event": fact.trigger},
         )
+    _refuse_unfit(job, fact)
     target = _target(record, fact, now_ms)
     new_lease, ended = _step_lease(record, fact, target)
-    new_job = _APPLY.get(fact.trigger, _keep)(job, fact)
+    apply = _made_room if _ends_preempted(record, fact) else _APPLY.get(fact.trigger, _keep)
+    new_job = apply(job, fact)
     if target is not job.state:
         new_job = replace(new_job, state=target, state_since_ms=now_ms)
         if target.terminal:
             new_job = replace(new_job, ended_ms=fact.ended_ms or now_ms, progress="", url="")
         elif target is J.QUEUED:
             new_job = replace(new_job, progress="", url="")
+    if target is not J.QUEUED and new_job.claim is not None:
+        new_job = replace(new_job, claim=None)
     changed = new_job != job or new_lease != lease
     if changed:
         new_job = replace(new_job, revision=job.revision + 1)
-    orders = changed and (fact.trigger in (T.LEASE_GRANTED, T.CANCEL_REQUESTED) and new_lease is not None)
+    orders = changed and fact.trigger in _ORDERS and new_lease is not None
     return Transition(JobRecord(new_job, new_lease), ended, changed, orders)
 
 
+_ORDERS = frozenset({T.LEASE_GRANTED, T.CANCEL_REQUESTED, T.PREEMPT_REQUESTED})
 _CANNOT = {
     T.RETRY_REQUESTED: "cannot be retried yet",
     T.CANCEL_REQUESTED: "cannot be cancelled",
     T.LEASE_GRANTED: "cannot be given a lease",
+    T.CLAIM_MADE: "cannot be given a claim",
+    T.PREEMPT_REQUESTED: "cannot be preempted",
 }
 """What people and planners ask, in their words; what a hub reports keeps its event's name."""
 _HINTS = {
@@ -202,11 +229,41 @@ def _refuse_stale(record: JobRecord, fact: Fact) -> None:
         )
 
 
+def _refuse_unfit(job: Job, fact: Fact) -> None:
+    """What the state allows and the job does not: a second claim, or preempting what may not be."""
+    if fact.trigger is T.CLAIM_MADE:
+        assert fact.claim is not None, "a claim is made with what it holds"
+        why_not = "has a claim already" if job.claim is not None else ""
+    else:
+        forbidden = fact.trigger is T.PREEMPT_REQUESTED and not job.spec.preemptible
+        why_not = "did not say that it may be preempted" if forbidden else ""
+    if why_not:
+        raise FederationError(
+            Code.ILLEGAL_TRANSITION,
+            f"job {job.id} {why_not}",
+            fault=Fault.CALLER,
+            metadata={"job_id": job.id, "state": job.state, "event": fact.trigger},
+        )
+
+
+_ENDS_BY_PREEMPTION = frozenset({T.RUN_STOPPED, T.RUN_FAILED})
+
+
+def _ends_preempted(record: JobRecord, fact: Fact) -> bool:
+    """Whether a run has ended that was told to make room. One that its hub never heard of has ended too."""
+    if record.lease is None or not record.lease.preempted:
+        return False
+    never_began = fact.trigger is T.RUN_ABSENT and record.job.state is J.LEASED
+    return fact.trigger in _ENDS_BY_PREEMPTION or never_began
+
+
 def _target(record: JobRecord, fact: Fact, now_ms: int) -> JobState:
     """The job's next state: the table's word, but for what depends on what the job itself said."""
     job, lease = record.job, record.lease
     row = _row(record)
     target = JOB_TABLE[row][fact.trigger]
+    if _ends_preempted(record, fact):
+        return J.QUEUED
     if fact.trigger is T.LEASE_EXPIRED:
         again = job.spec.on_partition is OnPartition.RERUN or job.spec.idempotent
         if row is J.CANCELLING and (again or job.spec.on_partition is OnPartition.STOP):
@@ -227,13 +284,20 @@ _HEARD = frozenset({T.RUN_ACCEPTED, T.RUN_STAGING, T.RUN_STARTED, T.RUN_STOPPING
 
 def _row(record: JobRecord) -> JobState:
     """Where in the table a record stands: doubt about a run does not undo the wish that it end."""
-    asked_to_end = record.lease is not None and record.lease.state is L.REVOKING
+    lease = record.lease
+    asked_to_end = lease is not None and lease.state is L.REVOKING and not lease.preempted
     return J.CANCELLING if record.job.state is J.UNKNOWN and asked_to_end else record.job.state
 
 
 def over(lease: Lease, now_ms: int) -> bool:
     """Whether a run under `lease` has ended for certain: its guard's deadline, kill grace and skew are past."""
     return now_ms >= lease.expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS
+
+
+_WISHES = {
+    T.CANCEL_REQUESTED: Reason("CANCEL_REQUESTED", "asked to end"),
+    T.PREEMPT_REQUESTED: Reason(PREEMPTED, "it makes room for a job with a better right"),
+}
 
 
 def _step_lease(record: JobRecord, fact: Fact, target: JobState) -> tuple[Lease | None, Lease | None]:
@@ -250,8 +314,10 @@ def _step_lease(record: JobRecord, fact: Fact, target: JobState) -> tuple[Lease 
         next_state = L.ENDED  # whatever ended the job's attempt ended its right too
     if fact.trigger is T.LEASE_RENEWED:
         lease = replace(lease, expires_ms=max(lease.expires_ms, fact.expires_ms))
-    if next_state is L.REVOKING and lease.state is not L.REVOKING and fact.reason is not None:
-        lease = replace(lease, revoke_code=fact.reason.code, revoke_message=fact.reason.message)
+    stronger = fact.trigger is T.CANCEL_REQUESTED and lease.preempted
+    if stronger or (next_state is L.REVOKING and lease.state is not L.REVOKING):
+        reason = fact.reason or _WISHES[fact.trigger]
+        lease = replace(lease, revoke_code=reason.code, revoke_message=reason.message)
     if next_state is not None and next_state is not lease.state:
         lease = replace(lease, state=next_state)
     return (None, lease) if lease.state is L.ENDED else (lease, None)
@@ -313,6 +379,24 @@ def _cancelled(job: Job, fact: Fact) -> Job:
     return job if job.state.terminal else _reasoned(job, fact)  # why it ended stays what it was
 
 
+def _preempted(job: Job, _fact: Fact) -> Job:
+    if job.state is J.CANCELLING:
+        return job
+    message = "it is ending to make room for a job with a better right, and will wait again"
+    return replace(job, reason=Reason(PREEMPTED, message, job.hub_id))
+
+
+def _made_room(job: Job, _fact: Fact) -> Job:
+    """It keeps its place in the line, and its hub's name: nobody is to blame."""
+    message = "it made room for a job with a better right, and waits to run again"
+    reason = Reason(PREEMPTED, message, job.hub_id)
+    return replace(job, reason=reason, started_ms=0, exit_code=0, tracking_run_id="")
+
+
+def _claimed(job: Job, fact: Fact) -> Job:
+    return replace(job, claim=fact.claim)
+
+
 def _requeued(job: Job, _fact: Fact) -> Job:
     return replace(
         job,
@@ -341,4 +425,7 @@ _APPLY: Mapping[Trigger, Callable[[Job, Fact], Job]] = {
     T.LEASE_EXPIRED: _reasoned,
     T.CANCEL_REQUESTED: _cancelled,
     T.RETRY_REQUESTED: _requeued,
+    T.CLAIM_MADE: _claimed,
+    T.CLAIM_DROPPED: _claimed,
+    T.PREEMPT_REQUESTED: _preempted,
 }

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from federation.domain.job import Job, JobState, Reason
+from federation.domain.job import Claim, Job, JobState, Reason
+from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS
 from federation.domain.plan import ReasonCode
 from federation.errors import FederationError
 from federation.objects.store import ObjectStore
@@ -106,6 +107,8 @@ class Desk:
             there = Reason(ReasonCode.RUNNING, f"it is {job.state} there", job.hub_id)
             return Explanation((there,))
         explanation = self.rounds.explain(job)
+        if job.claim is not None:
+            explanation = with_claim(explanation, job.claim, self.clock.now_ms())
         reasons = tuple(
             replace(reason, message=self.rounds.refusal_of(job.id, reason.hub_id) or reason.message)
             if reason.code == ReasonCode.SHARE_POLICY
@@ -127,3 +130,18 @@ class Desk:
             job.spec.tracking and not job.state.terminal for job in unit.jobs.values()
         ):
             self.tracking.wanted()
+
+
+def with_claim(explanation: Explanation, claim: Claim, now_ms: int) -> Explanation:
+    """The explanation of a job for which others are ending: there it waits for nothing else."""
+    ending = len(claim.victims)
+    expected_ms = max(now_ms, claim.until_ms - KILL_GRACE_MS - SKEW_BOUND_MS)
+    held = Reason(
+        ReasonCode.CLAIM_HELD,
+        f"{ending} preemptible job{'' if ending == 1 else 's'} there {'is' if ending == 1 else 'are'} ending to make room "
+        f"for it, within {(expected_ms - now_ms + 999) // 1000} s; the room is kept for it meanwhile",
+        claim.hub_id,
+        (("lost_ms", str(claim.lost_ms)), ("until_ms", str(claim.until_ms)), ("victims", str(ending))),
+    )
+    others = (reason for reason in explanation.reasons if reason.hub_id not in ("", claim.hub_id))
+    return Explanation((held, *others), expected_ms, claim.hub_id)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from federation.domain.job import Reason
 from federation.lifecycle.agent import aged
 from federation.lifecycle.job import Fact, Trigger, over
-from federation.service.jobs import apply
+from federation.service.jobs import apply, drop_claim
 from federation.service.world import ACTOR_CONTROL, Unit
 
 TICK_MS = 1_000
 
 
 def expire(unit: Unit) -> None:
-    """Age every link, and end every lease whose run is over for certain though nobody said so."""
+    """Age every link, end every lease whose run is over for certain though nobody said so, give up claims in vain."""
     for agent in list(unit.world.agents.values()):
         older = aged(agent, unit.now_ms)
         if older is not agent:
@@ -31,3 +31,7 @@ def expire(unit: Unit) -> None:
         reason = Reason("LEASE_RAN_OUT", f"hub {lease.hub_id} did not say how the run ended", lease.hub_id)
         job = unit.world.jobs[lease.job_id]
         apply(unit, job, Fact(Trigger.LEASE_EXPIRED, lease.epoch, reason=reason), cause="time", actor=ACTOR_CONTROL)
+    for job in unit.world.claiming():
+        if job.claim is not None and unit.now_ms >= job.claim.until_ms:
+            message = f"room at hub {job.claim.hub_id} did not become free in time"
+            drop_claim(unit, job, "CLAIM_RAN_OUT", message, cause="time", actor=ACTOR_CONTROL)

@@ -8,6 +8,7 @@ from federation.domain.hub import Agent, Hub, HubState
 from federation.domain.ids import HubId
 from federation.domain.lease import Lease
 from federation.errors import Code, not_found
+from federation.service.jobs import drop_claim
 from federation.service.world import Unit
 
 
@@ -49,4 +50,7 @@ def drain(unit: Unit, hub_id: str, note: str, actor: str, undo: bool = False) ->
         unit.put_hub(replace(hub, state=state, note="" if undo else note))
         kind = "HubUndrained" if undo else "HubDrained"
         unit.event("hub", hub.id, kind, cause="DrainHub", actor=actor, payload={"note": note})
+        for job in unit.world.claiming() if not undo else ():
+            if job.claim is not None and job.claim.hub_id == hub.id:
+                drop_claim(unit, job, "HUB_DRAINING", f"hub {hub.id} takes no new work", cause="DrainHub", actor=actor)
     return view(unit, hub_id)

@@ -26,6 +26,12 @@ def apply(unit: Unit, job: Job, fact: Fact, *, cause: str, actor: str) -> Transi
         payload["code"] = fact.reason.code
     if fact.trigger is Trigger.LEASE_GRANTED and after.lease is not None:
         payload |= {"lease_id": after.lease.id, "hub_id": after.lease.hub_id, "nodes": after.lease.nodes}
+        if after.lease.devices:
+            payload["devices"] = after.lease.devices
+    if fact.claim is not None:
+        claim = fact.claim
+        payload |= {"hub_id": claim.hub_id, "agent_id": claim.agent_id, "nodes": claim.nodes, "devices": claim.devices}
+        payload |= {"victims": claim.victims, "until_ms": claim.until_ms, "lost_ms": claim.lost_ms}
     unit.put_job(after.job)
     if transition.ended_lease is not None:
         unit.put_lease(transition.ended_lease)
@@ -55,3 +61,10 @@ def retry(unit: Unit, job: Job, actor: str) -> Job:
     """Queue an ended job again, at the end of the line; its request id still answers with this job."""
     again = replace(job, queue_seq=unit.next_seq())
     return apply(unit, again, Fact(Trigger.RETRY_REQUESTED), cause="RetryJob", actor=actor).record.job
+
+
+def drop_claim(unit: Unit, job: Job, code: str, message: str, *, cause: str, actor: str) -> None:
+    """A waiting job will not get the room that was being made for it: it is planned anew. The victims end all the same."""
+    assert job.claim is not None, "there is a claim to drop"
+    reason = Reason(code, message, job.claim.hub_id)
+    apply(unit, job, Fact(Trigger.CLAIM_DROPPED, reason=reason), cause=cause, actor=actor)

@@ -1,4 +1,4 @@
-"""Rounds: plan on a snapshot on a thread of their own, commit on the writer thread, where each placement is verified.
+"""Rounds: plan on a snapshot on a thread of their own, commit on the writer thread, where each decision is verified.
 
 What changed is gathered after every commit (`collect`); a round starts as soon as there is something to decide, so that
 an idle federation places a job within milliseconds, and a busy one decides on whatever gathered meanwhile. Only this room
@@ -10,21 +10,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from federation.domain.ids import JobId, LeaseId
+from federation.domain.ids import JobId
 from federation.domain.job import Job, JobState
+from federation.domain.lease import PREEMPTED
 from federation.errors import FederationError
-from federation.lifecycle import commit as lifecycle_commit
-from federation.lifecycle.job import Fact, Trigger
 from federation.ports import Clock, IdSource
 from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
 from federation.scheduling.explaining import Explanation
-from federation.scheduling.plan import Placement
-from federation.scheduling.rows import DeltaCollector, agent_row, lease_row, queued_from
-from federation.service.jobs import apply
-from federation.service.world import ACTOR_CONTROL, Unit, World
+from federation.scheduling.rows import DeltaCollector, agent_row, claim_row, lease_row, queued_from, usage_row
+from federation.service.committing import Accepted, commit_plan
+from federation.service.world import Unit, World
 from federation.service.writer import Writer
 
 PAUSE_S = 0.01
@@ -34,8 +31,8 @@ BURST_S = 0.1
 REFUSAL_PAUSE_MS = 5_000
 """A hub that had no room after all is asked again after this; one whose policy said no is not asked again."""
 PASSING_REFUSALS = frozenset({"ROOM_TAKEN", "ENGINE_UNAVAILABLE", "STORE_FULL"})
-NO_REFUSALS = frozenset({"LEASE_RAN_OUT"})
-"""Why a job waits again though its hub did not say no: the hub was cut off, and may have it when it is back."""
+NO_REFUSALS = frozenset({"LEASE_RAN_OUT", PREEMPTED})
+"""Why a job waits again though its hub did not say no: it was cut off, or the job made room for another."""
 RETRY_S = 1.0
 """After a round that failed."""
 log = logging.getLogger(__name__)
@@ -48,6 +45,7 @@ class Figures:
     rounds: int = 0
     placements: int = 0
     rejections: int = 0
+    preemptions: int = 0
     last_round_ms: int = 0
 
 
@@ -66,6 +64,8 @@ class Rounds:
         self._state_guard = threading.Lock()
         self._refusals: dict[JobId, dict[str, tuple[str, int]]] = {}
         """job -> hub -> (why, ask again at; 0: never)."""
+        self._claims: set[JobId] = set()
+        """Jobs whose claims the planner knows of."""
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
@@ -80,11 +80,13 @@ class Rounds:
     def take_in(self, world: World) -> None:
         """Gather everything, as for a first round."""
         with self._guard:
+            self._claims.clear()
             for agent in world.agents.values():
                 self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
             for job in world.jobs.values():
                 if job.state is JobState.QUEUED:
                     self._gathered.queued(queued_from(job))
+                    self._collect_claim(job)
             for lease in world.leases.values():
                 self._gathered.lease_started(lease_row(lease, world.jobs[lease.job_id]))
 
@@ -96,7 +98,7 @@ class Rounds:
 
     def collect(self, unit: Unit) -> None:
         """Gather what a committed unit changed. Runs on the writer thread and decides nothing."""
-        if not (unit.jobs or unit.leases or unit.agents or unit.hubs):
+        if not (unit.jobs or unit.leases or unit.agents or unit.hubs or unit.used):
             return
         world = unit.world
         with self._guard:
@@ -107,13 +109,24 @@ class Rounds:
                     self._gathered.lease_started(lease_row(lease, world.jobs[lease.job_id]))
                 else:
                     self._gathered.lease_ended(lease.id)
+            for interval, lease, job in unit.used:
+                self._gathered.used(usage_row(interval, lease_row(lease, job)))
             for agent in unit.agents.values():
                 self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
             for agent in world.agents.values() if unit.hubs else ():
                 self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
         self._wake.set()
 
+    def _collect_claim(self, job: Job) -> None:
+        if job.claim is not None:
+            self._claims.add(job.id)
+            self._gathered.claimed(claim_row(job))
+        elif job.id in self._claims:
+            self._claims.remove(job.id)
+            self._gathered.claim_ended(job.id)
+
     def _collect_job(self, job: Job, now_ms: int) -> None:
+        self._collect_claim(job)
         if job.state is not JobState.QUEUED:
             self._gathered.dequeued(job.id)
             if job.state.terminal or job.state is JobState.RUNNING:
@@ -200,11 +213,19 @@ class Rounds:
             plan = self._planned(delta, began_ms)
         self.figures.rounds += 1
         self.figures.last_round_ms = self._clock.now_ms() - began_ms
-        if plan.placements:
-            accepted = self._writer.run(self._committing(plan))
-            self.figures.placements += accepted
-            self.figures.rejections += len(plan.placements) - accepted
+        self.commit(plan)
         return plan
+
+    def commit(self, plan: Plan) -> Accepted:
+        """What of a plan still holds takes effect; the rest stays as it is."""
+        planned = len(plan.placements) + len(plan.preemptions)
+        if not planned:
+            return Accepted()
+        accepted = self._writer.run(lambda unit: commit_plan(unit, plan, self._ids))
+        self.figures.placements += accepted.placements
+        self.figures.preemptions += accepted.preemptions
+        self.figures.rejections += planned - accepted.placements - accepted.preemptions
+        return accepted
 
     def _planned(self, delta: Delta, now_ms: int) -> Plan:
         """Plan. A row that the planner refuses is left out: one hub's nonsense must not stop everybody's work."""
@@ -221,25 +242,3 @@ class Rounds:
                 delta = replace(delta, **{field: kept})
                 continue
             return plan
-
-    def _committing(self, plan: Plan) -> Callable[[Unit], int]:
-        def commit(unit: Unit) -> int:
-            return sum(_place(unit, placement, self._ids) for placement in plan.placements)
-
-        return commit
-
-
-def _place(unit: Unit, placement: Placement, ids: IdSource) -> bool:
-    """Verify one placement on the latest state and grant its lease; False when it no longer holds."""
-    world = unit.world
-    job, agent = world.jobs.get(JobId(placement.job_id)), world.agents.get(placement.key)
-    if job is None:
-        return False
-    hub = world.hubs.get(agent.hub_id) if agent else None
-    why_not = lifecycle_commit.rejection(job, agent, hub, placement.nodes, world.held_by(placement.key))
-    if why_not or agent is None:
-        return False
-    lease_id = LeaseId(ids.new_id("lease"))
-    lease = lifecycle_commit.granted(job, agent, placement.nodes, lease_id, world.incarnation, unit.now_ms)
-    apply(unit, job, Fact(Trigger.LEASE_GRANTED, lease.epoch, lease=lease), cause="round", actor=ACTOR_CONTROL)
-    return True

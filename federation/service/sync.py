@@ -20,10 +20,11 @@ from federation.errors import Code, Fault, FederationError
 from federation.lifecycle import agent as lifecycle_agent
 from federation.lifecycle.job import Fact, Trigger
 from federation.ports import Store
-from federation.service.jobs import apply
+from federation.service.jobs import apply, find
 from federation.service.world import Unit
 
 STOP_GRACE_MS = 10_000
+"""Between SIGTERM and SIGKILL of what was cancelled or given up; what is preempted has its hub's reclaim time."""
 log = logging.getLogger(__name__)
 
 
@@ -69,6 +70,16 @@ class Heartbeat:
     """Raised with every call of the session; 0: not told."""
 
 
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """End this run."""
+
+    lease_id: LeaseId
+    epoch: Epoch
+    reason: Reason
+    grace_ms: int = STOP_GRACE_MS
+
+
 @dataclass(slots=True)
 class Orders:
     """What is to be done, for one agent."""
@@ -77,7 +88,7 @@ class Orders:
     incarnation: int
     revision: int
     starts: list[tuple[Lease, Job]] = field(default_factory=list)
-    revokes: list[tuple[LeaseId, Epoch, Reason]] = field(default_factory=list)
+    revokes: list[Revocation] = field(default_factory=list)
     renewals: list[tuple[Lease, int]] = field(default_factory=list)
     """(lease, how long it now holds, ms, from when the agent sent its request)."""
     releases: list[tuple[LeaseId, Epoch]] = field(default_factory=list)
@@ -199,7 +210,7 @@ def _expected(unit: Unit, key: AgentKey, changed: Sequence[RunReport]) -> list[t
 def _take(unit: Unit, store: Store, agent: Agent, runs: Sequence[RunReport], full: bool) -> Orders:
     usage_stored: dict[str, int] = {}
     releases: list[tuple[LeaseId, Epoch]] = []
-    revokes: list[tuple[LeaseId, Epoch, Reason]] = []
+    revokes: list[Revocation] = []
     for report in runs:
         lease = unit.world.leases.get(report.lease_id)
         current = lease is not None and lease.epoch == report.epoch and lease.agent_key == agent.key
@@ -214,7 +225,7 @@ def _take(unit: Unit, store: Store, agent: Agent, runs: Sequence[RunReport], ful
             releases.append((report.lease_id, report.epoch))  # stored before, or over and done: either way, forget it
         else:
             reason = Reason("LEASE_OVER", "the federation gave this attempt up")
-            revokes.append((report.lease_id, report.epoch, reason))
+            revokes.append(Revocation(report.lease_id, report.epoch, reason))
     if full:
         _absent(unit, agent, {report.lease_id for report in runs})
     orders = _orders(unit, agent)
@@ -265,6 +276,7 @@ def _post_usage(unit: Unit, store: Store, agent: Agent, report: RunReport, store
     )
     if lease is None or lease.agent_key != agent.key or lease.epoch != report.epoch:
         return
+    job = find(unit, store, lease.job_id)
     newest = lease.usage_stored
     longest_ms = unit.now_ms - lease.granted_ms + SKEW_BOUND_MS
     for index, start_ms, end_ms in sorted(report.usage):
@@ -276,7 +288,7 @@ def _post_usage(unit: Unit, store: Store, agent: Agent, report: RunReport, store
                 "%s says that lease %s was in use from %s to %s: not posted", agent.key, lease.id, start_ms, end_ms
             )
             continue
-        unit.put_usage(UsageInterval(lease.id, index, start_ms, end_ms))
+        unit.put_usage(UsageInterval(lease.id, index, start_ms, end_ms), lease, job)
         unit.event(
             "lease",
             lease.id,
@@ -296,8 +308,9 @@ def _orders(unit: Unit, agent: Agent) -> Orders:
         if lease.state is LeaseState.GRANTED:
             orders.starts.append((lease, unit.world.jobs[lease.job_id]))
         elif lease.state is LeaseState.REVOKING:
-            code = lease.revoke_code or "CANCEL_REQUESTED"
-            orders.revokes.append((lease.id, lease.epoch, Reason(code, lease.revoke_message or "asked to end")))
+            reason = Reason(lease.revoke_code or "CANCEL_REQUESTED", lease.revoke_message or "asked to end")
+            grace_ms = agent.reclaim_ms if lease.preempted else STOP_GRACE_MS
+            orders.revokes.append(Revocation(lease.id, lease.epoch, reason, grace_ms))
         elif lease.on_partition is not OnPartition.KEEP:
             _renew(unit, lease, orders)
     return orders

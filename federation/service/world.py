@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from federation.domain.hub import Agent, Hub, LinkState
 from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
-from federation.domain.job import Job
+from federation.domain.job import Claim, Job
 from federation.domain.lease import Lease
 from federation.domain.usage import UsageInterval
 from federation.ports import EventRow, Loaded, RequestRow, Transaction
@@ -39,6 +39,8 @@ class World:
     lease_of_job: dict[JobId, LeaseId] = field(default_factory=dict)
     leases_of_agent: dict[AgentKey, dict[LeaseId, None]] = field(default_factory=dict)
     sessions: dict[str, AgentKey] = field(default_factory=dict)
+    claims_of_agent: dict[AgentKey, dict[JobId, None]] = field(default_factory=dict)
+    """Waiting jobs for which others are ending; agents without any are left out."""
 
     @classmethod
     def rebuilt(cls, loaded: Loaded, now_ms: int) -> World:
@@ -50,6 +52,7 @@ class World:
             world.agents[agent.key] = _regraced(agent, now_ms)
         for job in loaded.jobs:
             world.jobs[job.id] = job
+            world.index_claim(job.id, None, job.claim)
         for lease in loaded.leases:
             world.index_lease(lease)
         return world
@@ -67,6 +70,16 @@ class World:
             del self.lease_of_job[lease.job_id]
         self.leases_of_agent.get(lease.agent_key, {}).pop(lease.id, None)
 
+    def index_claim(self, job_id: JobId, before: Claim | None, after: Claim | None) -> None:
+        """Take in that a job's claim is another, or gone."""
+        if before is not None:
+            of_agent = self.claims_of_agent.get(before.agent_key, {})
+            of_agent.pop(job_id, None)
+            if not of_agent:
+                self.claims_of_agent.pop(before.agent_key, None)
+        if after is not None:
+            self.claims_of_agent.setdefault(after.agent_key, {})[job_id] = None
+
     def lease_for(self, job_id: JobId) -> Lease | None:
         """The job's live lease."""
         lease_id = self.lease_of_job.get(job_id)
@@ -75,6 +88,14 @@ class World:
     def held_by(self, key: AgentKey) -> list[Lease]:
         """The agent's live leases."""
         return [self.leases[lease_id] for lease_id in self.leases_of_agent.get(key, ())]
+
+    def claimed_at(self, key: AgentKey) -> list[Job]:
+        """The waiting jobs that have a claim at the agent."""
+        return [self.jobs[job_id] for job_id in self.claims_of_agent.get(key, ())]
+
+    def claiming(self) -> list[Job]:
+        """Every waiting job that has a claim."""
+        return [self.jobs[job_id] for of_agent in self.claims_of_agent.values() for job_id in of_agent]
 
 
 def _regraced(agent: Agent, now_ms: int) -> Agent:
@@ -98,6 +119,8 @@ class Unit:
         self.events: list[EventRow] = []
         self.requests: dict[tuple[str, str], RequestRow] = {}
         self.usage: list[UsageInterval] = []
+        self.used: list[tuple[UsageInterval, Lease, Job]] = []
+        """The same with whose use it is."""
         self.orders: dict[AgentKey, None] = {}
         self._undo: list[Callable[[], object] | tuple[dict[Any, Any], Any, Any]] = []
         """Calls, or (dictionary, key, value before): most of a batch is the latter, and a tuple costs less."""
@@ -113,7 +136,12 @@ class Unit:
 
     def put_job(self, job: Job) -> None:
         """Save a job; a terminal one leaves memory, and its queue place with it."""
-        jobs = self.world.jobs
+        world, jobs = self.world, self.world.jobs
+        before = jobs.get(job.id)
+        claim, had = job.claim, before.claim if before else None
+        if claim != had:
+            world.index_claim(job.id, had, claim)
+            self._undo.append(lambda: world.index_claim(job.id, claim, had))
         _put(jobs, job.id, None if job.state.terminal else job, self._undo)
         _put(self.jobs, job.id, job, self._undo)
 
@@ -148,10 +176,11 @@ class Unit:
         """Remember an answer."""
         _put(self.requests, (row.principal, row.request_id), row, self._undo)
 
-    def put_usage(self, interval: UsageInterval) -> None:
-        """Post a stretch of use."""
+    def put_usage(self, interval: UsageInterval, lease: Lease, job: Job) -> None:
+        """Post a stretch of use of `lease` by `job`."""
         self.usage.append(interval)
-        self._undo.append(lambda: self.usage.remove(interval))
+        self.used.append((interval, lease, job))
+        self._undo += [self.usage.pop, self.used.pop]
 
     def event(
         self,

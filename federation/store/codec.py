@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from federation.domain.hub import Agent, Dataset, Hub, HubState, LinkState, Node
 from federation.domain.ids import AgentId, HubId, JobId, LeaseId
 from federation.domain.job import (
+    Claim,
     Epoch,
     Input,
     Job,
@@ -27,7 +28,7 @@ from federation.domain.job import (
     Reason,
 )
 from federation.domain.lease import Lease, LeaseState
-from federation.domain.quantities import Amount, Resources
+from federation.domain.quantities import Amount, DevicesByTask, Resources
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, Fault, FederationError
 from federation.ports import EventRow, RequestRow
@@ -81,6 +82,7 @@ def job_changing(job: Job) -> Row:
         None if result is None else result.n,
         _json([(file.path, file.size_bytes, file.sha256) for file in job.outputs]) if job.outputs else _NOTHING,
         job.revision,
+        None if job.claim is None else _claim_json(job.claim),
     )
 
 
@@ -102,7 +104,7 @@ def job_of(row: Row) -> Job:
         (id_, home_hub, project, issuer, subject, created_ms, parent_job_id),
         (queue_seq, state, reason, state_since_ms, attempts, epoch_incarnation, epoch_n, hub_id, agent_id, nodes),
         (started_ms, ended_ms, exit_code, progress, url, tracking_run_id, result_incarnation, result_n, outputs),
-        (revision, spec, spec_bytes),
+        (revision, claim, spec, spec_bytes),
     ) = (row[:7], row[7:17], row[17:26], row[26:])
     return Job(
         id=JobId(id_),
@@ -129,7 +131,31 @@ def job_of(row: Row) -> Job:
         result_epoch=None if result_incarnation is None else Epoch(result_incarnation, result_n),
         outputs=() if outputs == _NOTHING else tuple(OutputFile(*entry) for entry in json.loads(outputs)),
         revision=revision,
+        claim=None if claim is None else _claim(json.loads(claim)),
     )
+
+
+def _claim_json(claim: Claim) -> str:
+    where = (claim.hub_id, claim.agent_id, claim.nodes, claim.devices)
+    return _json((*where, claim.victims, claim.made_ms, claim.until_ms, claim.lost_ms))
+
+
+def _claim(parts: list[Any]) -> Claim:
+    hub_id, agent_id, nodes, devices, victims, made_ms, until_ms, lost_ms = parts
+    return Claim(
+        hub_id=HubId(hub_id),
+        agent_id=AgentId(agent_id),
+        nodes=tuple(nodes),
+        devices=_devices(devices),
+        victims=tuple(LeaseId(victim) for victim in victims),
+        made_ms=made_ms,
+        until_ms=until_ms,
+        lost_ms=lost_ms,
+    )
+
+
+def _devices(by_task: list[list[int]]) -> DevicesByTask:
+    return tuple(tuple(of_task) for of_task in by_task)
 
 
 def _reason(parts: list[Any]) -> Reason:
@@ -171,6 +197,7 @@ _SPEC_MAY_BE_EMPTY = (
     "hubs_allow",
     "hubs_deny",
     "hubs_prefer",
+    "spread",
 )
 
 
@@ -200,6 +227,7 @@ def spec_of(text: str) -> JobSpec:
         hubs_allow=tuple(found("hubs_allow", ())),
         hubs_deny=tuple(found("hubs_deny", ())),
         hubs_prefer=tuple(found("hubs_prefer", ())),
+        spread=found("spread", False),
     )
 
 
@@ -240,13 +268,14 @@ def lease_row(lease: Lease) -> Row:
         lease.revoke_code,
         lease.revoke_message,
         lease.usage_stored,
+        _json(lease.devices) if lease.devices else _NOTHING,
     )
 
 
 def lease_of(row: Row) -> Lease:
     """The reverse of `lease_row`."""
     id_, job_id, incarnation, n, hub_id, agent_id, nodes, per_task, state, on_partition, *rest = row
-    granted_ms, expires_ms, revoke_code, revoke_message, usage_stored = rest
+    granted_ms, expires_ms, revoke_code, revoke_message, usage_stored, devices = rest
     return Lease(
         id=LeaseId(id_),
         job_id=JobId(job_id),
@@ -262,6 +291,7 @@ def lease_of(row: Row) -> Lease:
         revoke_code=revoke_code,
         revoke_message=revoke_message,
         usage_stored=usage_stored,
+        devices=() if devices == _NOTHING else _devices(json.loads(devices)),
     )
 
 
@@ -291,13 +321,14 @@ def agent_row(agent: Agent) -> Row:
         _json([(d.name, d.version, d.size_bytes, d.policy, d.title, d.readers) for d in agent.datasets]),
         _json(agent.features),
         agent.round_trip_ms,
+        agent.reclaim_ms,
     )
 
 
 def agent_of(row: Row) -> Agent:
     """The reverse of `agent_row`."""
     hub_id, agent_id, instance_id, session_id, version, link, last_sync_ms, *rest = row
-    nodes, engines, datasets, features, round_trip_ms = rest
+    nodes, engines, datasets, features, round_trip_ms, reclaim_ms = rest
     return Agent(
         hub_id=HubId(hub_id),
         agent_id=AgentId(agent_id),
@@ -311,6 +342,7 @@ def agent_of(row: Row) -> Agent:
         datasets=tuple(_dataset(*entry) for entry in json.loads(datasets)),
         features=_texts(features),
         round_trip_ms=round_trip_ms,
+        reclaim_ms=reclaim_ms,
     )
 
 

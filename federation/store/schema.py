@@ -25,7 +25,7 @@ from sqlalchemy import (
 from federation.domain.job import TERMINAL, JobState
 from federation.domain.lease import LeaseState
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `migrations/versions`; a store at this revision opens without loading Alembic."""
 
 LIVE_JOB_STATES = tuple(state for state in JobState if state not in TERMINAL)
@@ -95,6 +95,7 @@ jobs = Table(
     Column("result_n", BigInteger),
     _text("outputs"),
     _int("revision"),
+    Column("claim", Text),
     Index("jobs_queue_seq", "queue_seq"),
     Index("jobs_state", "state", "queue_seq"),
     Index("jobs_project", "project", "queue_seq"),
@@ -133,6 +134,7 @@ leases = Table(
     _text("revoke_code"),
     _text("revoke_message"),
     _int("usage_stored"),
+    Column("devices", Text, nullable=False, server_default="[]"),
     Index("leases_job", "job_id"),
     Index("leases_state", "state"),
     sqlite_with_rowid=False,
@@ -162,6 +164,7 @@ agents = Table(
     _text("datasets"),
     _text("features"),
     _int("round_trip_ms"),
+    Column("reclaim_ms", BigInteger, nullable=False, server_default="60000"),
     PrimaryKeyConstraint("hub_id", "agent_id"),
     sqlite_with_rowid=False,
 )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64\x65ration/v1/common.proto\x12\rfederation.v1\"6\n\x08Resource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"K\n\x05Owner\x12\x10\n\x08home_hub\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06issuer\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\"P\n\x05Grant\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x12\n\nexpires_ms\x18\x04 \x01(\x03\"\'\n\x05\x45poch\x12\x13\n\x0bincarnation\x18\x01 \x01(\x03\x12\t\n\x01n\x18\x02 \x01(\x03\"\x9f\x01\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06hub_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x35\n\x08metadata\x18\x04 \x03(\x0b\x32#.federation.v1.Reason.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xf8\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x14\n\x10JOB_STATE_LEASED\x10\x02\x12\x15\n\x11JOB_STATE_STAGING\x10\x03\x12\x15\n\x11JOB_STATE_RUNNING\x10\x04\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x05\x12\x15\n\x11JOB_STATE_UNKNOWN\x10\x06\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x07\x12\x14\n\x10JOB_STATE_FAILED\x10\x08\x12\x17\n\x13JOB_STATE_CANCELLED\x10\t*\xa1\x01\n\rPriorityClass\x12\x1e\n\x1aPRIORITY_CLASS_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_CLASS_CLASS\x10\x01\x12\x1e\n\x1aPRIORITY_CLASS_INTERACTIVE\x10\x02\x12\x18\n\x14PRIORITY_CLASS_BATCH\x10\x03\x12\x1c\n\x18PRIORITY_CLASS_SCAVENGER\x10\x04*q\n\x0bOnPartition\x12\x1c\n\x18ON_PARTITION_UNSPECIFIED\x10\x00\x12\x15\n\x11ON_PARTITION_KEEP\x10\x01\x12\x15\n\x11ON_PARTITION_STOP\x10\x02\x12\x16\n\x12ON_PARTITION_RERUN\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64\x65ration/v1/common.proto\x12\rfederation.v1\"6\n\x08Resource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"\x1d\n\x0bTaskDevices\x12\x0e\n\x06places\x18\x01 \x03(\x05\"K\n\x05Owner\x12\x10\n\x08home_hub\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06issuer\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\"P\n\x05Grant\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x12\n\nexpires_ms\x18\x04 \x01(\x03\"\'\n\x05\x45poch\x12\x13\n\x0bincarnation\x18\x01 \x01(\x03\x12\t\n\x01n\x18\x02 \x01(\x03\"\x9f\x01\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06hub_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x35\n\x08metadata\x18\x04 \x03(\x0b\x32#.federation.v1.Reason.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xf8\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x14\n\x10JOB_STATE_LEASED\x10\x02\x12\x15\n\x11JOB_STATE_STAGING\x10\x03\x12\x15\n\x11JOB_STATE_RUNNING\x10\x04\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x05\x12\x15\n\x11JOB_STATE_UNKNOWN\x10\x06\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x07\x12\x14\n\x10JOB_STATE_FAILED\x10\x08\x12\x17\n\x13JOB_STATE_CANCELLED\x10\t*\xa1\x01\n\rPriorityClass\x12\x1e\n\x1aPRIORITY_CLASS_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_CLASS_CLASS\x10\x01\x12\x1e\n\x1aPRIORITY_CLASS_INTERACTIVE\x10\x02\x12\x18\n\x14PRIORITY_CLASS_BATCH\x10\x03\x12\x1c\n\x18PRIORITY_CLASS_SCAVENGER\x10\x04*q\n\x0bOnPartition\x12\x1c\n\x18ON_PARTITION_UNSPECIFIED\x10\x00\x12\x15\n\x11ON_PARTITION_KEEP\x10\x01\x12\x15\n\x11ON_PARTITION_STOP\x10\x02\x12\x16\n\x12ON_PARTITION_RERUN\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,22 +33,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REASON_METADATAENTRY']._loaded_options = None
   _globals['_REASON_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=464
-  _globals['_JOBSTATE']._serialized_end=712
-  _globals['_PRIORITYCLASS']._serialized_start=715
-  _globals['_PRIORITYCLASS']._serialized_end=876
-  _globals['_ONPARTITION']._serialized_start=878
-  _globals['_ONPARTITION']._serialized_end=991
+  _globals['_JOBSTATE']._serialized_start=495
+  _globals['_JOBSTATE']._serialized_end=743
+  _globals['_PRIORITYCLASS']._serialized_start=746
+  _globals['_PRIORITYCLASS']._serialized_end=907
+  _globals['_ONPARTITION']._serialized_start=909
+  _globals['_ONPARTITION']._serialized_end=1022
   _globals['_RESOURCE']._serialized_start=45
   _globals['_RESOURCE']._serialized_end=99
-  _globals['_OWNER']._serialized_start=101
-  _globals['_OWNER']._serialized_end=176
-  _globals['_GRANT']._serialized_start=178
-  _globals['_GRANT']._serialized_end=258
-  _globals['_EPOCH']._serialized_start=260
-  _globals['_EPOCH']._serialized_end=299
-  _globals['_REASON']._serialized_start=302
-  _globals['_REASON']._serialized_end=461
-  _globals['_REASON_METADATAENTRY']._serialized_start=414
-  _globals['_REASON_METADATAENTRY']._serialized_end=461
+  _globals['_TASKDEVICES']._serialized_start=101
+  _globals['_TASKDEVICES']._serialized_end=130
+  _globals['_OWNER']._serialized_start=132
+  _globals['_OWNER']._serialized_end=207
+  _globals['_GRANT']._serialized_start=209
+  _globals['_GRANT']._serialized_end=289
+  _globals['_EPOCH']._serialized_start=291
+  _globals['_EPOCH']._serialized_end=330
+  _globals['_REASON']._serialized_start=333
+  _globals['_REASON']._serialized_end=492
+  _globals['_REASON_METADATAENTRY']._serialized_start=445
+  _globals['_REASON_METADATAENTRY']._serialized_end=492
 # @@protoc_insertion_point(module_scope)

@@ -143,7 +143,9 @@ class Resource(_message.Message):
     name: _builtins.str
     """"cpu", "memory", "disk" or "gpu"; agents may report others, which nobody can ask for yet."""
     kind: _builtins.str
-    """What sort of it, for resources that differ: "nvidia/A100" for a gpu; empty means any or not applicable."""
+    """What sort of a gpu: "nvidia/A100", or in a demand "nvidia/A100|nvidia/H100" where either will do; empty means any.
+    Nothing but gpus has kinds.
+    """
     amount: _builtins.int
     """How much: cpu in millicores, memory and disk in bytes, gpu in thousandths of a device."""
     def __init__(
@@ -160,6 +162,32 @@ class Resource(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Resource: _TypeAlias = Resource  # noqa: Y015
+
+@_typing.final
+class TaskDevices(_message.Message):
+    """The GPUs of one task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Each device's place among those that its node offers: kinds by name, each giving whole devices of 1,000
+        thousandths and a last one with the rest.
+        """
+
+    def __init__(
+        self,
+        *,
+        places: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["places", b"places"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskDevices: _TypeAlias = TaskDevices  # noqa: Y015
 
 @_typing.final
 class Owner(_message.Message):

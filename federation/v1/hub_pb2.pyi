@@ -247,6 +247,7 @@ class Agent(_message.Message):
     ENGINES_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     ROUND_TRIP_MS_FIELD_NUMBER: _builtins.int
+    RECLAIM_MS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Its name, unique within the hub."""
     version: _builtins.str
@@ -257,6 +258,8 @@ class Agent(_message.Message):
     """When its last sync began."""
     round_trip_ms: _builtins.int
     """The round trip that it measured to the control plane; -1 when it has not."""
+    reclaim_ms: _builtins.int
+    """How long a preempted guest has there between SIGTERM and SIGKILL."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
         """Its machines."""
@@ -280,10 +283,11 @@ class Agent(_message.Message):
         engines: _abc.Iterable[_builtins.str] | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
         round_trip_ms: _builtins.int = ...,
+        reclaim_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "engines", b"engines", "features", b"features", "last_sync_ms", b"last_sync_ms", "link", b"link", "nodes", b"nodes", "round_trip_ms", b"round_trip_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "engines", b"engines", "features", b"features", "last_sync_ms", b"last_sync_ms", "link", b"link", "nodes", b"nodes", "reclaim_ms", b"reclaim_ms", "round_trip_ms", b"round_trip_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -353,6 +357,7 @@ class OpenSessionRequest(_message.Message):
     DATASETS_FIELD_NUMBER: _builtins.int
     RUNS_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
+    RECLAIM_MS_FIELD_NUMBER: _builtins.int
     hub_id: _builtins.str
     """Its hub."""
     agent_id: _builtins.str
@@ -367,6 +372,8 @@ class OpenSessionRequest(_message.Message):
     """Made once with its state folder: tells a restart from a second agent with the same name."""
     title: _builtins.str
     """The hub's name for people."""
+    reclaim_ms: _builtins.int
+    """How long its policy gives a preempted guest between SIGTERM and SIGKILL; absent means a minute."""
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it can do beyond the first protocol."""
@@ -402,12 +409,15 @@ class OpenSessionRequest(_message.Message):
         datasets: _abc.Iterable[Global___Dataset] | None = ...,
         runs: _abc.Iterable[Global___RunReport] | None = ...,
         title: _builtins.str = ...,
+        reclaim_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reclaim_ms", b"_reclaim_ms", "reclaim_ms", b"reclaim_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_version", b"agent_version", "datasets", b"datasets", "engines", b"engines", "features", b"features", "hub_id", b"hub_id", "instance_id", b"instance_id", "nodes", b"nodes", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "runs", b"runs", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reclaim_ms", b"_reclaim_ms", "agent_id", b"agent_id", "agent_version", b"agent_version", "datasets", b"datasets", "engines", b"engines", "features", b"features", "hub_id", b"hub_id", "instance_id", b"instance_id", "nodes", b"nodes", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "reclaim_ms", b"reclaim_ms", "runs", b"runs", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__reclaim_ms: _TypeAlias = _typing.Literal["reclaim_ms"]  # noqa: Y015
+    _WhichOneofArgType__reclaim_ms: _TypeAlias = _typing.Literal["_reclaim_ms", b"_reclaim_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reclaim_ms) -> _WhichOneofReturnType__reclaim_ms | None: ...
 
 Global___OpenSessionRequest: _TypeAlias = OpenSessionRequest  # noqa: Y015
 
@@ -704,6 +714,7 @@ class Lease(_message.Message):
     TRACKING_URI_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     GRANT_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """Its id."""
     job_id: _builtins.str
@@ -736,6 +747,10 @@ class Lease(_message.Message):
     def grant(self) -> _common_pb2.Grant:
         """The right of the submitter, as sent."""
 
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.TaskDevices]:
+        """The GPUs of its tasks, in order; empty without, or where the agent is to choose."""
+
     def __init__(
         self,
         *,
@@ -750,10 +765,11 @@ class Lease(_message.Message):
         tracking_uri: _builtins.str = ...,
         start: _builtins.bool = ...,
         grant: _common_pb2.Grant | None = ...,
+        devices: _abc.Iterable[_common_pb2.TaskDevices] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "grant", b"grant", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "grant", b"grant", "job_id", b"job_id", "lease_id", b"lease_id", "nodes", b"nodes", "owner", b"owner", "package_url", b"package_url", "spec", b"spec", "start", b"start", "tracking_uri", b"tracking_uri", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "epoch", b"epoch", "grant", b"grant", "job_id", b"job_id", "lease_id", b"lease_id", "nodes", b"nodes", "owner", b"owner", "package_url", b"package_url", "spec", b"spec", "start", b"start", "tracking_uri", b"tracking_uri", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from federation.v1 import common_pb2 as _common_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Placement:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlacementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Placement.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLACEMENT_UNSPECIFIED: _Placement.ValueType  # 0
+    """Taken as PACK."""
+    PLACEMENT_PACK: _Placement.ValueType  # 1
+    """On as few nodes as will do."""
+    PLACEMENT_SPREAD: _Placement.ValueType  # 2
+    """On as many nodes as there are."""
+
+class Placement(_Placement, metaclass=_PlacementEnumTypeWrapper):
+    """How a gang's tasks share nodes."""
+
+PLACEMENT_UNSPECIFIED: Placement.ValueType  # 0
+"""Taken as PACK."""
+PLACEMENT_PACK: Placement.ValueType  # 1
+"""On as few nodes as will do."""
+PLACEMENT_SPREAD: Placement.ValueType  # 2
+"""On as many nodes as there are."""
+Global___Placement: _TypeAlias = Placement  # noqa: Y015
 
 @_typing.final
 class JobSpec(_message.Message):
@@ -197,21 +222,25 @@ class Demand(_message.Message):
 
     REPLICAS_FIELD_NUMBER: _builtins.int
     PER_TASK_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
     replicas: _builtins.int
     """How many equal tasks. 1 to 1,000."""
+    placement: Global___Placement.ValueType
+    """How its tasks share nodes."""
     @_builtins.property
     def per_task(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Resource]:
-        """What one task needs."""
+        """What one task needs. A gpu below 1,000 thousandths is a part of one device, above it whole devices; one entry."""
 
     def __init__(
         self,
         *,
         replicas: _builtins.int = ...,
         per_task: _abc.Iterable[_common_pb2.Resource] | None = ...,
+        placement: Global___Placement.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["per_task", b"per_task", "replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["per_task", b"per_task", "placement", b"placement", "replicas", b"replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -306,6 +335,7 @@ class Job(_message.Message):
     PARENT_JOB_ID_FIELD_NUMBER: _builtins.int
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The job's id."""
     state: _common_pb2.JobState.ValueType
@@ -354,6 +384,10 @@ class Job(_message.Message):
     def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The nodes of its tasks, in order; a node appears once for each task it holds."""
 
+    @_builtins.property
+    def claim(self) -> Global___Claim:
+        """Room that is being made for it, while it waits; absent else."""
+
     def __init__(
         self,
         *,
@@ -377,14 +411,71 @@ class Job(_message.Message):
         parent_job_id: _builtins.str = ...,
         exit_code: _builtins.int = ...,
         revision: _builtins.int = ...,
+        claim: Global___Claim | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "owner", b"owner", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt", b"attempt", "attempts", b"attempts", "created_ms", b"created_ms", "ended_ms", b"ended_ms", "exit_code", b"exit_code", "hub_id", b"hub_id", "id", b"id", "nodes", b"nodes", "owner", b"owner", "parent_job_id", b"parent_job_id", "progress", b"progress", "reason", b"reason", "revision", b"revision", "spec", b"spec", "started_ms", b"started_ms", "state", b"state", "state_since_ms", b"state_since_ms", "tracking_run_id", b"tracking_run_id", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt", b"attempt", "attempts", b"attempts", "claim", b"claim", "created_ms", b"created_ms", "ended_ms", b"ended_ms", "exit_code", b"exit_code", "hub_id", b"hub_id", "id", b"id", "nodes", b"nodes", "owner", b"owner", "parent_job_id", b"parent_job_id", "progress", b"progress", "reason", b"reason", "revision", b"revision", "spec", b"spec", "started_ms", b"started_ms", "state", b"state", "state_since_ms", b"state_since_ms", "tracking_run_id", b"tracking_run_id", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Claim(_message.Message):
+    """Room that a waiting job gets when others have ended for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HUB_ID_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    VICTIMS_FIELD_NUMBER: _builtins.int
+    MADE_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    LOST_MS_FIELD_NUMBER: _builtins.int
+    hub_id: _builtins.str
+    """At which hub."""
+    agent_id: _builtins.str
+    """Which agent there."""
+    made_ms: _builtins.int
+    """When it was made."""
+    until_ms: _builtins.int
+    """When they have ended at the latest; else the claim is given up and the job is planned anew."""
+    lost_ms: _builtins.int
+    """Its price: work that is lost, in milliseconds of dominant share."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The nodes of its tasks, in order."""
+
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.TaskDevices]:
+        """The GPUs of its tasks, in order; empty without."""
+
+    @_builtins.property
+    def victims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The leases that were told to end."""
+
+    def __init__(
+        self,
+        *,
+        hub_id: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        devices: _abc.Iterable[_common_pb2.TaskDevices] | None = ...,
+        victims: _abc.Iterable[_builtins.str] | None = ...,
+        made_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
+        lost_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "devices", b"devices", "hub_id", b"hub_id", "lost_ms", b"lost_ms", "made_ms", b"made_ms", "nodes", b"nodes", "until_ms", b"until_ms", "victims", b"victims"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Claim: _TypeAlias = Claim  # noqa: Y015
 
 @_typing.final
 class Submission(_message.Message):

@@ -138,9 +138,8 @@ class AttemptThread:
         lease = run.lease
         staged = tools.staging.stage(lease, GRACE_MS, self._progress, self._called_off)
         variables = dict(staged.variables)
-        if tools.staging.devices:
-            # without this a program takes every GPU that it finds, also those of others
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(run.devices))
+        # without this a program takes every GPU that it finds, also those of others; empty: none
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(run.devices))
         if lease.work.tracking:
             variables |= tracking.begin(
                 lease,

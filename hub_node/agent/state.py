@@ -148,7 +148,7 @@ class State:
         for run in live:
             thread = self._thread(run)
             if run.state is RunState.STOPPING and run.reason is not None:
-                thread.stop(run.reason, RUNS_GRACE_MS)
+                thread.stop(run.reason, max(run.stop_grace_ms, RUNS_GRACE_MS))
             thread.start()
         if live:
             log.info("took up %d runs of the agent before: %s", len(live), ", ".join(map(_name, live)))
@@ -214,7 +214,7 @@ class State:
                     log.info("job %s refused: %s", command.lease.job_id, reason.message)
                     command = reconcile.Refuse(command.lease, reason)  # noqa: PLW2901  # the judged one takes its place
                 elif command.lease.work.gpu_milli:
-                    devices = self._admission.devices_for(command.lease.work, here.values())
+                    devices = self._admission.devices_for(command.lease, here.values())
                     command = replace(command, devices=devices)  # noqa: PLW2901  # as above
                 here = reconcile.applied(here, (command,), 0)
             judged.append(command)

@@ -22,6 +22,7 @@ from pathlib import Path
 from federation.archive import unpack
 from federation.archive.limits import PACKAGE_PACKED_BYTES_MAX, disk_failed
 from federation.errors import Code, Fault, FederationError, invalid
+from federation.policy.share import RECLAIM_S_DEFAULT
 from hub_node.config import DatasetConfig
 from hub_node.records import Epoch, LeaseOrder
 
@@ -90,8 +91,8 @@ class Staging:
     hub_id: str
     datasets: tuple[DatasetConfig, ...]
     ca: Path | None = None
-    devices: tuple[str, ...] = ()
-    """All GPUs of this machine."""
+    reclaim_s: int = RECLAIM_S_DEFAULT
+    """What a preempted run has between SIGTERM and SIGKILL, by the hub's policy."""
 
     def places(self, job_id: str, epoch: Epoch) -> Places:
         """The folder of an attempt. Raises: FederationError INVALID_ARGUMENT for an id that is no name."""
@@ -209,7 +210,8 @@ class Staging:
             "BRHUB_HUB": self.hub_id,
             "BRHUB_OUTPUT_DIR": str(places.output),
             "BRHUB_CHECKPOINT_DIR": str(places.checkpoint),
-            "BRHUB_GRACE_S": str(max(1, grace_ms // 1000)),
+            # what a run may count on: one that may be preempted has the hub's reclaim time, others what a cancel gives
+            "BRHUB_GRACE_S": str(self.reclaim_s if lease.work.preemptible else max(1, grace_ms // 1000)),
             **inputs,
         }
 

@@ -28,6 +28,8 @@ SUBMIT_S_MAX = 120.0
 AFTER_RUN_MS = 5 * 60_000
 """A head lives this much longer than the deadline of its run."""
 _MACHINE_VARIABLES = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "USER", "LOGNAME", "TMPDIR", "TZ", "SHELL", "PWD"})
+_RAYS_OWN = frozenset({"CUDA_VISIBLE_DEVICES"})
+"""Ray gives each worker its own part of what its head sees."""
 _RECORD = "ray.json"
 
 
@@ -165,7 +167,7 @@ def driver_words(attempt: Attempt) -> tuple[str, ...]:
 
 def runtime_env_of(attempt: Attempt) -> dict[str, object]:
     """What Ray gives to the job's workers, which do not inherit from the driver: its variables and its Python."""
-    variables = {name: text for name, text in attempt.variables.items() if name not in _MACHINE_VARIABLES}
+    variables = {name: text for name, text in attempt.variables.items() if name not in _MACHINE_VARIABLES | _RAYS_OWN}
     environment: dict[str, object] = {"env_vars": variables}
     if attempt.python != Path(sys.executable):
         environment["py_executable"] = str(attempt.python)

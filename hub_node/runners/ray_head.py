@@ -110,8 +110,7 @@ class RayHead(ProcessRunner):
                 "BRHUB_ATTEMPT": attempt,
             }
         )
-        if self.shape.devices:
-            variables["CUDA_VISIBLE_DEVICES"] = self.shape.devices
+        variables["CUDA_VISIBLE_DEVICES"] = self.shape.devices
         spec: guard.Json = {
             "folder": str(self.folder), "argv": ["/bin/sh", "-c", _CLEANING_UP, str(self.sockets), *words], "cwd": str(self.sockets), "env": variables,
             "log": str(self.folder / "head.log"), "grace_ms": STOP_GRACE_MS, "memory_bytes_max": 0, "log_bytes_max": 2**30,

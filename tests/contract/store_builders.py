@@ -9,7 +9,7 @@ from typing import Any
 
 from federation.domain.hub import Agent, Dataset, Hub, HubState, LinkState, Node
 from federation.domain.ids import AgentId, HubId, JobId, LeaseId
-from federation.domain.job import Epoch, Input, Job, JobSpec, OnPartition, OutputFile, Owner, Priority, Reason
+from federation.domain.job import Claim, Epoch, Input, Job, JobSpec, OnPartition, OutputFile, Owner, Priority, Reason
 from federation.domain.lease import Lease, LeaseState
 from federation.domain.quantities import Resources, resources
 from federation.domain.usage import UsageInterval
@@ -70,6 +70,7 @@ def full_job(n: int) -> Job:
         hubs_allow=("cairo", "shenzhen"),
         hubs_deny=("hub-4",),
         hubs_prefer=("cairo",),
+        spread=True,
     )
     return Job(
         id=JobId(f"job-{n:08d}"),
@@ -95,6 +96,9 @@ def full_job(n: int) -> Job:
         result_epoch=Epoch(1, 6),
         outputs=(OutputFile("part/0.csv", 12, "cd" * 32), OutputFile("log", 0, "ef" * 32)),
         revision=1,
+        claim=Claim(
+            HubId("cairo"), AgentId("a1"), ("n1", "n1", "n2"), ((0,), (1,), (0,)), (LeaseId("lease-9"),), 15, 16, 17
+        ),
     )
 
 
@@ -112,6 +116,7 @@ def lease(n: int, of: Job, **changes: Any) -> Lease:
         on_partition=OnPartition.KEEP,
         granted_ms=100,
         expires_ms=700_100,
+        devices=((0, 2),),
     )
     return dataclasses.replace(plain, **changes)
 
@@ -138,6 +143,7 @@ def agent(hub_id: str = "cairo", agent_id: str = "a1", **changes: Any) -> Agent:
         datasets=(data, dataclasses.replace(data, name="weather", readers=())),
         features=("logs",),
         round_trip_ms=180,
+        reclaim_ms=5_000,
     )
     return dataclasses.replace(plain, **changes)
 

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, inspect
 
+from federation.domain.hub import Agent
+from federation.domain.job import Job
+from federation.domain.lease import Lease
 from federation.errors import Code, FederationError
-from federation.store import migrations, open_store, schema, sqlite
-from tests.contract.store_builders import fact, full_job, job, keep
+from federation.store import codec, migrations, open_store, schema, sqlite
+from tests.contract.store_builders import agent, fact, full_job, job, keep, lease
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -130,6 +134,72 @@ def test_old_data_is_kept(tmp_path: Path) -> None:
     connection.close()
     assert rows == [("job-00000001", "calm", "moved", 2), ("job-00000002", "calm", "moved", 0)]
     assert (specs, _revision(path)) == ((2,), "9999")
+
+
+def _filled_at_first_schema(folder: Path) -> tuple[Path, Job, Lease, Agent]:
+    """A store as the first release left it, at work: a running job, its lease, its agent."""
+    scripts = folder / "first"
+    (scripts / "versions").mkdir(parents=True)
+    shutil.copy(migrations.VERSIONS / "versions" / "r0001_first_schema.py", scripts / "versions")
+    path = folder / "federation.db"
+    made = sqlite3.connect(path)
+    made.execute(f"PRAGMA application_id={sqlite.APPLICATION_ID}")
+    made.close()
+    _upgrade(path, scripts)
+    of = replace(full_job(1), claim=None, spec=replace(full_job(1).spec, spread=False))
+    held, speaks = lease(1, of, devices=()), agent(reclaim_ms=60_000)
+    connection = sqlite3.connect(path)
+    for table, row in (
+        ("jobs", codec.job_row(of)[:-1]),
+        ("specs", codec.spec_row(of)),
+        ("leases", codec.lease_row(held)[:-1]),
+        ("agents", codec.agent_row(speaks)[:-1]),
+    ):
+        connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+    connection.commit()
+    connection.close()
+    return path, of, held, speaks
+
+
+def test_store_of_before_claims_and_devices_goes_on(tmp_path: Path) -> None:
+    """A store at the first schema opens with all it had: no claims, leases without devices, a minute to reclaim."""
+    path, of, held, speaks = _filled_at_first_schema(tmp_path)
+    store = open_store(f"sqlite:///{path}")
+    loaded = store.load()
+    assert (loaded.jobs, loaded.leases, loaded.agents) == ((of,), (held,), (speaks,))
+    claiming = replace(of, claim=full_job(1).claim, revision=2)
+    with store.begin() as transaction:
+        transaction.put_jobs([claiming])
+        transaction.put_leases([replace(held, devices=((1,),))])
+        transaction.put_agents([replace(speaks, reclaim_ms=0)])
+        transaction.commit()
+    store.close()
+    store = open_store(f"sqlite:///{path}")
+    loaded = store.load()
+    assert (loaded.jobs[0].claim, loaded.leases[0].devices, loaded.agents[0].reclaim_ms) == (claiming.claim, ((1,),), 0)
+    store.close()
+    assert _revision(path) == schema.HEAD
+
+
+def test_way_back_to_the_first_schema_keeps_the_rest(tmp_path: Path) -> None:
+    """Claims, devices and reclaim times go; everything that the first schema knows stays."""
+    path, *_ = _filled_at_first_schema(tmp_path)
+    first = _tables(path)
+    open_store(f"sqlite:///{path}").close()
+    from alembic.operations import Operations
+
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+        _script_directory().get_revision("0002").module.downgrade()
+    with engine.connect() as connection:
+        columns = {
+            table: {one["name"] for one in inspect(connection).get_columns(table)} for table in ("jobs", "leases")
+        }
+        kept = connection.exec_driver_sql("SELECT id FROM jobs UNION SELECT id FROM leases").fetchall()
+    engine.dispose()
+    assert (columns["jobs"] & {"claim"}, columns["leases"] & {"devices"}) == (set(), set())
+    assert set(_tables(path)) == set(first)
+    assert len(kept) == 2
 
 
 def test_newer_store_is_refused(tmp_path: Path) -> None:

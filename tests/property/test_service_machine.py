@@ -387,7 +387,7 @@ class ServiceMachine(RuleBasedStateMachine):
             assert (lease.agent_key, job.epoch) == (orders.key, lease.epoch)
             assert world.leases[lease.id].state is LeaseState.GRANTED
         starts = {(lease.id, lease.epoch) for lease, _ in orders.starts}
-        assert not starts & {(lease_id, epoch) for lease_id, epoch, _ in orders.revokes}
+        assert not starts & {(one.lease_id, one.epoch) for one in orders.revokes}
         assert world.agents[orders.key].link is LinkState.ONLINE
 
     def is_over_full(self, key: AgentKey) -> bool:

@@ -249,7 +249,7 @@ def test_a_run_that_nobody_ordered_is_ended(control: ControlUnderTest) -> None:
     job_id = control.submit()
     ghost = control.report(job_id, Trigger.RUN_STARTED)
     orders = control.sync(ghost)
-    assert [(lease_id, epoch) for lease_id, epoch, _ in orders.revokes] == [(ghost.lease_id, ghost.epoch)]
+    assert [(one.lease_id, one.epoch) for one in orders.revokes] == [(ghost.lease_id, ghost.epoch)]
 
 
 def test_usage_is_posted_once(control: ControlUnderTest) -> None:

@@ -341,7 +341,7 @@ def test_an_agent_that_returns_with_an_older_attempt_is_told_to_end_it(control: 
     control.join(an_agent("shenzhen"))
     assert control.round() == 1
     orders = control.sync(replace(old, trigger=Trigger.RUN_STARTED))
-    assert [lease_id for lease_id, _, _ in orders.revokes] == [old.lease_id]
+    assert [one.lease_id for one in orders.revokes] == [old.lease_id]
     control.sync(replace(old, trigger=Trigger.RUN_SUCCEEDED))
     job = control.job(job_id)
     assert (job.state, job.hub_id, job.result_epoch) == (JobState.LEASED, "shenzhen", None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from federation.domain.hub import Agent, Hub, LinkState, Node
 from federation.domain.ids import AgentId, HubId, JobId, LeaseId
-from federation.domain.job import Epoch, Job, JobSpec, JobState, OnPartition, Owner
+from federation.domain.job import Claim, Epoch, Job, JobSpec, JobState, OnPartition, Owner
 from federation.domain.lease import Lease, LeaseState
 from federation.domain.quantities import Resources, resources
 
@@ -58,6 +58,13 @@ def a_lease(job: Job, state: LeaseState = LeaseState.GRANTED, epoch: Epoch = FIR
         NOON_MS + 2_400_000,
     )
     return replace(lease, **changes)
+
+
+def a_claim(**changes: Any) -> Claim:
+    """A claim on cairo/main's only node, made at noon for the end of one lease."""
+    at = {"hub_id": HubId("cairo"), "agent_id": AgentId("main"), "nodes": ("n1",), "devices": ()}
+    when = {"made_ms": NOON_MS, "until_ms": NOON_MS + 150_000}
+    return Claim(**{**at, **when, "victims": (LeaseId("lease-of-a-guest"),), "lost_ms": 5_000, **changes})
 
 
 def a_node(name: str = "n1", cpus: float = 4, memory_gib: float = 8, gpus: float = 0, gpu_kind: str = "") -> Node:

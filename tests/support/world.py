@@ -11,12 +11,15 @@ from typing import Any, TypeVar
 from federation.domain.hub import Agent
 from federation.domain.ids import AgentKey, JobId, LeaseId
 from federation.domain.job import Epoch, Job, Owner
+from federation.domain.lease import Lease
 from federation.errors import Code, Fault, FederationError
 from federation.lifecycle.invariants import broken
 from federation.lifecycle.job import Trigger
 from federation.ports import Store, Transaction
+from federation.scheduling.plan import Placement, Plan, Preemption
 from federation.service import expiry
 from federation.service import sync as service_sync
+from federation.service.committing import Accepted
 from federation.service.jobs import find
 from federation.service.rounds import Rounds
 from federation.service.submit import Submission, SubmitJobs, Submitted
@@ -146,7 +149,21 @@ class ControlUnderTest:
 
     def round(self) -> int:
         """One round; how many jobs it placed."""
-        return len(self.rounds.round().placements)
+        before = self.rounds.figures.placements
+        self.rounds.round()
+        return self.rounds.figures.placements - before
+
+    def commit(self, *decisions: Placement | Preemption) -> Accepted:
+        """What of a plan of a test's own takes effect."""
+        placements = tuple(one for one in decisions if isinstance(one, Placement))
+        preemptions = tuple(one for one in decisions if isinstance(one, Preemption))
+        return self.rounds.commit(Plan(self.clock.now_ms(), placements, preemptions=preemptions))
+
+    def lease_of(self, job_id: str) -> Lease:
+        """The job's live lease, which there must be."""
+        lease = self.world.lease_for(JobId(job_id))
+        assert lease is not None, f"{job_id} has no live lease"
+        return lease
 
     def pass_time(self, ms: int) -> None:
         """Move the clock and let time do its work."""

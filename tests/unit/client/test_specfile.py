@@ -11,7 +11,7 @@ from federation.client.quantity import AMOUNT_MAX, parse_bytes, parse_duration_m
 from federation.client.specfile import draft_from_mapping, draft_from_text, load_spec, name_from, spec_from_mapping
 from federation.client.yamlfile import FILE_BYTES_MAX
 from federation.errors import Code, FederationError
-from federation.v1 import common_pb2
+from federation.v1 import common_pb2, job_pb2
 
 CONTRACT = """\
 version: 1
@@ -71,6 +71,40 @@ def test_tracking_is_on_for_ray_only(engine: str, tracking: bool) -> None:
     mapping = {"engine": engine, "entrypoint": "x"}
     assert spec_from_mapping(mapping).tracking is tracking
     assert spec_from_mapping({**mapping, "tracking": not tracking}).tracking is not tracking
+
+
+def test_tasks_are_packed_unless_they_are_to_be_spread() -> None:
+    """What is the default is not sent, so that the same job is the same body to every version."""
+    mapping = {"engine": "command", "entrypoint": "x"}
+    styles = [spec_from_mapping({**mapping, "resources": asked}).demand.placement for asked in (
+        {}, {"placement": "pack"}, {"placement": "spread"},
+    )]  # fmt: skip
+    assert styles == [job_pb2.PLACEMENT_UNSPECIFIED, job_pb2.PLACEMENT_UNSPECIFIED, job_pb2.PLACEMENT_SPREAD]
+
+
+@pytest.mark.parametrize(
+    ("resources", "field"),
+    [
+        ({"gpus": 1.5}, "resources.gpus"),
+        ({"gpus": "2.001"}, "resources.gpus"),
+        ({"gpus": 1, "gpu_model": "a|a"}, "resources.gpu_model"),
+        ({"gpus": 1, "gpu_model": "a|"}, "resources.gpu_model"),
+        ({"gpus": 1, "gpu_model": "|".join(map(str, range(17)))}, "resources.gpu_model"),
+        ({"placement": "heap"}, "resources.placement"),
+    ],
+)
+def test_gpus_that_no_machine_has_are_refused_at_once(resources: dict[str, Any], field: str) -> None:
+    """A part of one device or whole ones, of one model or of either."""
+    with pytest.raises(FederationError) as refused:
+        spec_from_mapping({"engine": "command", "entrypoint": "x", "resources": resources})
+    assert refused.value.metadata["field"] == field
+
+
+@pytest.mark.parametrize(("gpus", "model"), [(0.5, ""), (1, "nvidia/A100"), (8, "nvidia/A100|nvidia/H100")])
+def test_parts_and_whole_gpus_are_read(gpus: float, model: str) -> None:
+    """In thousandths, with the models as written."""
+    spec = spec_from_mapping({"engine": "command", "entrypoint": "x", "resources": {"gpus": gpus, "gpu_model": model}})
+    assert demand_of(spec)[-1] == ("gpu", model, int(gpus * 1000))
 
 
 def test_what_may_run_twice_may_be_put_aside() -> None:

@@ -49,15 +49,20 @@ def test_only_web_addresses_become_links(url: str, followed: bool) -> None:
 
 def test_events_become_sentences() -> None:
     """Variable parts are filled in; an event of a later version is shown by its name; broken payloads do no harm."""
+    claimed = '{"hub_id":"cairo","victims":["lease-1"],"from":"QUEUED","to":"QUEUED"}'
     granted = '{"hub_id":"cairo","nodes":["n1","n1"],"attempt":"1-2"}'
     rows = [
         EventRow(1, "job", "j", "LeaseGranted", "round", "control", granted),
         EventRow(1, "job", "j", "RunFailed", "SyncHub", "agent:cairo/main", '{"code":"RUN_FAILED"}'),
+        EventRow(1, "job", "j", "ClaimMade", "round", "control", claimed),
+        EventRow(1, "job", "j", "PreemptRequested", "round", "control", '{"code":"PREEMPTED"}'),
         EventRow(1, "job", "j", "SomethingNew", "x", "control", "not json"),
         EventRow(1, "job", "j", "LeaseGranted", "round", "control", "[]"),
     ]
     assert [words.event_words(row) for row in rows] == [
-        "Leased to cairo on n1, attempt 1-2", "Failed (RUN_FAILED)", "SomethingNew", "Leased to ? on ?, attempt ?",
+        "Leased to cairo on n1, attempt 1-2", "Failed (RUN_FAILED)",
+        "Others were told to end for it at cairo",
+        "Told to end, to make room for a job with a better right (PREEMPTED)", "SomethingNew", "Leased to ? on ?, attempt ?",
     ]  # fmt: skip
     assert [words.actor_words(name) for name in ("control", "agent:cairo/main", "user:local/aisha@cairo")] == [
         "control", "agent cairo/main", "aisha@cairo",

@@ -81,25 +81,95 @@ def test_gpu_of_any_kind_counts_against_every_kind() -> None:
     assert code_of(admission(), any_kind, gpu_milli=1_000, gpu_kind="nvidia/A100") == "ROOM_TAKEN"
 
 
+MACHINE = (("gpu-c", "nvidia/T4"), ("gpu-a", "nvidia/A100"), ("gpu-b", "nvidia/A100"))
+"""By place, once kinds are in order: gpu-a, gpu-b, gpu-c."""
+OFFER = (("cpu", "", 8_000), ("gpu", "nvidia/A100", 2_000), ("gpu", "nvidia/T4", 1_000))
+FRACTIONS = share_policy({"accept": {"gpu_fractions": True}})
+
+
 def test_gpus_are_given_out_one_by_one() -> None:
     """Whole devices to one run each; parts share the fullest device that has room; ended runs give theirs back."""
-    devices = (("gpu-a", "nvidia/A100"), ("gpu-b", "nvidia/A100"), ("gpu-c", "nvidia/T4"))
-    asked = replace(admission(), devices=devices)
+    asked = replace(admission(offered=OFFER), devices=MACHINE)
     whole = a_run("job-1", gpu_milli=1_000, devices=("gpu-a",))
     part = a_run("job-2", gpu_milli=300, devices=("gpu-c",))
     over = a_run("job-3", gpu_milli=1_000, devices=("gpu-b",), state=RunState.ENDED)
     runs = [whole, part, over]
 
     def given(gpu_milli: int, replicas: int = 1, kind: str = "") -> tuple[str, ...]:
-        return asked.devices_for(a_lease(gpu_milli=gpu_milli, replicas=replicas, gpu_kind=kind).work, runs)
+        return asked.devices_for(a_lease(gpu_milli=gpu_milli, replicas=replicas, gpu_kind=kind), runs)
 
     assert given(1_000) == ("gpu-b",)
     assert given(2_000) == ()
     assert given(1_000, kind="nvidia/T4") == ()
+    assert given(1_000, kind="nvidia/T4|nvidia/A100") == ("gpu-b",)
     assert given(500) == ("gpu-c",)
     assert given(700, replicas=2) == ("gpu-c", "gpu-b")
     assert given(800, replicas=2) == ()
     assert given(300, kind="nvidia/A100") == ("gpu-b",)
+
+
+@pytest.mark.parametrize(
+    ("gpu_milli", "replicas", "places", "expected"),
+    [
+        (1_000, 1, ((1,),), ("gpu-b",)),
+        (1_000, 1, ((0,),), ()),  # held whole
+        (700, 1, ((2,),), ("gpu-c",)),
+        (701, 1, ((2,),), ()),  # 300 of it are held
+        (300, 2, ((2,), (2,)), ("gpu-c", "gpu-c")),
+        (400, 2, ((2,), (2,)), ()),  # together too much
+        (400, 2, ((2,), (1,)), ("gpu-c", "gpu-b")),
+        (2_000, 1, ((1, 2),), ()),
+        (1_000, 1, ((1, 2),), ()),  # more devices than it asked for
+        (2_000, 1, ((1, 1),), ()),  # one device twice
+        (300, 2, ((2,),), ()),  # one task without
+        (1_000, 1, ((3,),), ()),  # there is none
+        (1_000, 1, ((-1,),), ()),
+    ],
+)
+def test_the_devices_that_a_lease_names_are_taken_or_it_is_refused(
+    gpu_milli: int, replicas: int, places: tuple[tuple[int, ...], ...], expected: tuple[str, ...]
+) -> None:
+    """Places are those of the offer, kinds in order; what is not free here is ROOM_TAKEN."""
+    asked = replace(admission(FRACTIONS, offered=OFFER), devices=MACHINE)
+    runs = [a_run("job-1", gpu_milli=1_000, devices=("gpu-a",)), a_run("job-2", gpu_milli=300, devices=("gpu-c",))]
+    lease = a_lease(cpu_milli=1, gpu_milli=gpu_milli, replicas=replicas, devices=places)
+    assert asked.devices_for(lease, runs) == expected
+    reason = asked.refusal(lease, runs)
+    assert (reason.code if reason else "YES") == ("YES" if expected else "ROOM_TAKEN")
+
+
+def test_parts_of_devices_are_given_only_where_the_policy_says_so() -> None:
+    """Whatever the control plane planned."""
+    lease = a_lease(cpu_milli=1, gpu_milli=500, devices=((1,),))
+    policies = (SharePolicy(), FRACTIONS)
+    found = [replace(admission(policy, offered=OFFER), devices=MACHINE).refusal(lease, []) for policy in policies]
+    assert [reason.code if reason else "YES" for reason in found] == ["SHARE_POLICY", "YES"]
+
+
+def test_the_home_share_keeps_its_devices() -> None:
+    """Half of four: the first two of the machine are offered, and no lease gets another; half a device stays half."""
+    four = tuple((f"gpu-{number}", "nvidia/T4") for number in range(4))
+    asked = replace(admission(FRACTIONS, offered=(("cpu", "", 8_000), ("gpu", "nvidia/T4", 1_500))), devices=four)
+    assert [name for name, _ in asked.seats] == ["gpu-0", "gpu-1"]
+    assert asked.devices_for(a_lease(gpu_milli=1_000), []) == ("gpu-0",)
+    assert asked.devices_for(a_lease(gpu_milli=1_000, devices=((1,),)), []) == ()
+    assert asked.devices_for(a_lease(gpu_milli=500), []) == ("gpu-1",)
+    assert asked.devices_for(a_lease(gpu_milli=1_000, replicas=2), []) == ()
+
+
+def test_devices_without_a_uuid_go_by_their_place() -> None:
+    """Where the driver's library does not tell them, programs are given indexes."""
+    asked = admission(offered=(("cpu", "", 8_000), ("gpu", "nvidia/T4", 2_000)))
+    assert asked.devices_for(a_lease(gpu_milli=1_000, replicas=2), []) == ("0", "1")
+
+
+def test_runs_of_before_hold_devices_though_nobody_wrote_down_which() -> None:
+    """They lie where they fit, after those that are known."""
+    asked = replace(admission(FRACTIONS, offered=OFFER), devices=MACHINE)
+    old = a_run("job-1", gpu_milli=1_000, gpu_kind="nvidia/A100")
+    known = a_run("job-2", gpu_milli=1_000, devices=("gpu-a",))
+    assert asked.devices_for(a_lease(gpu_milli=1_000, gpu_kind="nvidia/A100"), [old, known]) == ()
+    assert asked.devices_for(a_lease(gpu_milli=1_000), [old, known]) == ("gpu-c",)
 
 
 def test_share_policy_is_asked_and_named() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from federation.domain.job import Epoch, JobState, OnPartition, OutputFile, Reason
-from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS, LeaseState
+from federation.domain.lease import KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, LeaseState
 from federation.errors import Code, FederationError
 from federation.lifecycle.invariants import broken
 from federation.lifecycle.job import JOB_TABLE, LEASE_TABLE, Fact, JobRecord, Trigger, step
-from tests.support.builders import NOON_MS, a_job, a_lease, an_agent
+from tests.support.builders import NOON_MS, a_claim, a_job, a_lease, an_agent
 
 LEASED = (JobState.LEASED, JobState.STAGING, JobState.RUNNING, JobState.CANCELLING, JobState.UNKNOWN)
 LEASE_STATES = {
@@ -23,29 +24,48 @@ LEASE_STATES = {
 }
 
 
-def a_record(state: JobState, **spec: Any) -> JobRecord:
+WAYS = (
+    *((state, "") for state in JobState),
+    *((state, "preempted") for state in LEASED if state is not JobState.CANCELLING),
+    (JobState.QUEUED, "claiming"),
+)
+"""Every state, also of a job that is ending to make room, and of one for which others are."""
+
+
+def a_record(state: JobState, way: str = "", **spec: Any) -> JobRecord:
     """A job in `state`, with the lease that such a job has."""
+    spec = {"preemptible": True, **spec}
     job = a_job(state=state, epoch=Epoch(1, 1) if state in LEASED else None, **spec)
-    return JobRecord(job, a_lease(job, LEASE_STATES[state]) if state in LEASED else None)
+    if way == "claiming":
+        job = replace(job, claim=a_claim())
+    lease = a_lease(job, LEASE_STATES[state]) if state in LEASED else None
+    if way == "preempted" and lease is not None:
+        lease = replace(lease, state=LeaseState.REVOKING, revoke_code=PREEMPTED)
+    return JobRecord(job, lease)
 
 
 def a_fact(trigger: Trigger, record: JobRecord) -> Fact:
     """The plainest fact of its kind."""
     if trigger is Trigger.LEASE_GRANTED:
         return Fact(trigger, Epoch(1, 1), lease=a_lease(record.job))
-    if trigger in (Trigger.CANCEL_REQUESTED, Trigger.RETRY_REQUESTED):
+    if trigger is Trigger.CLAIM_MADE:
+        return Fact(trigger, claim=a_claim())
+    if trigger in (Trigger.CANCEL_REQUESTED, Trigger.RETRY_REQUESTED, Trigger.CLAIM_DROPPED):
         return Fact(trigger, reason=Reason("CANCEL_REQUESTED", "enough"))
+    if trigger is Trigger.PREEMPT_REQUESTED:
+        return Fact(trigger, reason=Reason(PREEMPTED, "others are first"))
     return Fact(trigger, Epoch(1, 1), reason=Reason("SAID", "so"), expires_ms=NOON_MS + 9_000_000)
 
 
 @pytest.mark.parametrize("trigger", Trigger)
-@pytest.mark.parametrize("state", JobState)
-def test_every_state_meets_every_trigger(state: JobState, trigger: Trigger) -> None:
+@pytest.mark.parametrize(("state", "way"), WAYS)
+def test_every_state_meets_every_trigger(state: JobState, way: str, trigger: Trigger) -> None:
     """What the table lists leads to a state that keeps every promise; what it does not list is refused, unchanged."""
-    record = a_record(state)
+    record = a_record(state, way)
     fact = a_fact(trigger, record)
     stale = record.lease is None and fact.epoch is not None and trigger is not Trigger.LEASE_GRANTED
-    if stale or trigger not in JOB_TABLE[state]:
+    second = trigger is Trigger.CLAIM_MADE and way == "claiming"
+    if stale or second or trigger not in JOB_TABLE[state]:
         with pytest.raises(FederationError) as caught:
             step(record, fact, NOON_MS + 1)
         assert caught.value.code is (Code.STALE_EPOCH if stale else Code.ILLEGAL_TRANSITION)
@@ -53,6 +73,87 @@ def test_every_state_meets_every_trigger(state: JobState, trigger: Trigger) -> N
     after = step(record, fact, NOON_MS + 1).record
     leases = [after.lease] if after.lease else []
     assert broken([] if after.job.state.terminal else [after.job], leases, {an_agent().key: an_agent()}) == []
+    assert after.job.claim is None or after.job.state is JobState.QUEUED
+
+
+ENDS = {
+    Trigger.RUN_SUCCEEDED: JobState.SUCCEEDED,
+    Trigger.RUN_FAILED: JobState.QUEUED,
+    Trigger.RUN_STOPPED: JobState.QUEUED,
+    Trigger.RUN_REFUSED: JobState.QUEUED,
+}
+
+
+@pytest.mark.parametrize("trigger", ENDS)
+@pytest.mark.parametrize("state", [JobState.LEASED, JobState.STAGING, JobState.RUNNING, JobState.UNKNOWN])
+def test_a_run_that_made_room_waits_again_unless_it_ended_well(state: JobState, trigger: Trigger) -> None:
+    """Stopped, or failed while it was told to stop: queued again, its attempt counted; a result stays a result."""
+    record = a_record(state, "preempted")
+    record = replace(record, job=replace(record.job, attempts=1, started_ms=5))
+    transition = step(record, a_fact(trigger, record), NOON_MS + 1)
+    job = transition.record.job
+    assert (job.state, job.attempts, transition.record.lease) == (ENDS[trigger], 1, None)
+    if trigger in (Trigger.RUN_FAILED, Trigger.RUN_STOPPED):
+        assert job.reason is not None
+        assert (job.reason.code, job.started_ms, job.queue_seq) == (PREEMPTED, 0, record.job.queue_seq)
+
+
+def test_preempting_keeps_the_job_where_it_is_and_orders_its_end() -> None:
+    """The lease is being revoked for PREEMPTED; what the run says meanwhile is heard; a second request changes nothing."""
+    record = a_record(JobState.STAGING)
+    first = step(record, a_fact(Trigger.PREEMPT_REQUESTED, record), NOON_MS)
+    assert first.orders
+    assert first.record.lease is not None
+    assert (first.record.job.state, first.record.lease.preempted) == (JobState.STAGING, True)
+    assert not step(first.record, a_fact(Trigger.PREEMPT_REQUESTED, record), NOON_MS).changed
+    second = step(first.record, a_fact(Trigger.RUN_STARTED, record), NOON_MS).record
+    assert second.lease is not None
+    assert (second.job.state, second.lease.preempted) == (JobState.RUNNING, True)
+
+
+def test_only_what_may_be_preempted_is() -> None:
+    """A job that did not say so is not ended for others, whoever asks."""
+    record = a_record(JobState.RUNNING, preemptible=False)
+    with pytest.raises(FederationError) as caught:
+        step(record, a_fact(Trigger.PREEMPT_REQUESTED, record), NOON_MS)
+    assert caught.value.code is Code.ILLEGAL_TRANSITION
+    assert "did not say" in caught.value.message
+
+
+@pytest.mark.parametrize("state", [JobState.LEASED, JobState.RUNNING, JobState.UNKNOWN])
+@pytest.mark.parametrize("reason", [None, Reason("CANCEL_REQUESTED", "enough")])
+def test_a_cancel_while_it_makes_room_wins(state: JobState, reason: Reason | None) -> None:
+    """It ends CANCELLED, not queued again, and the hub is told the stronger wish."""
+    record = a_record(state, "preempted")
+    cancelled = step(record, Fact(Trigger.CANCEL_REQUESTED, reason=reason), NOON_MS)
+    assert cancelled.orders
+    assert cancelled.record.lease is not None
+    assert (cancelled.record.job.state, cancelled.record.lease.revoke_code) == (JobState.CANCELLING, "CANCEL_REQUESTED")
+    again = step(cancelled.record, a_fact(Trigger.PREEMPT_REQUESTED, record), NOON_MS)
+    assert not again.changed
+    assert step(again.record, a_fact(Trigger.RUN_STOPPED, record), NOON_MS).record.job.state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"), [(JobState.LEASED, JobState.QUEUED), (JobState.RUNNING, JobState.UNKNOWN)]
+)
+def test_a_preempted_run_that_its_hub_does_not_know(state: JobState, expected: JobState) -> None:
+    """The order to start it never arrived: it waits again. What ran and was forgotten may still run."""
+    record = a_record(state, "preempted")
+    after = step(record, a_fact(Trigger.RUN_ABSENT, record), NOON_MS).record
+    assert (after.job.state, after.lease is None) == (expected, expected is JobState.QUEUED)
+
+
+def test_a_claim_lasts_while_its_job_waits() -> None:
+    """It is made once, dropped, made again, and gone with the lease that it became."""
+    record = a_record(JobState.QUEUED)
+    made = step(record, a_fact(Trigger.CLAIM_MADE, record), NOON_MS).record
+    assert made.job.claim == a_claim()
+    dropped = step(made, a_fact(Trigger.CLAIM_DROPPED, record), NOON_MS)
+    assert (dropped.changed, dropped.record.job.claim) == (True, None)
+    assert not step(dropped.record, a_fact(Trigger.CLAIM_DROPPED, record), NOON_MS).changed
+    leased = step(made, a_fact(Trigger.LEASE_GRANTED, record), NOON_MS).record
+    assert (leased.job.state, leased.job.claim) == (JobState.LEASED, None)
 
 
 def test_the_tables_name_every_state() -> None:

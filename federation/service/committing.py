@@ -1,0 +1,96 @@
+"""A plan takes effect: each decision is verified on the latest state, and what no longer holds is left as it is.
+
+A command for the writer. Placements come first, in the plan's order, then preemptions. Deliberately not here: planning
+(`rounds.py`, `federation/scheduling`) and what holds (`federation/lifecycle/commit.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from federation.domain.hub import Agent, Hub
+from federation.domain.ids import AgentKey, JobId, LeaseId
+from federation.domain.job import Job, Reason
+from federation.domain.lease import PREEMPTED
+from federation.lifecycle import commit as lifecycle_commit
+from federation.lifecycle.commit import Held, Place
+from federation.lifecycle.job import Fact, JobRecord, Trigger
+from federation.ports import IdSource
+from federation.scheduling.plan import Plan, Preemption
+from federation.service.jobs import apply
+from federation.service.world import ACTOR_CONTROL, Unit
+
+
+@dataclass(slots=True)
+class Accepted:
+    """How many decisions of a plan took effect. A preemption that has become needless counts as a placement."""
+
+    placements: int = 0
+    preemptions: int = 0
+
+
+def commit_plan(unit: Unit, plan: Plan, ids: IdSource) -> Accepted:
+    """Grant leases and make claims, as far as they still hold."""
+    accepted = Accepted()
+    for placement in plan.placements:
+        place = Place(placement.nodes, placement.devices)
+        accepted.placements += _placed(unit, JobId(placement.job_id), placement.key, place, ids)
+    for preemption in plan.preemptions:
+        if _placed(unit, JobId(preemption.job_id), preemption.key, _place_of(preemption), ids):
+            accepted.placements += 1  # the room became free meanwhile: nobody needs to end
+        else:
+            accepted.preemptions += _preempted(unit, preemption)
+    return accepted
+
+
+def _place_of(preemption: Preemption) -> Place:
+    return Place(preemption.nodes, preemption.devices)
+
+
+def _placed(unit: Unit, job_id: JobId, key: AgentKey, place: Place, ids: IdSource) -> bool:
+    """Verify one placement and grant its lease; False when it no longer holds."""
+    job, agent, hub = _parties(unit, job_id, key)
+    if job is None or agent is None:
+        return False
+    verdict = lifecycle_commit.verify(job, agent, hub, place, _held(unit, key))
+    if verdict.why_not:
+        return False
+    lease_id = LeaseId(ids.new_id("lease"))
+    taken = Place(place.nodes, verdict.devices)
+    lease = lifecycle_commit.granted(job, agent, taken, lease_id, unit.world.incarnation, unit.now_ms)
+    apply(unit, job, Fact(Trigger.LEASE_GRANTED, lease.epoch, lease=lease), cause="round", actor=ACTOR_CONTROL)
+    return True
+
+
+def _preempted(unit: Unit, preemption: Preemption) -> bool:
+    """Verify one preemption, make its claim, and tell its victims to end; False when it no longer holds.
+
+    Victims that have ended since the plan was made are left out: their room is what was wanted.
+    """
+    job, agent, hub = _parties(unit, JobId(preemption.job_id), preemption.key)
+    if job is None or agent is None:
+        return False
+    leases = [unit.world.leases.get(LeaseId(lease_id)) for lease_id in dict.fromkeys(preemption.victims)]
+    victims = [JobRecord(unit.world.jobs[lease.job_id], lease) for lease in leases if lease is not None]
+    place = _place_of(preemption)
+    verdict = lifecycle_commit.verify_preemption(job, agent, hub, place, victims, _held(unit, preemption.key))
+    if verdict.why_not:
+        return False
+    ended = tuple(victim.lease.id for victim in victims if victim.lease is not None)
+    taken = Place(place.nodes, verdict.devices)
+    claim = lifecycle_commit.claimed(agent, taken, ended, preemption.lost_ms, unit.now_ms)
+    apply(unit, job, Fact(Trigger.CLAIM_MADE, claim=claim), cause="round", actor=ACTOR_CONTROL)
+    for victim in victims:
+        reason = Reason(PREEMPTED, "it makes room for a job with a better right", agent.hub_id)
+        fact = Fact(Trigger.PREEMPT_REQUESTED, reason=reason)
+        apply(unit, victim.job, fact, cause="round", actor=ACTOR_CONTROL)
+    return True
+
+
+def _parties(unit: Unit, job_id: JobId, key: AgentKey) -> tuple[Job | None, Agent | None, Hub | None]:
+    agent = unit.world.agents.get(key)
+    return unit.world.jobs.get(job_id), agent, unit.world.hubs.get(agent.hub_id) if agent else None
+
+
+def _held(unit: Unit, key: AgentKey) -> Held:
+    return Held(unit.world.held_by(key), unit.world.claimed_at(key))
