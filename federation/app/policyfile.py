@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from federation.errors import FederationError
+from federation.errors import Code, FederationError
 from federation.policy.document import TEXT_LENGTH_MAX, bad, duration_ms, only_keys, read_policy_file, section, whole
 from federation.policy.share import SharePolicy, share_policy
 from federation.scheduling import Policy, fairness
@@ -62,7 +62,10 @@ class FederationPolicy:
 
 def load_policy(path: Path) -> FederationPolicy:
     """The policy in a file. Raises: FederationError CONFIGURATION_INVALID or UNKNOWN_KEY, naming the place."""
-    return federation_policy(read_policy_file(path))
+    try:
+        return federation_policy(read_policy_file(path))
+    except FederationError as error:
+        raise _in(repr(str(path)), error, path=str(path)) from error
 
 
 def federation_policy(document: Mapping[str, Any]) -> FederationPolicy:
@@ -82,14 +85,14 @@ def _of_hub(hub_id: str, value: object) -> SharePolicy:
     try:
         return share_policy(section(value, "it"))
     except FederationError as error:
-        message = f"hubs.{hub_id}: {error.message}"
-        raise FederationError(
-            error.code,
-            message,
-            fault=error.fault,
-            hint=error.hint,
-            metadata={**error.metadata, "hub_id": hub_id[:80]},
-        ) from None
+        raise _in(f"hubs.{hub_id[:80]}", error, hub_id=hub_id[:80]) from None
+
+
+def _in(place: str, error: FederationError, **metadata: str) -> FederationError:
+    """The same error, with where it is."""
+    metadata = {**error.metadata, **metadata}
+    hint = error.hint if error.code is Code.UNKNOWN_KEY else "Correct the file."
+    return FederationError(error.code, f"{place}: {error.message}", fault=error.fault, hint=hint, metadata=metadata)
 
 
 def _order(document: Mapping[str, Any]) -> Policy:

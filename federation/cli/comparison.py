@@ -1,0 +1,255 @@
+"""Before and after a change of policy: the table for people and the document for programs.
+
+Each hub has a line for each policy and one for the difference, green where waiting is shorter and red where it is longer;
+a hub for which nothing changes has one line. Deliberately not here: how the figures come about (`federation/simulation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from federation.cli import tables
+from federation.cli.show import duration, print_table, rfc3339
+from federation.cli.tables import plain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from federation.simulation.figures import Figures, HubFigures, Waits, Work
+    from federation.simulation.history import History
+
+MILLI_MS_PER_HOUR = 3_600_000_000
+"""Thousandths x ms in one unit x hour."""
+SECOND_MS = 1_000
+FINE_MS = 10_000
+"""Shorter times are told in tenths of a second."""
+NOTHING_MS = 50
+"""Shorter differences show as none."""
+SAME = "·"
+FEDERATION, NO_HUB = "(all)", "(no hub)"
+"""The last line, and the line of people whom no hub vouches for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All that is shown."""
+
+    history: History
+    before: Figures
+    after: Figures
+    recorded: Waits
+    """What was waited in fact."""
+    notes: tuple[str, ...]
+    policy_known: bool
+    """Whether the history says which policy was in force."""
+
+
+# ---- for programs -----------------------------------------------------------------------------------------------------
+def document(seen: Seen) -> dict[str, Any]:
+    """Everything, with units in the names: times in ms, hours of one core or one GPU, use in percent of what is offered."""
+    history = seen.history
+    pairs = zip(seen.before.hubs, seen.after.hubs, strict=True)
+    return {
+        "begins": rfc3339(history.begins_ms) or "1970-01-01T00:00:00.000Z",
+        "ends": rfc3339(history.ends_ms),
+        "jobs": len(history.jobs),
+        "recorded": _waits(seen.recorded) if seen.recorded.jobs else None,
+        "federation": {
+            name: {**_values(figures.total), "waiting_reasons": dict(figures.waiting)}
+            for name, figures in (("before", seen.before), ("after", seen.after))
+        },
+        "hubs": [
+            {"id": before.hub_id or NO_HUB, "before": _values(before), "after": _values(after)}
+            for before, after in pairs
+        ],
+        "notes": list(seen.notes),
+    }
+
+
+def _waits(waits: Waits) -> dict[str, Any]:
+    return {
+        "jobs": waits.jobs,
+        "mean_wait_ms": round(waits.mean_ms),
+        "p95_wait_ms": waits.p95_ms,
+        "longest_wait_ms": waits.longest_ms,
+        "mean_bounded_slowdown": round(waits.mean_bounded_slowdown, 4),
+    }
+
+
+def _values(hub: HubFigures) -> dict[str, Any]:
+    values = {**_waits(hub.waits), "still_waiting": hub.still_waiting, "preempted": hub.preempted}
+    for name, work in hub.work.items():
+        share = work.used_share
+        values |= {
+            f"{name}_used_pct": None if share is None else round(100 * share, 3),
+            f"{name}_offered_h": _hours(work.offered),
+            f"{name}_used_h": _hours(work.used),
+            f"guest_{name}_h_given": _hours(work.given),
+            f"guest_{name}_h_taken": _hours(work.taken),
+        }
+    return values
+
+
+def _hours(milli_ms: int) -> float:
+    return round(milli_ms / MILLI_MS_PER_HOUR, 4)
+
+
+# ---- for people -------------------------------------------------------------------------------------------------------
+def show(seen: Seen) -> None:
+    """Print the table, and below it what it means."""
+    print_table(table(seen.before, seen.after))
+    print()
+    for line in words(seen):
+        print(line)
+
+
+def words(seen: Seen) -> Iterator[str]:
+    """What stands below the table."""
+    history = seen.history
+    length = duration(history.ends_ms - history.begins_ms)
+    yield f"{len(history.jobs)} jobs; use and guest hours from {rfc3339(history.begins_ms) or 'the beginning'}, for {length}."
+    before = "the policy that the history names" if seen.policy_known else "everybody alike, as without a policy file"
+    yield f"before: {before}. JOBS and waiting: of the hub's own people. GAVE: hours its machines worked for others' jobs;"
+    yield "TOOK: hours that others' machines worked for its jobs. USED: of what it offers."
+    if seen.recorded.jobs:
+        was, replayed = seen.recorded, seen.before.total.waits
+        yield (
+            f"In fact {was.jobs} jobs waited {_time(was.mean_ms)} on average and {_time(was.longest_ms)} at most; the replay"
+            f" of before says {_time(replayed.mean_ms)} and {_time(replayed.longest_ms)}: it stages nothing and loses no link."
+        )
+    for name, figures in (("before", seen.before), ("after", seen.after)):
+        if figures.waiting:
+            why = ", ".join(f"{count} {code}" for code, count in figures.waiting.items())
+            yield f"{name}: {sum(figures.waiting.values())} jobs would never start: {why}"
+    for note in seen.notes:
+        yield f"note: {note}"
+
+
+def table(before: Figures, after: Figures) -> Table:
+    """Two or three lines a hub, then the whole federation."""
+    pairs = [*zip(before.hubs, after.hubs, strict=True), (before.total, after.total)]
+    columns = _Columns([figures for pair in pairs for figures in pair])
+    made = tables.table(["HUB", "POLICY", *columns.names])
+    for was, will in pairs:
+        hub = FEDERATION if was is before.total else plain(was.hub_id) or NO_HUB
+        if was == will:
+            made.add_row(hub, "both", *columns.cells(was))
+        else:
+            made.add_row(hub, "before", *columns.cells(was))
+            made.add_row("", "after", *columns.cells(will))
+            made.add_row("", "change", *columns.changes(was, will))
+    return made
+
+
+class _Columns:
+    """Which columns there are: GPUs, preemption and waiting without end only where there are any."""
+
+    def __init__(self, figures: list[HubFigures]) -> None:
+        self._gpus = any(hub.work["gpu"].offered for hub in figures)
+        self._stuck = any(hub.still_waiting for hub in figures)
+        self._preempted = any(hub.preempted for hub in figures)
+
+    @property
+    def names(self) -> list[str]:
+        """The heads."""
+        return [
+            ">JOBS",
+            *([">NEVER START"] if self._stuck else []),
+            ">MEAN WAIT", ">P95 WAIT", ">LONGEST", ">SLOWDOWN",
+            *([">PREEMPTED"] if self._preempted else []),
+            ">CPU USED",
+            *([">GPU USED"] if self._gpus else []),
+            ">GAVE CPU H", ">TOOK CPU H",
+            *([">GAVE GPU H", ">TOOK GPU H"] if self._gpus else []),
+        ]  # fmt: skip
+
+    def cells(self, hub: HubFigures) -> list[str]:
+        """One line."""
+        waits, cpu, gpu = hub.waits, hub.work["cpu"], hub.work["gpu"]
+        times = [waits.mean_ms, waits.p95_ms, waits.longest_ms]
+        return [
+            str(waits.jobs),
+            *([str(hub.still_waiting)] if self._stuck else []),
+            *([_time(value) if waits.jobs else "-" for value in times]),
+            f"{waits.mean_bounded_slowdown:.2f}" if waits.jobs else "-",
+            *([str(hub.preempted)] if self._preempted else []),
+            _percent(cpu),
+            *([_percent(gpu)] if self._gpus else []),
+            _tenths(cpu.given), _tenths(cpu.taken),
+            *([_tenths(gpu.given), _tenths(gpu.taken)] if self._gpus else []),
+        ]  # fmt: skip
+
+    def changes(self, was: HubFigures, will: HubFigures) -> list[str]:
+        """The difference, signed; what is not different is a dot."""
+        old, new = was.waits, will.waits
+        cpus, gpus = (was.work["cpu"], will.work["cpu"]), (was.work["gpu"], will.work["gpu"])
+        return [
+            _signed(new.jobs - old.jobs, "{:.0f}"),
+            *([_lower(will.still_waiting - was.still_waiting, "{:.0f}")] if self._stuck else []),
+            _sooner(old.mean_ms, new.mean_ms),
+            _sooner(old.p95_ms, new.p95_ms),
+            _sooner(old.longest_ms, new.longest_ms),
+            _lower(new.mean_bounded_slowdown - old.mean_bounded_slowdown, "{:.2f}"),
+            *([_lower(will.preempted - was.preempted, "{:.0f}")] if self._preempted else []),
+            _points(*cpus),
+            *([_points(*gpus)] if self._gpus else []),
+            *_guests(*cpus),
+            *(_guests(*gpus) if self._gpus else []),
+        ]
+
+
+def _time(length_ms: float) -> str:
+    """As `show.duration`; short ones in tenths of a second."""
+    if 0 < length_ms < FINE_MS:
+        return f"{length_ms / SECOND_MS:.1f}s" if length_ms >= NOTHING_MS else "<0.1s"
+    return duration(round(length_ms))
+
+
+def _percent(work: Work) -> str:
+    return "-" if work.used_share is None else f"{100 * work.used_share:.1f}%"
+
+
+def _tenths(milli_ms: int) -> str:
+    return f"{milli_ms / MILLI_MS_PER_HOUR:,.1f}"
+
+
+def _signed(difference: float, form: str) -> str:
+    """A difference with its sign; a dot where it would show as nothing."""
+    shown = form.format(abs(difference))
+    if not any(digit in shown for digit in "123456789"):
+        return SAME
+    return ("+" if difference > 0 else "-") + shown
+
+
+def _lower(difference: float, form: str) -> str:
+    """A difference where less is better: in colour on a terminal."""
+    return _judged(_signed(difference, form), better=difference < 0)
+
+
+def _sooner(was_ms: float, will_ms: float) -> str:
+    difference = will_ms - was_ms
+    if abs(difference) < NOTHING_MS:
+        return SAME
+    return _judged(("+" if difference > 0 else "-") + _time(abs(difference)), better=difference < 0)
+
+
+def _judged(shown: str, *, better: bool) -> str:
+    if shown == SAME:
+        return shown
+    return f"[green]{shown}[/]" if better else f"[red]{shown}[/]"
+
+
+def _points(was: Work, will: Work) -> str:
+    """Percentage points."""
+    if was.used_share is None or will.used_share is None:
+        return SAME
+    return _signed(100 * (will.used_share - was.used_share), "{:.1f}")
+
+
+def _guests(was: Work, will: Work) -> list[str]:
+    return [
+        _signed((new - old) / MILLI_MS_PER_HOUR, "{:,.1f}")
+        for old, new in ((was.given, will.given), (was.taken, will.taken))
+    ]

@@ -1,0 +1,109 @@
+"""The federation's policy file: every key known, every value in its range, or an error that names it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.app.policyfile import FederationPolicy, federation_policy, load_policy
+from federation.errors import Code, FederationError
+from federation.policy.document import parse_text
+from federation.scheduling import Policy
+
+
+def order(text: str) -> Policy:
+    """The order that a text asks for."""
+    return federation_policy(parse_text(text, toml=False)).order
+
+
+def test_nothing_said_is_the_default() -> None:
+    """An empty file changes nothing."""
+    assert federation_policy({}) == FederationPolicy(Policy(), {})
+
+
+def test_weights_by_hub_project_and_user() -> None:
+    """Names nest, so that none of them needs a sign that it may not hold."""
+    found = order("order: {weights: {hubs: {cairo: 2}, projects: {cairo: {v: 1.5}}, users: {cairo: {v: {a/b: 3}}}}}")
+    assert (found.hub_weights, found.project_weights, found.user_weights) == (
+        {"cairo": 2.0},
+        {("cairo", "v"): 1.5},
+        {("cairo", "v", "a/b"): 3.0},
+    )
+
+
+def test_hubs_are_as_in_their_own_files(tmp_path: Path) -> None:
+    """TOML as well as YAML."""
+    file = tmp_path / "policy.toml"
+    file.write_text('version = 1\n[hubs.cairo]\nreclaim_s = 9\noffer = {cpus = "50%"}\n')
+    assert load_policy(file).hubs["cairo"].reclaim_s == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "word"),
+    [
+        ("version: 2", Code.CONFIGURATION_INVALID, "version"),
+        ("colour: red", Code.UNKNOWN_KEY, "colour"),
+        ("order: {speed: 1}", Code.UNKNOWN_KEY, "speed"),
+        ("order: {weights: {stars: {}}}", Code.UNKNOWN_KEY, "stars"),
+        ("order: {weights: {hubs: {cairo: 0}}}", Code.CONFIGURATION_INVALID, "order.weights.hubs.cairo"),
+        ("order: {weights: {hubs: {cairo: .nan}}}", Code.CONFIGURATION_INVALID, "cairo"),
+        ("order: {weights: {hubs: {cairo: .inf}}}", Code.CONFIGURATION_INVALID, "cairo"),
+        ("order: {weights: {hubs: {cairo: yes}}}", Code.CONFIGURATION_INVALID, "cairo"),
+        ("order: {weights: {users: {cairo: {v: 2}}}}", Code.CONFIGURATION_INVALID, "order.weights.users.cairo.v"),
+        ("order: {placements_max: 0}", Code.CONFIGURATION_INVALID, "placements_max"),
+        ("order: []", Code.CONFIGURATION_INVALID, "order"),
+        ("hubs: {cairo: {offers: {}}}", Code.UNKNOWN_KEY, "hubs.cairo"),
+        ("hubs: {cairo: {reclaim_s: -1}}", Code.CONFIGURATION_INVALID, "hubs.cairo"),
+        ('hubs: {"": {}}', Code.CONFIGURATION_INVALID, "hubs"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, code: Code, word: str) -> None:
+    """The key and its place."""
+    with pytest.raises(FederationError) as caught:
+        order(text)
+    assert (caught.value.code, caught.value.fault) == (code, "caller")
+    assert word in caught.value.message
+
+
+def test_every_setting_of_the_planner_has_its_key() -> None:
+    """A setting that no file can name is one that no operator can try."""
+    known = federation_policy_fields()
+    assert {entry.name for entry in dataclasses.fields(Policy)} <= known
+
+
+def federation_policy_fields() -> set[str]:
+    """Fields of `Policy` that a file can set."""
+    from federation.app import policyfile
+
+    return set(policyfile._FIELDS.values()) | {name for name, _ in policyfile._WEIGHTS.values()}
+
+
+KEYS = st.sampled_from(
+    ["version", "order", "hubs", "weights", "projects", "users", "half_life", "contribution", "gain", "cap", "within_user",
+     "backfill", "placements_max", "offer", "accept", "reclaim_s", "cairo"]
+) | st.text(max_size=4)  # fmt: skip
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["7d", "easy", "age"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_any_mapping_is_a_policy_or_an_error(document: dict[str, Any]) -> None:
+    """Never another exception."""
+    try:
+        found = federation_policy(document)
+    except FederationError:
+        return
+    assert isinstance(found, FederationPolicy)
