@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from federation.scheduling.kernels.jit import kernel
+from federation.scheduling.kernels.jit import lean
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -51,7 +51,7 @@ class Shapes(NamedTuple):
     """(S,) bit k is set where model k will do; all bits: any."""
 
 
-@kernel
+@lean
 def tasks_on_node(nodes: Nodes, shapes: Shapes, shape: int, node: int, most: int) -> int:
     """How many tasks of `shape` fit on `node` together, 0 to `most`."""
     fitting: int = most
@@ -69,13 +69,13 @@ def tasks_on_node(nodes: Nodes, shapes: Shapes, shape: int, node: int, most: int
     return min(fitting, int(slots // shapes.devices[shape]))
 
 
-@kernel
+@lean
 def fits(nodes: Nodes, shapes: Shapes, shape: int, node: int) -> bool:
     """Whether one task of `shape` fits on `node`."""
     return tasks_on_node(nodes, shapes, shape, node, 1) > 0
 
 
-@kernel
+@lean
 def tightest_device(nodes: Nodes, shapes: Shapes, shape: int, node: int) -> int:
     """The device with the least left that has room for a share of `shape`, the first of equals; -1 when none has."""
     best, least = -1, DEVICE_MILLI + 1
@@ -87,7 +87,7 @@ def tightest_device(nodes: Nodes, shapes: Shapes, shape: int, node: int) -> int:
     return best
 
 
-@kernel
+@lean
 def take(nodes: Nodes, shapes: Shapes, shape: int, node: int, device: int, taken: Int64) -> None:
     """Take room for one task. A share is taken of `device`; whole devices are the first free ones.
 
@@ -114,7 +114,7 @@ def take(nodes: Nodes, shapes: Shapes, shape: int, node: int, device: int, taken
             found += 1
 
 
-@kernel
+@lean
 def give_back(nodes: Nodes, shapes: Shapes, shape: int, node: int, taken: Int64) -> None:
     """Undo `take`."""
     for column in range(nodes.free.shape[1]):

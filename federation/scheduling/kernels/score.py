@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from federation.scheduling.kernels.jit import kernel
+from federation.scheduling.kernels.jit import kernel, lean
 from federation.scheduling.kernels.room import DEVICE_MILLI, Float64, Int32, Int64, Nodes, Shapes, UInt64
 
 NO_DEVICE = -1
@@ -60,7 +60,7 @@ class Tables(NamedTuple):
     """Scores are whole steps, in GPUs."""
 
 
-@kernel
+@lean
 def phi_of_levels(tables: Tables, cpu: int, levels: Int64, kinds: Int32) -> float:
     """Phi of a node with `cpu` free and `levels` int64 (D,) milli free on devices of `kinds` int32 (D,)."""
     idle = 0
@@ -96,7 +96,7 @@ def phi_of_levels(tables: Tables, cpu: int, levels: Int64, kinds: Int32) -> floa
     return fragments / 1000.0 + stranded - tables.bid_weight * worth
 
 
-@kernel
+@lean
 def phi(nodes: Nodes, tables: Tables, node: int) -> float:
     """Phi of `node` in its present state, in GPUs; 0 where it has no devices."""
     first, last = nodes.device_first[node], nodes.device_first[node + 1]
@@ -106,7 +106,7 @@ def phi(nodes: Nodes, tables: Tables, node: int) -> float:
     return phi_of_levels(tables, cpu, nodes.device_free[first:last], nodes.device_kind[first:last])
 
 
-@kernel
+@lean
 def best_fit(nodes: Nodes, shapes: Shapes, shape: int, node: int) -> float:
     """How much of what is free the shape takes, the mean over the columns it needs; in (0, 1], 1: it fills the node."""
     taken, columns = 0.0, 0
@@ -124,13 +124,24 @@ def gain(nodes: Nodes, shapes: Shapes, tables: Tables, shape: int, node: int, ph
     `phi_before` is `phi` of the node. Larger is better; the caller subtracts the node's standing and breaks ties by
     row. Scores depend on the node's state alone: free scalars, devices' free milli and kinds, in order.
     """
+    devices = nodes.device_first[node + 1] - nodes.device_first[node]
+    return gain_using(nodes, shapes, tables, shape, node, phi_before, np.empty(devices, np.int64))
+
+
+@lean
+def gain_using(
+    nodes: Nodes, shapes: Shapes, tables: Tables, shape: int, node: int, phi_before: float, scratch: Int64
+) -> tuple[float, int]:
+    """`gain`, without making an array: `scratch` int64 has room for the node's devices."""
     first, last = nodes.device_first[node], nodes.device_first[node + 1]
     wanted, milli = shapes.devices[shape], shapes.milli[shape]
     if first == last:
         return best_fit(nodes, shapes, shape, node), NO_DEVICE
     cpu = nodes.free[node, tables.cpu_column] - shapes.need[shape, tables.cpu_column]
     kinds = nodes.device_kind[first:last]
-    levels = nodes.device_free[first:last].copy()
+    levels = scratch[: last - first]
+    for at in range(last - first):
+        levels[at] = nodes.device_free[first + at]
     least, chosen = math.inf, NO_DEVICE
     if wanted == 0 or milli >= DEVICE_MILLI:
         for at in range(levels.shape[0]):
@@ -153,7 +164,7 @@ def gain(nodes: Nodes, shapes: Shapes, tables: Tables, shape: int, node: int, ph
     return math.floor((phi_before - least) / tables.step) * tables.step, chosen
 
 
-@kernel
+@lean
 def _seen(levels: Int64, kinds: Int32, at: int) -> bool:
     """Whether an earlier device is in the same state."""
     seen = False
