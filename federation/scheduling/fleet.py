@@ -139,6 +139,8 @@ class Fleet:
         self.device_kind: Int32 = np.asarray(
             [self.kinds[device.kind] for of_node in devices for device in of_node], np.int32
         )
+        self.scratch: Int64 = np.zeros(int(np.diff(self.device_first).max(initial=0)), np.int64)
+        """Room for the devices of the largest node, for kernels to compute in."""
         self.shapes = ShapeTable(self.kinds)
         self.idle_tasks: dict[Resources, Int64] = {}
         """By demand: (A,) how many tasks fit when nothing runs; remembered by `demand.py`."""

@@ -80,6 +80,8 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         cursor=np.zeros(levels, np.int32),
         until=np.zeros(levels, np.int32),
         users=np.zeros(levels, np.int32),
+        need=np.zeros(len(COLUMNS), np.int64),
+        free_now=np.zeros(len(COLUMNS), np.int64),
         level_hub=state.levels.hub_rows(fleet),
     )
     out = Out(
@@ -94,7 +96,7 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
     return Round(
         shapes=fleet.shapes.arrays,
         totals=fleet.shapes.totals,
-        taste=Taste(state.tables, fleet.standing),
+        taste=Taste(state.tables, fleet.standing, fleet.scratch),
         agents=_agents_of(fleet, state),
         sorts=sorts,
         line=line,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federation.scheduling.kernels.gangs import TASKS_MAX, Taste, place_packed, place_spread, tasks_at
-from federation.scheduling.kernels.jit import kernel
+from federation.scheduling.kernels.jit import lean
 from federation.scheduling.kernels.profile import NEVER_MS, Profiles, build, earliest, fits_now, reserve
 from federation.scheduling.kernels.room import Float64, Int32, Int64, Nodes, Shapes
 from federation.scheduling.kernels.turns import Levels, Tree, drop_top, grow, plant, sink
@@ -104,6 +104,9 @@ class Work(NamedTuple):
     cursor: Int32
     until: Int32
     users: Int32
+    need: Int64
+    """(T,) of the gang at hand."""
+    free_now: Int64
     level_hub: Int32
     """(L,) the row of a user's home hub, -1 where it has no agents."""
 
@@ -149,7 +152,7 @@ class Round(NamedTuple):
     limits: Limits
 
 
-@kernel
+@lean
 def fill(of: Round) -> None:
     """Decide on everybody in `of.line`; the answer is in `of.out`."""
     total = len(of.line.order)
@@ -170,7 +173,7 @@ def fill(of: Round) -> None:
             begin = end
 
 
-@kernel
+@lean
 def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
     """Serve the jobs at `begin` to `end` of the order; False when the round is full."""
     levels, tree, work = of.levels, of.tree, of.work
@@ -210,7 +213,7 @@ def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
     return True
 
 
-@kernel
+@lean
 def _serve(of: Round, user: int, home_only: bool) -> int:
     """The user's next job that starts, or is promised a start: SERVED; NEXT when none is left; FULL."""
     line, sorts, work, out = of.line, of.sorts, of.work, of.out
@@ -247,7 +250,7 @@ def _serve(of: Round, user: int, home_only: bool) -> int:
     return NEXT
 
 
-@kernel
+@lean
 def work_of(need: Int64, offered: Int64, duration_ms: int) -> int:
     """How much work `need` int64 (T,) is at an agent that offers `offered`: dominant share in 1/1,024, rounded down, x ms.
 
@@ -260,17 +263,26 @@ def work_of(need: Int64, offered: Int64, duration_ms: int) -> int:
     return int(largest * 1024.0) * min(duration_ms, 2**32)
 
 
-@kernel
+@lean
+def _weigh(of: Round, sort: int) -> None:
+    """Into `work.need` what a gang of `sort` takes in all."""
+    need, shape = of.work.need, of.sorts.shape[sort]
+    for column in range(len(need)):
+        need[column] = of.totals[shape, column] * of.sorts.replicas[sort]
+
+
+@lean
 def _count_share(of: Round, user: int, sort: int) -> None:
     """A gang of `sort` uses up a turn of the user, the project and the hub."""
-    need = of.totals[of.sorts.shape[sort]] * of.sorts.replicas[sort]
+    _weigh(of, sort)
+    need = of.work.need
     level = user
     while level >= 0:
         grow(of.levels, level, need, of.agents.offered_totals)
         level = int(of.levels.parent[level])
 
 
-@kernel
+@lean
 def tasks_now(of: Round, shape: int, agent: int) -> int:
     """How many tasks fit at an agent now; counted again only after its room changed."""
     work = of.work
@@ -281,7 +293,7 @@ def tasks_now(of: Round, shape: int, agent: int) -> int:
     return int(work.tasks[shape, agent])
 
 
-@kernel
+@lean
 def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: int) -> int:
     """The agent where a job starts now: best liked, then least loaded, then first; -1 when none has room for it."""
     sorts, work = of.sorts, of.work
@@ -302,12 +314,13 @@ def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: 
                 best = agent
         if best < 0 or work.reserved[best] == 0:
             return best
-        if fits_now(work.profiles, best, of.totals[shape] * replicas, duration):
+        _weigh(of, sort)
+        if fits_now(work.profiles, best, work.need, duration):
             return best
         work.excluded[best] = ticket
 
 
-@kernel
+@lean
 def _start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
     """Start a job at an agent that has room; False when the round's answer is full."""
     sorts, work, out = of.sorts, of.work, of.out
@@ -320,7 +333,7 @@ def _start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
         return False
     span = (of.agents.first[agent], of.agents.first[agent + 1])
     nodes = out.nodes[tasks : tasks + replicas]
-    on = out.devices[devices : devices + replicas * wanted].reshape((replicas, wanted))
+    on = out.devices[devices : devices + replicas * wanted]
     if sorts.spread[sort]:
         place_spread(work.room, of.shapes, of.taste, shape, span, nodes, on)
     else:
@@ -332,7 +345,8 @@ def _start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
     out.counters[2] += replicas * wanted
     out.counters[4] += 1
     work.version[agent] = out.counters[4]
-    need = of.totals[shape] * replicas
+    _weigh(of, sort)
+    need = of.work.need
     load = 0.0
     for column in range(len(need)):
         work.used[agent, column] += need[column]
@@ -344,12 +358,11 @@ def _start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
     return True
 
 
-@kernel
+@lean
 def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bool) -> bool:
     """Reserve the earliest start at the job's best agent, as if all had room: best liked, least promised, first."""
     sorts, work = of.sorts, of.work
     sort = sorts.pair_sort[pair]
-    shape, replicas = sorts.shape[sort], sorts.replicas[sort]
     likes = sorts.liking[sorts.pair_liking[pair]]
     duration = of.line.duration[of.line.order[at]]
     best = -1
@@ -366,7 +379,8 @@ def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bo
         return False
     if work.reserved[best] == 0:
         _begin_profile(of, best)
-    need = of.totals[shape] * replicas
+    _weigh(of, sort)
+    need = of.work.need
     after_ms = of.limits.now_ms + 1
     if work.hint_duration[sort, best] <= duration:
         after_ms = max(after_ms, work.hint_ms[sort, best])
@@ -380,12 +394,14 @@ def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bo
     return True
 
 
-@kernel
+@lean
 def _begin_profile(of: Round, agent: int) -> None:
     """An agent's room over time: what its leases give back, less what this round has started there."""
     agents, work, out, line = of.agents, of.work, of.out, of.line
     begin, end = agents.lease_first[agent], agents.lease_first[agent + 1]
-    free_now = agents.offered[agent] - agents.used[agent]
+    free_now = work.free_now
+    for column in range(len(free_now)):
+        free_now[column] = agents.offered[agent, column] - agents.used[agent, column]
     build(
         work.profiles, agent, of.limits.now_ms, free_now, agents.lease_ends[begin:end], agents.lease_amounts[begin:end]
     )
@@ -394,5 +410,6 @@ def _begin_profile(of: Round, agent: int) -> None:
         if out.agent[at] == agent:
             slot = line.order[at]
             sort = of.sorts.pair_sort[line.pair[slot]]
-            need = of.totals[of.sorts.shape[sort]] * of.sorts.replicas[sort]
+            _weigh(of, sort)
+            need = work.need
             reserve(work.profiles, agent, of.limits.now_ms, of.limits.now_ms + line.duration[slot], need)

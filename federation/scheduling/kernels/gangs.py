@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from federation.scheduling.kernels.jit import kernel
+from federation.scheduling.kernels.jit import lean
 from federation.scheduling.kernels.room import DEVICE_MILLI, Float64, Int64, Nodes, Shapes, fits, take, tasks_on_node
-from federation.scheduling.kernels.score import Tables, gain, phi
+from federation.scheduling.kernels.score import Tables, gain_using, phi
 
 TASKS_MAX = 1_000
 """Room is counted up to here: the largest gang."""
@@ -24,16 +24,19 @@ class Taste(NamedTuple):
     tables: Tables
     standing: Float64
     """(N,) what each node's place in its agent costs: of near-equals the first."""
+    scratch: Int64
+    """Room for the devices of the largest node."""
 
 
-@kernel
+@lean
 def score_of(room: Nodes, shapes: Shapes, taste: Taste, shape: int, node: int) -> tuple[float, int]:
     """(score less standing, device of a share) of one task on `node`, where it fits."""
-    score, device = gain(room, shapes, taste.tables, shape, node, phi(room, taste.tables, node))
+    before = phi(room, taste.tables, node)
+    score, device = gain_using(room, shapes, taste.tables, shape, node, before, taste.scratch)
     return score - taste.standing[node], device
 
 
-@kernel
+@lean
 def tasks_at(room: Nodes, shapes: Shapes, shape: int, begin: int, end: int, most: int) -> int:
     """How many tasks fit on nodes `begin` to `end` together, 0 to `most`."""
     tasks = 0
@@ -44,22 +47,22 @@ def tasks_at(room: Nodes, shapes: Shapes, shape: int, begin: int, end: int, most
     return tasks
 
 
-@kernel
+@lean
 def tasks_by_agent(room: Nodes, shapes: Shapes, shape: int, first: Int64, tasks: Int64) -> None:
     """Into `tasks` int64 (A,), how many fit at each agent, 0 to `TASKS_MAX`; `first` int64 (A + 1,) as in `Fleet`."""
     for agent in range(len(tasks)):
         tasks[agent] = tasks_at(room, shapes, shape, first[agent], first[agent + 1], TASKS_MAX)
 
 
-@kernel
+@lean
 def place_packed(
     room: Nodes, shapes: Shapes, taste: Taste, shape: int, span: tuple[int, int], nodes: Int64, devices: Int64
 ) -> None:
     """Take room for len(`nodes`) tasks on the nodes of `span`, which have it.
 
-    `nodes` int64 (replicas,) and `devices` int64 (replicas, devices of the shape) get where each task went.
+    `nodes` int64 (replicas,) and `devices` int64 (replicas x devices of the shape,) get where each task went.
     """
-    done = 0
+    done, wanted = 0, shapes.devices[shape]
     while done < len(nodes):
         best, least, device = -1, -math.inf, -1
         for node in range(span[0], span[1]):
@@ -71,16 +74,17 @@ def place_packed(
         for task in range(here):
             if task > 0 and 0 < shapes.milli[shape] < DEVICE_MILLI:
                 _, device = score_of(room, shapes, taste, shape, best)
-            take(room, shapes, shape, best, device, devices[done])
+            take(room, shapes, shape, best, device, devices[done * wanted : (done + 1) * wanted])
             nodes[done] = best
             done += 1
 
 
-@kernel
+@lean
 def place_spread(
     room: Nodes, shapes: Shapes, taste: Taste, shape: int, span: tuple[int, int], nodes: Int64, devices: Int64
 ) -> None:
     """As `place_packed`, on as many nodes as there are."""
+    wanted = shapes.devices[shape]
     for done in range(len(nodes)):
         best, least, device, fewest = -1, -math.inf, -1, len(nodes) + 1
         for node in range(span[0], span[1]):
@@ -93,5 +97,5 @@ def place_spread(
             score, of_node = score_of(room, shapes, taste, shape, node)
             if tasks < fewest or (tasks == fewest and score > least):
                 best, least, device, fewest = node, score, of_node, tasks
-        take(room, shapes, shape, best, device, devices[done])
+        take(room, shapes, shape, best, device, devices[done * wanted : (done + 1) * wanted])
         nodes[done] = best

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from federation.scheduling.kernels.jit import kernel
+from federation.scheduling.kernels.jit import kernel, lean
 
 Int64 = npt.NDArray[np.int64]
 
@@ -49,7 +49,7 @@ def profiles_for(rows: Int64, resources: int) -> Profiles:
     )
 
 
-@kernel
+@lean
 def build(profiles: Profiles, agent: int, now_ms: int, free_now: Int64, ends_ms: Int64, amounts: Int64) -> bool:
     """Begin a profile anew: `free_now` int64 (T,), and what runs gives back `amounts` int64 (E, T) at `ends_ms` (E,).
 
@@ -80,7 +80,7 @@ def build(profiles: Profiles, agent: int, now_ms: int, free_now: Int64, ends_ms:
     return True
 
 
-@kernel
+@lean
 def row_at(profiles: Profiles, agent: int, at_ms: int) -> int:
     """The row that holds at `at_ms`; the first when that is before now."""
     low: int = profiles.first[agent]
@@ -94,7 +94,7 @@ def row_at(profiles: Profiles, agent: int, at_ms: int) -> int:
     return low
 
 
-@kernel
+@lean
 def earliest(profiles: Profiles, agent: int, need: Int64, duration_ms: int, not_before_ms: int) -> int:
     """The first instant, not before `not_before_ms` nor now, from which `need` int64 (T,) fits for `duration_ms`.
 
@@ -122,7 +122,7 @@ def earliest(profiles: Profiles, agent: int, need: Int64, duration_ms: int, not_
             start_ms = profiles.times[row]
 
 
-@kernel
+@lean
 def fits_at(profiles: Profiles, agent: int, need: Int64, duration_ms: int, start_ms: int) -> bool:
     """Whether `need` int64 (T,) fits from `start_ms` (now, when that is earlier) for `duration_ms`."""
     row = row_at(profiles, agent, start_ms)
@@ -137,13 +137,13 @@ def fits_at(profiles: Profiles, agent: int, need: Int64, duration_ms: int, start
             return True
 
 
-@kernel
+@lean
 def fits_now(profiles: Profiles, agent: int, need: Int64, duration_ms: int) -> bool:
     """Whether `need` int64 (T,) fits from now for `duration_ms`: a start that delays no reservation."""
     return fits_at(profiles, agent, need, duration_ms, profiles.times[profiles.first[agent]])
 
 
-@kernel
+@lean
 def reserve(profiles: Profiles, agent: int, start_ms: int, end_ms: int, need: Int64) -> bool:
     """Take `need` int64 (T,) from `start_ms` (now, when that is earlier) until `end_ms`, whether or not it is free.
 
@@ -209,7 +209,7 @@ def release(profiles: Profiles, agent: int, start_ms: int, end_ms: int, need: In
     return True
 
 
-@kernel
+@lean
 def _copy_row(profiles: Profiles, source: int, target: int) -> None:
     """One row over another."""
     profiles.times[target] = profiles.times[source]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from federation.scheduling.kernels.fill import Round, UInt8, tasks_now
 from federation.scheduling.kernels.gangs import TASKS_MAX, tasks_at
-from federation.scheduling.kernels.jit import kernel
+from federation.scheduling.kernels.jit import lean
 from federation.scheduling.kernels.room import Int64, Nodes
 
 
-@kernel
+@lean
 def reasons(of: Round, before: Nodes, sorts: Int64, codes: UInt8, full: bool, steps: UInt8) -> None:
     """Into `steps` uint8 (len(sorts), H) the obstacle of each of `sorts` at each hub.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from federation.scheduling.kernels.jit import kernel
+from federation.scheduling.kernels.jit import lean
 from federation.scheduling.kernels.room import Float64, Int32, Int64
 
 
@@ -40,7 +40,7 @@ class Tree(NamedTuple):
     """(L + 1,) how many children still have something."""
 
 
-@kernel
+@lean
 def grow(levels: Levels, level: int, added: Int64, offered: Int64) -> None:
     """`added` int64 (T,) more is held at `level`; `offered` int64 (T,) is what there is in all."""
     largest = 0.0
@@ -51,7 +51,7 @@ def grow(levels: Levels, level: int, added: Int64, offered: Int64) -> None:
     levels.rank[level] = largest / levels.weight[level]
 
 
-@kernel
+@lean
 def before(levels: Levels, one: int, other: int) -> bool:
     """Whether `one` goes before its sibling `other`."""
     if levels.rank[one] != levels.rank[other]:
@@ -61,7 +61,7 @@ def before(levels: Levels, one: int, other: int) -> bool:
     return bool(levels.name[one] < levels.name[other])
 
 
-@kernel
+@lean
 def sink(levels: Levels, tree: Tree, parent: int, at: int) -> None:
     """Move the child at place `at` of `parent`'s heap down to where it belongs."""
     begin, size = tree.first[parent], tree.size[parent]
@@ -78,7 +78,7 @@ def sink(levels: Levels, tree: Tree, parent: int, at: int) -> None:
         at = child
 
 
-@kernel
+@lean
 def drop_top(levels: Levels, tree: Tree, parent: int) -> None:
     """The first child of `parent` has nothing left."""
     begin = tree.first[parent]
@@ -87,7 +87,7 @@ def drop_top(levels: Levels, tree: Tree, parent: int) -> None:
     sink(levels, tree, parent, 0)
 
 
-@kernel
+@lean
 def plant(levels: Levels, tree: Tree, users: Int32) -> None:
     """Make the heaps of `users` int32, each once, and of the projects and hubs above them."""
     root = len(levels.parent)
