@@ -10,7 +10,7 @@ order:
   half_life: 7d                       # after this long, use counts half
   contribution: {gain: 1, cap: 1}     # how much weight a hub gains by giving, and up to how many average hubs' offers
   within_user: age                    # age | short_first: which of one user's jobs goes first
-  backfill: conservative              # conservative | easy | none: who may be overtaken
+  backfill: conservative              # conservative | easy | none: who may not be delayed by those that come later
   placements_max: 10000               # jobs decided on in one round
 hubs:                                 # by hub, each as in its own share policy file (federation/policy/share.py)
   cairo: {offer: {cpus: "75%"}, accept: {max_runtime: 12h}, reclaim_s: 60}
@@ -22,7 +22,6 @@ Deliberately not here: what the order means (`federation/scheduling/policy.py`).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,23 +31,17 @@ from federation.errors import Code, FederationError
 from federation.policy.document import TEXT_LENGTH_MAX, bad, duration_ms, only_keys, read_policy_file, section, whole
 from federation.policy.share import SharePolicy, share_policy
 from federation.scheduling import Policy, fairness
-from federation.scheduling.policy import PLACEMENTS_MAX, WEIGHT_MAX
+from federation.scheduling.fairness import FairnessTerms
+from federation.scheduling.policy import PLACEMENTS_MAX, RESERVATIONS_MAX, WEIGHT_MAX, Order
 
 VERSION = 1
 HUBS_MAX = 1_000
 DAY_MS = 86_400_000
 _WEIGHTS = {"hubs": ("hub_weights", 1), "projects": ("project_weights", 2), "users": ("user_weights", 3)}
 """By key: the field of `Policy`, and how many names lead to a weight."""
-_FIELDS = {
-    "weights": "hub_weights",
-    "half_life": "fairness",
-    "contribution": "fairness",
-    "within_user": "order",
-    "backfill": "reservations",
-    "placements_max": "placements_max",
-}
-_RESERVATIONS: Mapping[str, int | None] = {"conservative": None, "easy": 1, "none": 0}
-"""Promised starts that later jobs may not delay; None: as many as the planner makes by itself."""
+_KEYS = ("weights", "half_life", "contribution", "within_user", "backfill", "placements_max")
+BACKFILL = {"conservative": RESERVATIONS_MAX, "easy": 1, "none": 0}
+"""At each agent: how many starts are promised that later jobs may not delay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,40 +89,32 @@ def _in(place: str, error: FederationError, **metadata: str) -> FederationError:
 
 
 def _order(document: Mapping[str, Any]) -> Policy:
-    known = _known()
-    only_keys(document, known, "order")
+    only_keys(document, _KEYS, "order")
     given: dict[str, Any] = {}
     weights = section(document.get("weights", {}), "order.weights")
     only_keys(weights, tuple(_WEIGHTS), "order.weights")
     for key, (name, depth) in _WEIGHTS.items():
         if key in weights:
             given[name] = _weights(weights[key], depth, (f"order.weights.{key}",))
+    if "within_user" in document:
+        given["order"] = Order(_chosen(document["within_user"], "order.within_user", tuple(Order)))
+    if "backfill" in document:
+        given["reservations"] = BACKFILL[_chosen(document["backfill"], "order.backfill", tuple(BACKFILL))]
+    if "placements_max" in document:
+        given["placements_max"] = whole(document["placements_max"], "order.placements_max", 1, PLACEMENTS_MAX)
+    return Policy(fairness=_fairness(document), **given)
+
+
+def _fairness(document: Mapping[str, Any]) -> FairnessTerms:
     terms: dict[str, Any] = {}
     if "half_life" in document:
-        terms["half_life_ms"] = duration_ms(
-            document["half_life"], "order.half_life", fairness.HALF_LIFE_MS_MIN, fairness.HALF_LIFE_MS_MAX
-        )
+        low_ms, high_ms = fairness.HALF_LIFE_MS_MIN, fairness.HALF_LIFE_MS_MAX
+        terms["half_life_ms"] = duration_ms(document["half_life"], "order.half_life", low_ms, high_ms)
     contribution = section(document.get("contribution", {}), "order.contribution")
     only_keys(contribution, ("gain", "cap"), "order.contribution")
     for key, value in contribution.items():
         terms[key] = _number(value, f"order.contribution.{key}", fairness.GAIN_MAX)
-    if terms:
-        given["fairness"] = fairness.FairnessTerms(**terms)
-    if "within_user" in document:
-        given["order"] = _chosen(document["within_user"], "order.within_user", ("age", "short_first"))
-    if "backfill" in document:
-        reservations = _RESERVATIONS[_chosen(document["backfill"], "order.backfill", tuple(_RESERVATIONS))]
-        if reservations is not None:
-            given["reservations"] = reservations
-    if "placements_max" in document:
-        given["placements_max"] = whole(document["placements_max"], "order.placements_max", 1, PLACEMENTS_MAX)
-    return Policy(**given)
-
-
-def _known() -> tuple[str, ...]:
-    """The keys of `order`. One whose field the planner does not have is unknown."""
-    fields = {entry.name for entry in dataclasses.fields(Policy)}
-    return tuple(key for key, name in _FIELDS.items() if name in fields)
+    return FairnessTerms(**terms)
 
 
 def _chosen(value: object, where: str, choices: Sequence[str]) -> str:

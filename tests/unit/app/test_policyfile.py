@@ -14,6 +14,8 @@ from federation.app.policyfile import FederationPolicy, federation_policy, load_
 from federation.errors import Code, FederationError
 from federation.policy.document import parse_text
 from federation.scheduling import Policy
+from federation.scheduling.fairness import FairnessTerms
+from federation.scheduling.policy import RESERVATIONS_MAX, Order
 
 
 def order(text: str) -> Policy:
@@ -55,6 +57,12 @@ def test_hubs_are_as_in_their_own_files(tmp_path: Path) -> None:
         ("order: {weights: {hubs: {cairo: .inf}}}", Code.CONFIGURATION_INVALID, "cairo"),
         ("order: {weights: {hubs: {cairo: yes}}}", Code.CONFIGURATION_INVALID, "cairo"),
         ("order: {weights: {users: {cairo: {v: 2}}}}", Code.CONFIGURATION_INVALID, "order.weights.users.cairo.v"),
+        ("order: {half_life: 0s}", Code.CONFIGURATION_INVALID, "half_life"),
+        ("order: {half_life: 7}", Code.CONFIGURATION_INVALID, "half_life"),
+        ("order: {contribution: {gain: -1}}", Code.CONFIGURATION_INVALID, "contribution.gain"),
+        ("order: {contribution: {share: 1}}", Code.UNKNOWN_KEY, "share"),
+        ("order: {within_user: random}", Code.CONFIGURATION_INVALID, "within_user"),
+        ("order: {backfill: [easy]}", Code.CONFIGURATION_INVALID, "backfill"),
         ("order: {placements_max: 0}", Code.CONFIGURATION_INVALID, "placements_max"),
         ("order: []", Code.CONFIGURATION_INVALID, "order"),
         ("hubs: {cairo: {offers: {}}}", Code.UNKNOWN_KEY, "hubs.cairo"),
@@ -70,17 +78,27 @@ def test_what_is_wrong_is_named(text: str, code: Code, word: str) -> None:
     assert word in caught.value.message
 
 
-def test_every_setting_of_the_planner_has_its_key() -> None:
-    """A setting that no file can name is one that no operator can try."""
-    known = federation_policy_fields()
-    assert {entry.name for entry in dataclasses.fields(Policy)} <= known
+def test_every_setting_of_the_planner_can_be_said() -> None:
+    """All of `Policy` differs from its default: a setting that no file can name is one that no operator can try."""
+    text = """order:
+      weights: {hubs: {a: 2}, projects: {a: {p: 2}}, users: {a: {p: {u: 2}}}}
+      half_life: 3d
+      contribution: {gain: 0.5, cap: 4}
+      within_user: short_first
+      backfill: easy
+      placements_max: 9
+    """
+    found, plain = order(text), Policy()
+    for entry in dataclasses.fields(Policy):
+        assert getattr(found, entry.name) != getattr(plain, entry.name), entry.name
+    assert found.fairness == FairnessTerms(3 * 86_400_000, 0.5, 4.0)
+    assert (found.order, found.reservations) == (Order.SHORT_FIRST, 1)
 
 
-def federation_policy_fields() -> set[str]:
-    """Fields of `Policy` that a file can set."""
-    from federation.app import policyfile
-
-    return set(policyfile._FIELDS.values()) | {name for name, _ in policyfile._WEIGHTS.values()}
+@pytest.mark.parametrize(("word", "reservations"), [("conservative", RESERVATIONS_MAX), ("easy", 1), ("none", 0)])
+def test_backfill_is_how_many_starts_are_promised(word: str, reservations: int) -> None:
+    """To all, to the first, to nobody."""
+    assert order(f"order: {{backfill: {word}}}").reservations == reservations
 
 
 KEYS = st.sampled_from(
