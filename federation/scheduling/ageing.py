@@ -35,12 +35,11 @@ Deliberately not here: how long a job is expected to run (`prediction.py`), and 
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import Final
 
-from federation.errors import invalid
-
-LineOrder = Literal["age", "short_first"]
-"""How one user's jobs stand in line."""
+from federation.domain.quantities import CPU, GPU, Resources
+from federation.scheduling.policy import Order
+from federation.scheduling.rows import QueuedJob
 
 HOUR_MS: Final = 3_600_000
 DOUBLING_MS: Final = 10 * HOUR_MS
@@ -56,25 +55,38 @@ SHORT_MS: Final = 5 * 60_000
 """What is expected to end within this may use the headroom."""
 HEADROOM: Final = 8
 """A job that jumps the line leaves one part in so many of the site free."""
+PROCESSORS_OF_A_GPU: Final = 8
+"""What a GPU counts as in a job's size: about what machines have of the one beside the other."""
 
 
-def line_position(order: LineOrder, submitted_ms: int, expected_ms: int, size_milli: int) -> int:
+def line_position_of(order: Order, job: QueuedJob) -> int:
+    """Where `job` stands in its user's line, by what it is expected to run, or else may run."""
+    size = size_milli(job.per_task, job.replicas)
+    return line_position(order, job.submitted_ms, job.expected_ms or job.runtime_limit_ms, size)
+
+
+def size_milli(per_task: Resources, replicas: int) -> int:
+    """What a job takes of a site, in thousandths of a processor: of its processors and its GPUs, the one that is more."""
+    cpu = sum(entry.amount for entry in per_task if entry.name == CPU)
+    gpu = sum(entry.amount for entry in per_task if entry.name == GPU)
+    return max(cpu, gpu * PROCESSORS_OF_A_GPU) * replicas
+
+
+def line_position(order: Order, submitted_ms: int, expected_ms: int, size_milli: int) -> int:
     """Where a job stands in its user's line, in milliseconds; smaller goes first, equals by arrival.
 
     `expected_ms` is how long it is expected to run, `size_milli` what all its tasks take together in thousandths of a
-    processor; both 0 or more. Never before `submitted_ms`. Errors: INVALID_ARGUMENT for an order that there is not.
+    processor; both 0 or more. Never before `submitted_ms`.
 
-    >>> line_position("age", 7, 3_600_000, 64_000)
+    >>> line_position(Order.AGE, 7, 3_600_000, 64_000)
     7
-    >>> line_position("short_first", 7, 20_000, 1_000) - 7 == DOUBLING_MS
+    >>> line_position(Order.SHORT_FIRST, 7, 20_000, 1_000) - 7 == DOUBLING_MS
     True
-    >>> line_position("short_first", 7, 3_600_000, 64_000) / HOUR_MS
+    >>> line_position(Order.SHORT_FIRST, 7, 3_600_000, 64_000) / HOUR_MS
     192.0
     """
-    if order == "age":
+    if order is Order.AGE:
         return submitted_ms
-    if order != "short_first":
-        raise invalid(f"there is no order {order!r}", hint="Use age or short_first.", field="order")
     position = submitted_ms + _shift_ms(expected_ms, size_milli)
     if size_milli >= WIDE_MILLI:
         position = -(-position // TOGETHER_MS) * TOGETHER_MS

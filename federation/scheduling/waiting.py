@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from federation.scheduling.ageing import line_position_of
 from federation.scheduling.demand import Demands
 from federation.scheduling.fleet import grown
 from federation.scheduling.kernels.fill import Line
@@ -166,10 +167,7 @@ class Queue:
     def _place_in_line(self, job: QueuedJob) -> int:
         if self._policy_order is Order.AGE:
             return 0
-        from federation.scheduling.ageing import line_position
-
-        size = max(entry.amount for entry in job.per_task) * job.replicas
-        return line_position(self._policy_order, job.submitted_ms, job.expected_ms or job.runtime_limit_ms, size)
+        return line_position_of(self._policy_order, job)
 
     def _place(self, slot: int) -> Place:
         return (
