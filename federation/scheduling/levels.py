@@ -6,6 +6,8 @@ Deliberately not here: how use fades (`fairness.py`), and taking turns (`kernels
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from federation.scheduling.fairness import UseLedger, contributed_share, contribution_weight
@@ -24,6 +26,17 @@ def levels_of(owner: OwnerKey) -> tuple[Level, Level, Level]:
     return (owner[:1], owner[:2], owner)
 
 
+class _Past(NamedTuple):
+    """What use of late makes of the levels, remembered."""
+
+    stamp: tuple[int, ...]
+    fleet: Fleet
+    policy: Policy
+    used: Float64
+    weight: Float64
+    use: Float64
+
+
 class LevelTable:
     """Levels (L) by number, and what they hold (L, T)."""
 
@@ -33,6 +46,9 @@ class LevelTable:
         self._parent: Int32 = np.zeros(0, np.int32)
         self._name: Int64 = np.zeros(0, np.int64)
         self._named = 0
+        self._hubs: Int32 = np.zeros(0, np.int32)
+        self._hubs_of: Fleet | None = None
+        self._past: _Past | None = None
         self._paths: list[Level] = []
 
     def __len__(self) -> int:
@@ -65,42 +81,53 @@ class LevelTable:
             self.held[level] += totals
             level = int(self._parent[level])
 
-    def arrays(self, fleet: Fleet, ledger: UseLedger, policy: Policy, now_ms: int) -> Levels:
+    def arrays(self, fleet: Fleet, ledger: UseLedger, usage_seen: int, policy: Policy, now_ms: int) -> Levels:
         """Where everybody stands at `now_ms`: the largest of (held + used of late) / offered, over the weight."""
-        count, columns = len(self), len(COLUMNS)
-        held = self.held[:count]
-        used = np.zeros((count, columns))
-        for level in ledger.levels():
-            at = self.id_of(level)
-            if at >= count:  # nobody of it waits or holds anything
-                continue
-            for name, mean in ledger.decayed(level, now_ms).items():
-                column = COLUMNS.get(name)
-                if column is not None:
-                    used[at, column] = mean
-        weight = self._weights(fleet, ledger, policy, now_ms)[:count]
+        past = self._past_at(fleet, ledger, usage_seen, policy, now_ms)
         offered = fleet.offered_totals
-        there = offered > 0
-        share, past = np.zeros((count, columns)), np.zeros((count, columns))
-        np.divide(held + used, offered, out=share, where=there)
-        np.divide(used, offered, out=past, where=there)
+        share = np.zeros(past.used.shape)
+        np.divide(self.held[: len(self)] + past.used, offered, out=share, where=offered > 0)
         return Levels(
             share=share,
-            weight=weight,
-            use=past.max(axis=1, initial=0.0) / weight,
-            name=self._name_places()[:count],
-            parent=self._parent[:count],
-            rank=share.max(axis=1, initial=0.0) / weight,
+            weight=past.weight,
+            use=past.use,
+            name=self._name_places(),
+            parent=self._parent[: len(self)],
+            rank=share.max(axis=1, initial=0.0) / past.weight,
         )
 
-    def share_of(self, level: Level, fleet: Fleet, ledger: UseLedger, policy: Policy, now_ms: int) -> float:
+    def _past_at(self, fleet: Fleet, ledger: UseLedger, usage_seen: int, policy: Policy, now_ms: int) -> _Past:
+        """What does not change from round to round: computed when use was posted, its decay moved on, or somebody came."""
+        stamp = (len(self), usage_seen, ledger.half_life_ms, now_ms // ledger.bucket_ms)
+        known = self._past
+        if known is not None and known.stamp == stamp and known.fleet is fleet and known.policy is policy:
+            return known
+        used = np.zeros((len(self), len(COLUMNS)))
+        for level in ledger.levels():
+            at = self.ids.get(level)
+            for name, mean in ledger.decayed(level, now_ms).items() if at is not None else ():
+                if name in COLUMNS:
+                    used[at, COLUMNS[name]] = mean
+        past, offered = np.zeros(used.shape), fleet.offered_totals
+        np.divide(used, offered, out=past, where=offered > 0)
+        weight = self._weights(fleet, ledger, policy, now_ms)
+        use = past.max(axis=1, initial=0.0) / weight
+        self._past = _Past(stamp, fleet, policy, used, weight, use)
+        return self._past
+
+    def share_of(
+        self, level: Level, fleet: Fleet, ledger: UseLedger, usage_seen: int, policy: Policy, now_ms: int
+    ) -> float:
         """The weighted dominant share of a level, held and in use of late; 0 for one that nobody knows."""
         at = self.ids.get(level)
-        return 0.0 if at is None else float(self.arrays(fleet, ledger, policy, now_ms).rank[at])
+        return 0.0 if at is None else float(self.arrays(fleet, ledger, usage_seen, policy, now_ms).rank[at])
 
     def hub_rows(self, fleet: Fleet) -> Int32:
         """(L,) each level's home hub in the fleet, -1 where it has no agents."""
-        return np.asarray([fleet.hub_row.get(level[0], -1) for level in self.ids], np.int32)
+        if self._hubs_of is not fleet or len(self._hubs) != len(self):
+            self._hubs = np.asarray([fleet.hub_row.get(level[0], -1) for level in self.ids], np.int32)
+            self._hubs_of = fleet
+        return self._hubs
 
     def _weights(self, fleet: Fleet, ledger: UseLedger, policy: Policy, now_ms: int) -> Float64:
         weights = np.ones(len(self))

@@ -6,7 +6,7 @@ import numpy as np
 
 from federation.domain.plan import ReasonCode
 from federation.scheduling.fleet import COLUMNS, Fleet
-from federation.scheduling.kernels.fill import PLACED, RESERVED, Agents, Limits, Out, Round, Work, fill
+from federation.scheduling.kernels.fill import PLACED, RESERVED, Agents, Counted, Limits, Out, Round, Work, fill
 from federation.scheduling.kernels.gangs import Taste
 from federation.scheduling.kernels.profile import profiles_for
 from federation.scheduling.kernels.reasons import reasons
@@ -57,18 +57,16 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
     if len(state.tasks) < shapes:
         state.tasks = np.zeros((shapes, agents), np.int64)
         state.tasks_of = np.zeros((shapes, agents), np.int64)
-    ends = state.lease_columns()
+    ends = state.lease_table.endings(fleet)
     promises = min(policy.reservations, max(1, PROMISES_MAX // max(1, agents)), waiting)
     rows = np.diff(ends.first) + (1 + 2 * promises + min(waiting, policy.placements_max))
     counters = np.zeros(5, np.int64)
     counters[4] = state.versions
     work = Work(
         room=fleet.room(),
+        counted=Counted(state.tasks, state.tasks_of, state.version.copy(), fleet.first),
         used=fleet.agent_used.copy(),
         load=fleet.loads(),
-        tasks=state.tasks,
-        tasks_of=state.tasks_of,
-        version=state.version.copy(),
         dead=np.full(len(sorts.shape), 2**62, np.int64),
         capped=np.zeros(len(sorts.pair_sort), np.uint8),
         profiles=profiles_for(rows, len(COLUMNS)),
@@ -100,7 +98,7 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         agents=_agents_of(fleet, state),
         sorts=sorts,
         line=line,
-        levels=state.levels.arrays(fleet, state.ledger, policy, now_ms),
+        levels=state.levels.arrays(fleet, state.ledger, state.usage_seen, policy, now_ms),
         tree=tree_for(levels),
         work=work,
         out=out,
@@ -109,9 +107,8 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
 
 
 def _agents_of(fleet: Fleet, state: PlannerState) -> Agents:
-    ends = state.lease_columns()
+    ends = state.lease_table.endings(fleet)
     return Agents(
-        first=fleet.first,
         hub_first=fleet.hub_first,
         offered=fleet.agent_offered,
         used=fleet.agent_used,

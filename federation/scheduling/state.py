@@ -15,13 +15,14 @@ import numpy as np
 
 from federation.domain.ids import AgentKey
 from federation.domain.quantities import Resources
-from federation.scheduling.checks import Holdings, check_delta, held_of
+from federation.scheduling.checks import Holdings, check_delta
 from federation.scheduling.demand import Demands
 from federation.scheduling.fairness import UseLedger
-from federation.scheduling.fleet import COLUMNS, Fleet
+from federation.scheduling.fleet import Fleet
 from federation.scheduling.fragmentation import tables_of
 from federation.scheduling.kernels.room import Int64
 from federation.scheduling.kernels.score import Tables
+from federation.scheduling.leases import LeaseTable
 from federation.scheduling.levels import LevelTable
 from federation.scheduling.plan import Plan, demand_key
 from federation.scheduling.policy import Policy
@@ -30,22 +31,12 @@ from federation.scheduling.waiting import Queue
 
 
 @dataclass(slots=True)
-class LeaseColumns:
-    """Live leases by agent and end: what gives room back, and when."""
-
-    first: Int64
-    """(A + 1,)"""
-    ends_ms: Int64
-    amounts: Int64
-    """(E, T)"""
-
-
-@dataclass(slots=True)
 class PlannerState:
     """See the module. Fields are read by the other modules of this room; only `apply` writes them."""
 
     agents: dict[AgentKey, AgentRow] = field(default_factory=dict)
     leases: dict[str, LeaseRow] = field(default_factory=dict)
+    lease_table: LeaseTable = field(default_factory=LeaseTable)
     lease_of_job: dict[str, str] = field(default_factory=dict)
     claims: dict[str, ClaimRow] = field(default_factory=dict)
     """By the job that waits for its victims to end."""
@@ -55,6 +46,8 @@ class PlannerState:
     fleet: Fleet = field(default_factory=Fleet)
     levels: LevelTable = field(default_factory=LevelTable)
     ledger: UseLedger = field(default_factory=UseLedger)
+    usage_seen: int = 0
+    """Rows of use so far: what the standings were computed of."""
     tasks: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     """(shapes, A) room counted in tasks ..."""
     tasks_of: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
@@ -65,7 +58,6 @@ class PlannerState:
     tables: Tables = field(default_factory=lambda: tables_of(()))
     """What the placement score knows of the workload."""
     last_plan: Plan = field(default_factory=lambda: Plan(at_ms=0))
-    _ends: LeaseColumns | None = None
 
     def apply(self, delta: Delta, policy: Policy | None = None) -> None:
         """Bring the state up to date. Errors: a bad row, with its index; then nothing has changed."""
@@ -87,6 +79,7 @@ class PlannerState:
             self._make_claim(claim)
         for usage in delta.usage:
             self.ledger.add(usage)
+        self.usage_seen += len(delta.usage)
         wanted = (policy or Policy()).fairness.half_life_ms
         self.ledger = self.ledger.with_half_life(wanted)
         self.queue.settle((policy or Policy()).order, self.demands, self.levels)
@@ -118,25 +111,6 @@ class PlannerState:
             if (nodes.device_free[begin:end] < 0).any():
                 return False
         return True
-
-    def lease_columns(self) -> LeaseColumns:
-        """Live leases by agent and end; made anew when one changed."""
-        if self._ends is None:
-            fleet = self.fleet
-            rows = [
-                (fleet.index[row.key], row.expires_ms, row) for row in self.leases.values() if row.key in fleet.index
-            ]
-            agents = np.asarray([agent for agent, _, _ in rows], np.int64)
-            ends = np.asarray([end_ms for _, end_ms, _ in rows], np.int64)
-            order = np.lexsort((ends, agents))
-            amounts = np.zeros((len(rows), len(COLUMNS)), np.int64)
-            for at, place in enumerate(order.tolist()):
-                agent, _, row = rows[place]
-                there = sum(name in fleet.node_row[agent] for name in row.nodes)
-                amounts[at] = fleet.shapes.totals[fleet.shapes.id_of(row.per_task)] * there
-            first = np.searchsorted(agents[order], np.arange(len(fleet.keys) + 1)).astype(np.int64)
-            self._ends = LeaseColumns(first, ends[order], amounts)
-        return self._ends
 
     def room_changed(self, agent: int) -> None:
         """What is free at an agent is not what was counted."""
@@ -183,7 +157,7 @@ class PlannerState:
         self.tasks = np.zeros((0, len(self.fleet.keys)), np.int64)
         self.tasks_of = np.zeros((0, len(self.fleet.keys)), np.int64)
         self.version = np.zeros(len(self.fleet.keys), np.int64)
-        self._ends = None
+        self.lease_table.look_at(self.leases.values(), self.fleet)
         for lease in self.leases.values():
             self.fleet.hold(lease.key, lease.nodes, lease.per_task, lease.devices or None, 1)
         for claim in self.claims.values():
@@ -200,15 +174,16 @@ class PlannerState:
     # -- leases and claims --------------------------------------------------------------------------------------------
     def _start_lease(self, lease: LeaseRow) -> None:
         before = self.leases.get(lease.lease_id)
-        self._ends = None
         if before is not None:
             if before.holds == lease.holds:
                 self.leases[lease.lease_id] = lease  # only its end moved
+                self.lease_table.put(lease, self.fleet)
                 return
             self._end_lease(lease.lease_id)
         self._end_claim(lease.job_id)
         self._dequeue(lease.job_id)
         self.leases[lease.lease_id] = lease
+        self.lease_table.put(lease, self.fleet)
         self.lease_of_job[lease.job_id] = lease.lease_id
         self._count_held(lease, 1)
         self._hold(lease.key, lease.nodes, lease.per_task, lease.devices, 1)
@@ -217,7 +192,7 @@ class PlannerState:
         lease = self.leases.pop(lease_id, None)
         if lease is None:
             return
-        self._ends = None
+        self.lease_table.remove(lease_id)
         del self.lease_of_job[lease.job_id]
         self._count_held(lease, -1)
         self._hold(lease.key, lease.nodes, lease.per_task, lease.devices, -1)
@@ -242,6 +217,3 @@ class PlannerState:
 
     def _hold_claim(self, claim: ClaimRow, sign: int) -> None:
         self._hold(claim.key, claim.nodes, self.job(claim.job_id).per_task, claim.devices, sign)
-
-
-__all__ = ["LeaseColumns", "PlannerState", "held_of"]

@@ -29,8 +29,6 @@ WAITS, PLACED, RESERVED = 0, 1, 2
 class Agents(NamedTuple):
     """What does not change while a round goes on."""
 
-    first: Int64
-    """(A + 1,) nodes of each agent."""
     hub_first: Int64
     """(H + 1,) agents of each hub."""
     offered: Int64
@@ -77,17 +75,26 @@ class Line(NamedTuple):
     """1: not in this round, because a claim holds its room already."""
 
 
+class Counted(NamedTuple):
+    """Room counted in tasks, for each shape and agent; counted again only after an agent's room has changed."""
+
+    tasks: Int64
+    """(shapes, A) ..."""
+    tasks_of: Int64
+    """... at this version of the agent's room."""
+    version: Int64
+    """(A,) changes with every change of room."""
+    first: Int64
+    """(A + 1,) nodes of each agent."""
+
+
 class Work(NamedTuple):
     """What a round changes."""
 
     room: Nodes
+    counted: Counted
     used: Int64
     load: Float64
-    tasks: Int64
-    """(shapes, A) room counted in tasks, at `tasks_of` version."""
-    tasks_of: Int64
-    version: Int64
-    """(A,) changes with every change of room."""
     dead: Int64
     """(S,) the shortest duration that found no place."""
     capped: UInt8
@@ -161,8 +168,9 @@ def fill(of: Round) -> None:
         for lease in range(agents.lease_first[agent], agents.lease_first[agent + 1]):
             left_ms = max(1, agents.lease_ends[lease] - of.limits.now_ms)
             of.work.backlog[agent] += work_of(agents.lease_amounts[lease], agents.offered[agent], left_ms)
-    for home_only in (True, False):
-        begin = 0
+    for turn in range(2):
+        home_only = turn == 0
+        begin = int(np.int64(0))
         while begin < total:
             end = begin + 1
             priority = of.line.priority[of.line.order[begin]]
@@ -180,7 +188,7 @@ def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
     count = 0
     previous = -1
     for at in range(begin, end):
-        owner = of.line.owner[of.line.order[at]]
+        owner = int(of.line.owner[of.line.order[at]])
         if owner != previous:
             if previous >= 0:
                 work.until[previous] = at
@@ -193,9 +201,9 @@ def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
     plant(levels, tree, work.users[:count])
     root = len(levels.parent)
     while tree.size[root] > 0:
-        hub = tree.members[tree.first[root]]
-        project = tree.members[tree.first[hub]]
-        user = tree.members[tree.first[project]]
+        hub = int(tree.members[tree.first[root]])
+        project = int(tree.members[tree.first[hub]])
+        user = int(tree.members[tree.first[project]])
         if _serve(of, user, home_only) == FULL:
             return False
         if work.cursor[user] == work.until[user]:
@@ -219,14 +227,14 @@ def _serve(of: Round, user: int, home_only: bool) -> int:
     line, sorts, work, out = of.line, of.sorts, of.work, of.out
     first, last = 0, len(of.agents.offered)
     if home_only:
-        hub = work.level_hub[user]
+        hub = int(work.level_hub[user])
         first, last = of.agents.hub_first[hub], of.agents.hub_first[hub + 1]
     while work.cursor[user] < work.until[user]:
-        at = work.cursor[user]
+        at = int(work.cursor[user])
         work.cursor[user] += 1
-        slot = line.order[at]
-        pair = line.pair[slot]
-        sort, liking = sorts.pair_sort[pair], sorts.pair_liking[pair]
+        slot = int(line.order[at])
+        pair = int(line.pair[slot])
+        sort, liking = int(sorts.pair_sort[pair]), int(sorts.pair_liking[pair])
         if out.status[at] == PLACED or line.aside[slot] or (home_only and not sorts.home_first[liking]):
             continue
         duration = line.duration[slot]
@@ -236,7 +244,7 @@ def _serve(of: Round, user: int, home_only: bool) -> int:
                 if not _start(of, at, sort, agent, duration):
                     return FULL
                 if out.status[at] == WAITS:
-                    _count_share(of, user, sort)
+                    _count_share(of.levels, user, work.need, of.agents.offered_totals)
                 out.status[at] = PLACED
                 return SERVED
             if not home_only:
@@ -245,7 +253,7 @@ def _serve(of: Round, user: int, home_only: bool) -> int:
             continue
         if _promise(of, at, pair, (first, last), home_only):
             out.status[at] = RESERVED
-            _count_share(of, user, sort)
+            _count_share(of.levels, user, work.need, of.agents.offered_totals)
             return SERVED
     return NEXT
 
@@ -264,45 +272,41 @@ def work_of(need: Int64, offered: Int64, duration_ms: int) -> int:
 
 
 @lean
-def _weigh(of: Round, sort: int) -> None:
-    """Into `work.need` what a gang of `sort` takes in all."""
-    need, shape = of.work.need, of.sorts.shape[sort]
+def _weigh(need: Int64, totals: Int64, shape: int, replicas: int) -> None:
+    """Into `need` int64 (T,) what a gang takes in all."""
     for column in range(len(need)):
-        need[column] = of.totals[shape, column] * of.sorts.replicas[sort]
+        need[column] = totals[shape, column] * replicas
 
 
 @lean
-def _count_share(of: Round, user: int, sort: int) -> None:
-    """A gang of `sort` uses up a turn of the user, the project and the hub."""
-    _weigh(of, sort)
-    need = of.work.need
+def _count_share(levels: Levels, user: int, need: Int64, offered: Int64) -> None:
+    """A gang that takes `need` uses up a turn of the user, the project and the hub."""
     level = user
     while level >= 0:
-        grow(of.levels, level, need, of.agents.offered_totals)
-        level = int(of.levels.parent[level])
+        grow(levels, level, need, offered)
+        level = int(levels.parent[level])
 
 
 @lean
-def tasks_now(of: Round, shape: int, agent: int) -> int:
-    """How many tasks fit at an agent now; counted again only after its room changed."""
-    work = of.work
-    if work.tasks_of[shape, agent] != work.version[agent]:
-        begin, end = of.agents.first[agent], of.agents.first[agent + 1]
-        work.tasks[shape, agent] = tasks_at(work.room, of.shapes, shape, begin, end, TASKS_MAX)
-        work.tasks_of[shape, agent] = work.version[agent]
-    return int(work.tasks[shape, agent])
+def tasks_now(counted: Counted, room: Nodes, shapes: Shapes, shape: int, agent: int) -> int:
+    """How many tasks fit at an agent now, 0 to `TASKS_MAX`."""
+    if counted.tasks_of[shape, agent] != counted.version[agent]:
+        begin, end = counted.first[agent], counted.first[agent + 1]
+        counted.tasks[shape, agent] = tasks_at(room, shapes, shape, begin, end, TASKS_MAX)
+        counted.tasks_of[shape, agent] = counted.version[agent]
+    return int(counted.tasks[shape, agent])
 
 
 @lean
 def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: int) -> int:
     """The agent where a job starts now: best liked, then least loaded, then first; -1 when none has room for it."""
     sorts, work = of.sorts, of.work
-    shape, replicas = sorts.shape[sort], sorts.replicas[sort]
+    shape, replicas = int(sorts.shape[sort]), int(sorts.replicas[sort])
     likes = sorts.liking[liking]
     of.out.counters[3] += 1
     ticket = of.out.counters[3]
     while True:
-        best = -1
+        best = int(np.int64(-1))
         for agent in range(first, last):
             if sorts.steps[sort, agent] != 0 or work.excluded[agent] == ticket:
                 continue
@@ -310,11 +314,11 @@ def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: 
                 likes[agent] > likes[best] or (likes[agent] == likes[best] and work.load[agent] >= work.load[best])
             ):
                 continue
-            if tasks_now(of, shape, agent) >= replicas:
+            if tasks_now(work.counted, work.room, of.shapes, shape, agent) >= replicas:
                 best = agent
         if best < 0 or work.reserved[best] == 0:
             return best
-        _weigh(of, sort)
+        _weigh(work.need, of.totals, shape, replicas)
         if fits_now(work.profiles, best, work.need, duration):
             return best
         work.excluded[best] = ticket
@@ -324,14 +328,14 @@ def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: 
 def _start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
     """Start a job at an agent that has room; False when the round's answer is full."""
     sorts, work, out = of.sorts, of.work, of.out
-    shape, replicas = sorts.shape[sort], sorts.replicas[sort]
+    shape, replicas = int(sorts.shape[sort]), int(sorts.replicas[sort])
     wanted = of.shapes.devices[shape]
     placed, tasks, devices = out.counters[0], out.counters[1], out.counters[2]
     if placed == of.limits.placements or tasks + replicas > len(out.nodes):
         return False
     if devices + replicas * wanted > len(out.devices):
         return False
-    span = (of.agents.first[agent], of.agents.first[agent + 1])
+    span = (work.counted.first[agent], work.counted.first[agent + 1])
     nodes = out.nodes[tasks : tasks + replicas]
     on = out.devices[devices : devices + replicas * wanted]
     if sorts.spread[sort]:
@@ -344,9 +348,9 @@ def _start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
     out.counters[1] += replicas
     out.counters[2] += replicas * wanted
     out.counters[4] += 1
-    work.version[agent] = out.counters[4]
-    _weigh(of, sort)
-    need = of.work.need
+    work.counted.version[agent] = out.counters[4]
+    need = work.need
+    _weigh(need, of.totals, shape, replicas)
     load = 0.0
     for column in range(len(need)):
         work.used[agent, column] += need[column]
@@ -361,11 +365,11 @@ def _start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
 @lean
 def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bool) -> bool:
     """Reserve the earliest start at the job's best agent, as if all had room: best liked, least promised, first."""
-    sorts, work = of.sorts, of.work
-    sort = sorts.pair_sort[pair]
+    sorts, work, out = of.sorts, of.work, of.out
+    sort = int(sorts.pair_sort[pair])
     likes = sorts.liking[sorts.pair_liking[pair]]
     duration = of.line.duration[of.line.order[at]]
-    best = -1
+    best = int(np.int64(-1))
     for agent in range(span[0], span[1]):
         if sorts.steps[sort, agent] == 0 and (
             best < 0
@@ -378,9 +382,18 @@ def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bo
             work.capped[pair] = 1  # promises only grow, so it stays its best agent, and full
         return False
     if work.reserved[best] == 0:
-        _begin_profile(of, best)
-    _weigh(of, sort)
-    need = of.work.need
+        for column in range(len(work.free_now)):
+            work.free_now[column] = of.agents.offered[best, column] - of.agents.used[best, column]
+        _begin_profile(work.profiles, of.agents, best, of.limits.now_ms, work.free_now)
+        for decided in range(out.counters[0]):
+            if out.agent[out.placed[decided]] == best:
+                slot = int(of.line.order[out.placed[decided]])
+                started = int(sorts.pair_sort[of.line.pair[slot]])
+                _weigh(work.need, of.totals, int(sorts.shape[started]), int(sorts.replicas[started]))
+                until_ms = of.limits.now_ms + of.line.duration[slot]
+                reserve(work.profiles, best, of.limits.now_ms, until_ms, work.need)
+    need, shape, replicas = work.need, int(sorts.shape[sort]), int(sorts.replicas[sort])
+    _weigh(need, of.totals, shape, replicas)
     after_ms = of.limits.now_ms + 1
     if work.hint_duration[sort, best] <= duration:
         after_ms = max(after_ms, work.hint_ms[sort, best])
@@ -390,26 +403,12 @@ def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bo
     work.hint_ms[sort, best], work.hint_duration[sort, best] = start_ms, duration
     work.reserved[best] += 1
     work.backlog[best] += work_of(need, of.agents.offered[best], duration)
-    of.out.agent[at], of.out.start_ms[at] = best, start_ms
+    out.agent[at], out.start_ms[at] = best, start_ms
     return True
 
 
 @lean
-def _begin_profile(of: Round, agent: int) -> None:
-    """An agent's room over time: what its leases give back, less what this round has started there."""
-    agents, work, out, line = of.agents, of.work, of.out, of.line
+def _begin_profile(profiles: Profiles, agents: Agents, agent: int, now_ms: int, free_now: Int64) -> None:
+    """An agent's room over time: what its leases give back."""
     begin, end = agents.lease_first[agent], agents.lease_first[agent + 1]
-    free_now = work.free_now
-    for column in range(len(free_now)):
-        free_now[column] = agents.offered[agent, column] - agents.used[agent, column]
-    build(
-        work.profiles, agent, of.limits.now_ms, free_now, agents.lease_ends[begin:end], agents.lease_amounts[begin:end]
-    )
-    for decided in range(out.counters[0]):
-        at = out.placed[decided]
-        if out.agent[at] == agent:
-            slot = line.order[at]
-            sort = of.sorts.pair_sort[line.pair[slot]]
-            _weigh(of, sort)
-            need = work.need
-            reserve(work.profiles, agent, of.limits.now_ms, of.limits.now_ms + line.duration[slot], need)
+    build(profiles, agent, now_ms, free_now, agents.lease_ends[begin:end], agents.lease_amounts[begin:end])

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from federation.scheduling.kernels.jit import lean
 from federation.scheduling.kernels.room import DEVICE_MILLI, Float64, Int64, Nodes, Shapes, fits, take, tasks_on_node
 from federation.scheduling.kernels.score import Tables, gain_using, phi
@@ -64,7 +66,7 @@ def place_packed(
     """
     done, wanted = 0, shapes.devices[shape]
     while done < len(nodes):
-        best, least, device = -1, -math.inf, -1
+        best, least, device = int(np.int64(-1)), -math.inf, int(np.int64(-1))
         for node in range(span[0], span[1]):
             if fits(room, shapes, shape, node):
                 score, of_node = score_of(room, shapes, taste, shape, node)
@@ -86,7 +88,7 @@ def place_spread(
     """As `place_packed`, on as many nodes as there are."""
     wanted = shapes.devices[shape]
     for done in range(len(nodes)):
-        best, least, device, fewest = -1, -math.inf, -1, len(nodes) + 1
+        best, least, device, fewest = int(np.int64(-1)), -math.inf, int(np.int64(-1)), len(nodes) + 1
         for node in range(span[0], span[1]):
             if not fits(room, shapes, shape, node):
                 continue

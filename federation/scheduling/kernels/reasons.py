@@ -16,15 +16,15 @@ def reasons(of: Round, before: Nodes, sorts: Int64, codes: UInt8, full: bool, st
     the way, no room. `full`: the round ended before everybody had a turn.
     """
     for row in range(len(sorts)):
-        sort = sorts[row]
-        shape, replicas = of.sorts.shape[sort], of.sorts.replicas[sort]
+        sort = int(sorts[row])
+        shape, replicas = int(of.sorts.shape[sort]), int(of.sorts.replicas[sort])
         for hub in range(steps.shape[1]):
             lowest = 255
             for agent in range(of.agents.hub_first[hub], of.agents.hub_first[hub + 1]):
                 step = int(of.sorts.steps[sort, agent])
                 if step == 0:
-                    begin, end = of.agents.first[agent], of.agents.first[agent + 1]
-                    if tasks_now(of, shape, agent) >= replicas:
+                    begin, end = of.work.counted.first[agent], of.work.counted.first[agent + 1]
+                    if tasks_now(of.work.counted, of.work.room, of.shapes, shape, agent) >= replicas:
                         step = int(codes[0] if full else codes[1])
                     elif tasks_at(before, of.shapes, shape, begin, end, TASKS_MAX) >= replicas:
                         step = int(codes[0])
