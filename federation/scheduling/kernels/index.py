@@ -1,0 +1,577 @@
+"""The index: which agent, and which of its nodes, is best for a task of some shape now, from what is remembered.
+
+For each shape that was asked for, a *line* remembers every node's score, and every agent's best. Whoever changes a
+node says so (`touch`): the node is written into its agent's log. A shape that asks again reads the log from where it
+left off, scores the nodes it finds there, and holds each against its agent's best. Where the best itself got worse,
+its old score stays as a bound, and the agent's remembered scores are gone through only once that bound would win. So
+a decision costs in proportion to what changed, not to how many nodes there are. The answer is always that of a plain
+scan: the highest score, among equals the first node. How many tasks fit at an agent (`room_of`) is kept the same way.
+
+Lines are limited (`Memory`): a shape that finds none gets that of the shape that was not asked for longest, and starts
+afresh. Scores by state of a node are not remembered: with 64 shapes every second state was new, and looking up cost
+what it saved. Deliberately not here: what a node is worth (`score.py`), whose turn it is, and gangs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from federation.scheduling.kernels import room
+from federation.scheduling.kernels.jit import inline, lean
+from federation.scheduling.kernels.room import DEVICE_MILLI, Float64, Int32, Int64, Nodes, Shapes, UInt64
+from federation.scheduling.kernels.score import Tables, gain_using, phi
+
+BEST_FIT, SHIPPED = 0, 1
+"""Rules. Best fit: the least largest share left of what the task needs; nodes whose devices it leaves unused last.
+Shipped: `score.gain` less the node's standing."""
+NO_ROOM = -math.inf
+NEVER = -1
+STRANDED = 2.0
+"""Added to the share left on a node whose devices the task does not use: more than any share."""
+ROOM_MAX = 1_000_000
+"""Tasks that fit on one node are counted up to here."""
+ASKS, LINES, COUNTS, TALLIES = 0, 1, 2, 3
+"""Places in `Index.tally`: questions asked, lines of scores and of counts in use."""
+IDLE, LARGEST, WHOLE, SUMMARY = 0, 1, 2, 3
+"""Columns of `Touched.known` after the scalars: milli free on all devices, most free on one, devices wholly free."""
+
+
+class Layout(NamedTuple):
+    """What stays until the fleet changes."""
+
+    agent_first: Int64
+    """(A + 1,) each agent's first node row."""
+    agent_of: Int64
+    """(N,)"""
+    per_unit: Float64
+    """(N, R + 1) 1 / offered of each scalar, and of the milli of all devices; 0 where nothing is offered."""
+    standing: Float64
+    """(N,) what the shipped rule subtracts, so that nodes are filled in order."""
+    kinds: UInt64
+    """(N,) bit k is set where a device is of model k."""
+    offered: Int64
+    """(A, R + 1)"""
+
+
+class Touched(NamedTuple):
+    """What changed, and what follows from it."""
+
+    clock: Int64
+    """(A,) how many touches an agent has seen."""
+    log: Int64
+    """(N,) an agent's stretch is a ring of its last touched nodes, touch t at place t modulo its nodes."""
+    last: Int64
+    """(N,) the agent's clock after the node's last touch."""
+    known: Int64
+    """(N, R + SUMMARY) free scalars and a summary of the devices as of the last touch."""
+    used: Int64
+    """(A, R + 1) scalars, and milli of devices."""
+    load: Float64
+    """(A,) dominant share: the largest of used / offered."""
+    phi: Float64
+    """(N,) `score.phi`, NaN where it is not known."""
+
+
+class Lines(NamedTuple):
+    """What is remembered by shape, in L lines."""
+
+    of_shape: Int64
+    """(S,) a shape's line, NEVER for none."""
+    shape: Int64
+    """(L,)"""
+    asked: Int64
+    """(L,) when it was asked for last, in asks."""
+    seen: Int64
+    """(L, A) the agent's clock up to which the log was read, NEVER where all is to be scored."""
+    best: Float64
+    """(L, A) the best score, NO_ROOM where no node has room; where `node` is NEVER only a bound from above."""
+    node: Int64
+    """(L, A) the first node with the best score."""
+    score: Float64
+    """(L, N)"""
+
+
+class Counts(NamedTuple):
+    """How many tasks fit, by shape, in C lines that are found and dropped like those of scores."""
+
+    of_shape: Int64
+    shape: Int64
+    asked: Int64
+    seen: Int64
+    total: Int64
+    """(C, A)"""
+    tasks: Int32
+    """(C, N)"""
+
+
+class Index(NamedTuple):
+    """All that is remembered. Made by `Memory`; the arrays change in place."""
+
+    layout: Layout
+    touched: Touched
+    lines: Lines
+    counts: Counts
+    scratch: Int64
+    """(as many as the largest node has devices,)"""
+    tally: Int64
+    """(TALLIES,)"""
+    rule: int
+
+
+class Choice(NamedTuple):
+    """Where one task goes best. `agent` and `node` are -1 where it fits nowhere."""
+
+    score: float
+    agent: int
+    node: int
+    device: int
+    """The device row of a share, else -1."""
+
+
+# -- what changed -----------------------------------------------------------------------------------------------------
+@lean
+def touch(index: Index, nodes: Nodes, node: int) -> None:
+    """Note that room on `node` changed, in whatever way. Call it after each change, before the next question."""
+    layout, touched = index.layout, index.touched
+    agent, columns = layout.agent_of[node], nodes.free.shape[1]
+    first, now = layout.agent_first[agent], touched.clock[agent]
+    touched.log[first + now % (layout.agent_first[agent + 1] - first)] = node
+    touched.clock[agent] = now + 1
+    touched.last[node] = now + 1
+    touched.phi[node] = math.nan
+    idle, largest, whole = 0, 0, 0
+    for device in range(nodes.device_first[node], nodes.device_first[node + 1]):
+        free = nodes.device_free[device]
+        idle += free
+        largest = max(largest, free)
+        if free >= DEVICE_MILLI:
+            whole += 1
+    touched.known[node, columns + LARGEST] = largest
+    touched.known[node, columns + WHOLE] = whole
+    load = 0.0
+    for column in range(columns + 1):
+        free = nodes.free[node, column] if column < columns else idle
+        used = touched.used[agent, column] + touched.known[node, column] - free
+        touched.used[agent, column] = used
+        touched.known[node, column] = free
+        if layout.offered[agent, column] > 0:
+            load = max(load, used / layout.offered[agent, column])
+    touched.load[agent] = load
+
+
+@lean
+def take_at(index: Index, nodes: Nodes, shapes: Shapes, shape: int, choice: Choice, taken: Int64) -> None:
+    """`room.take` where `choice` says, noted."""
+    room.take(nodes, shapes, shape, choice.node, choice.device, taken)
+    touch(index, nodes, choice.node)
+
+
+@lean
+def give_back_at(index: Index, nodes: Nodes, shapes: Shapes, shape: int, node: int, taken: Int64) -> None:
+    """`room.give_back`, noted."""
+    room.give_back(nodes, shapes, shape, node, taken)
+    touch(index, nodes, node)
+
+
+# -- scores -----------------------------------------------------------------------------------------------------------
+@inline
+def _has_room(layout: Layout, known: Int64, nodes: Nodes, shapes: Shapes, shape: int, node: int) -> bool:
+    """`room.fits`, by what is known of the node, without looking at its devices where they are of one model."""
+    columns = shapes.need.shape[1]
+    enough = True
+    for column in range(columns):
+        if shapes.need[shape, column] > max(known[node, column], 0):
+            enough = False
+    devices = shapes.devices[shape]
+    if enough and devices > 0:
+        here, wanted = layout.kinds[node], shapes.kinds[shape]
+        if here & wanted == np.uint64(0):
+            enough = False
+        elif here & ~wanted != np.uint64(0):
+            enough = room.fits(nodes, shapes, shape, node)
+        elif shapes.milli[shape] < DEVICE_MILLI:
+            enough = known[node, columns + LARGEST] >= shapes.milli[shape]
+        else:
+            enough = known[node, columns + WHOLE] >= devices
+    return enough
+
+
+@lean
+def _share_left(layout: Layout, known: Int64, shapes: Shapes, shape: int, node: int) -> float:
+    """The largest share of what the task needs that it leaves; with `STRANDED` where devices lie idle beside it."""
+    largest, columns = 0.0, shapes.need.shape[1]
+    for column in range(columns):
+        need = shapes.need[shape, column]
+        if need > 0:
+            largest = max(largest, float((known[node, column] - need) * layout.per_unit[node, column]))
+    if shapes.devices[shape] > 0:
+        left = known[node, columns + IDLE] - shapes.milli[shape] * shapes.devices[shape]
+        return max(largest, float(left * layout.per_unit[node, columns]))
+    return largest + STRANDED if layout.kinds[node] != np.uint64(0) else largest
+
+
+@inline
+def _score(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int, node: int) -> float:
+    """The score of a line's shape on a node, NO_ROOM where the task does not fit. Larger is better."""
+    layout, known, shape = index.layout, index.touched.known, index.lines.shape[line]
+    score = NO_ROOM
+    if _has_room(layout, known, nodes, shapes, shape, node):
+        if index.rule == BEST_FIT:
+            score = -_share_left(layout, known, shapes, shape, node)
+        else:
+            before = index.touched.phi[node]
+            if math.isnan(before):
+                before = phi(nodes, tables, node)
+                index.touched.phi[node] = before
+            gained, _ = gain_using(nodes, shapes, tables, shape, node, before, index.scratch)
+            score = gained - float(layout.standing[node])
+    return score
+
+
+# -- lines ------------------------------------------------------------------------------------------------------------
+@lean
+def _line(lines: Lines | Counts, tally: Int64, used: int, shape: int) -> int:
+    """The line of `shape`, in use from now on; `used` is the place in `tally` of how many there are."""
+    tally[ASKS] += 1
+    line = lines.of_shape[shape]
+    if line == NEVER:
+        line = tally[used]
+        if line < len(lines.shape):
+            tally[used] += 1
+        else:
+            line = _longest_ago(lines.asked)
+            lines.of_shape[lines.shape[line]] = NEVER
+        lines.of_shape[shape], lines.shape[line] = line, shape
+        for agent in range(lines.seen.shape[1]):
+            lines.seen[line, agent] = NEVER
+    lines.asked[line] = tally[ASKS]
+    return int(line)
+
+
+@lean
+def _longest_ago(asked: Int64) -> int:
+    line = 0
+    for other in range(1, len(asked)):
+        if asked[other] < asked[line]:
+            line = other
+    return line
+
+
+@lean
+def _rescore(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int, agent: int) -> None:
+    """Score all nodes of an agent."""
+    lines, first = index.lines, index.layout.agent_first
+    for node in range(first[agent], first[agent + 1]):
+        lines.score[line, node] = _score(index, nodes, shapes, tables, line, node)
+    lines.seen[line, agent] = index.touched.clock[agent]
+    _settle(index, line, agent)
+
+
+@lean
+def _settle(index: Index, line: int, agent: int) -> None:
+    """Make a bound exact: the first node of the highest remembered score."""
+    lines, first = index.lines, index.layout.agent_first
+    best, chosen = NO_ROOM, NEVER
+    for node in range(first[agent], first[agent + 1]):
+        if lines.score[line, node] > best:
+            best, chosen = lines.score[line, node], node
+    lines.best[line, agent], lines.node[line, agent] = best, chosen
+
+
+@inline
+def _update(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int, agent: int) -> None:
+    """Score what was touched at an agent since the line read its log; of the best, a bound may be left."""
+    lines, touched = index.lines, index.touched
+    first, last = index.layout.agent_first[agent], index.layout.agent_first[agent + 1]
+    now, seen = touched.clock[agent], lines.seen[line, agent]
+    if seen == NEVER or now - seen > last - first:
+        _rescore(index, nodes, shapes, tables, line, agent)
+    elif seen < now:
+        best, chosen = lines.best[line, agent], lines.node[line, agent]
+        slot = first + seen % (last - first)
+        for tick in range(seen + 1, now + 1):
+            node = touched.log[slot]
+            slot += 1
+            if slot == last:
+                slot = first
+            if touched.last[node] == tick:  # else it was touched again: once is enough
+                score = _score(index, nodes, shapes, tables, line, node)
+                lines.score[line, node] = score
+                if score > best:
+                    best, chosen = score, node
+                elif node == chosen:
+                    if score < best:
+                        chosen = NEVER
+                elif score == best and node < chosen:
+                    chosen = node
+        lines.seen[line, agent] = now
+        lines.best[line, agent], lines.node[line, agent] = best, chosen
+
+
+# -- questions --------------------------------------------------------------------------------------------------------
+@lean
+def best_node(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shape: int, agent: int) -> Choice:
+    """Where at `agent` a task of `shape` goes best: the highest score, of equals the first node."""
+    line = _line(index.lines, index.tally, LINES, shape)
+    _update(index, nodes, shapes, tables, line, agent)
+    if index.lines.node[line, agent] == NEVER:
+        _settle(index, line, agent)
+    return _choice(index, nodes, shapes, tables, line, agent)
+
+
+@lean
+def best_agent(
+    index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shape: int, open_agents: Int64, liking: Int64
+) -> Choice:
+    """Where a task of `shape` goes best among `open_agents` int64 (K,), ascending.
+
+    The agent with room and the smallest `liking` int64 (A,); of those, for a shape with devices, the highest score;
+    then the least load; then the first. There, the best node.
+    """
+    line = _line(index.lines, index.tally, LINES, shape)
+    level = np.iinfo(np.int64).max
+    for agent in open_agents:
+        level = min(level, liking[agent])
+    while True:
+        # First only the best-liked: most jobs find room there, and the others need not even be brought up to date.
+        agent = _best_of_level(index, nodes, shapes, tables, line, (open_agents, liking, level))
+        if agent != NEVER:
+            return _choice(index, nodes, shapes, tables, line, agent)
+        following = np.iinfo(np.int64).max
+        for agent in open_agents:
+            if level < liking[agent] < following:
+                following = liking[agent]
+        if following == np.iinfo(np.int64).max:
+            return Choice(NO_ROOM, -1, -1, -1)
+        level = following
+
+
+@lean
+def _best_of_level(
+    index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int, among: tuple[Int64, Int64, int]
+) -> int:
+    """The first agent of those liked as much as `among` says, its best exact; NEVER where none has room."""
+    open_agents, liking, level = among
+    lines, touched = index.lines, index.touched
+    scored = shapes.devices[lines.shape[line]] > 0
+    found, best, load = NEVER, NO_ROOM, math.inf
+    for agent in open_agents:
+        if liking[agent] != level or not (scored or touched.load[agent] < load):
+            continue
+        _update(index, nodes, shapes, tables, line, agent)
+        score = lines.best[line, agent]
+        if score == NO_ROOM or (scored and score < best):
+            continue
+        if lines.node[line, agent] == NEVER:
+            _settle(index, line, agent)
+            score = lines.best[line, agent]
+        if score == NO_ROOM:
+            continue
+        if not scored or score > best or (score == best and touched.load[agent] < load):
+            found, best, load = agent, score, touched.load[agent]
+    return found
+
+
+@lean
+def best_of_all(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shape: int) -> Choice:
+    """The node with the highest score of all, of equals the first."""
+    line, lines = _line(index.lines, index.tally, LINES, shape), index.lines
+    found, best = NEVER, NO_ROOM
+    for agent in range(lines.seen.shape[1]):
+        _update(index, nodes, shapes, tables, line, agent)
+        if lines.best[line, agent] > best:
+            if lines.node[line, agent] == NEVER:
+                _settle(index, line, agent)
+            if lines.best[line, agent] > best:
+                found, best = agent, lines.best[line, agent]
+    if found == NEVER:
+        return Choice(NO_ROOM, -1, -1, -1)
+    return _choice(index, nodes, shapes, tables, line, found)
+
+
+@lean
+def _choice(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int, agent: int) -> Choice:
+    """The agent's best, which is exact, and the device of a share."""
+    score, node, shape = index.lines.best[line, agent], index.lines.node[line, agent], index.lines.shape[line]
+    if node == NEVER:
+        return Choice(NO_ROOM, -1, -1, -1)
+    device = -1
+    if 0 < shapes.milli[shape] < DEVICE_MILLI:
+        if index.rule == SHIPPED:
+            device = gain_using(nodes, shapes, tables, shape, node, 0.0, index.scratch)[1]
+        else:
+            device = room.tightest_device(nodes, shapes, shape, node)
+    return Choice(score, agent, node, device)
+
+
+@lean
+def room_of(index: Index, nodes: Nodes, shapes: Shapes, shape: int, agent: int, most: int) -> int:
+    """How many tasks of `shape` fit at `agent` together, 0 to `most`."""
+    counts, touched = index.counts, index.touched
+    line = _line(counts, index.tally, COUNTS, shape)
+    first, last = index.layout.agent_first[agent], index.layout.agent_first[agent + 1]
+    now, seen = touched.clock[agent], counts.seen[line, agent]
+    if seen == NEVER or now - seen > last - first:
+        total = 0
+        for node in range(first, last):
+            tasks = room.tasks_on_node(nodes, shapes, shape, node, ROOM_MAX)
+            counts.tasks[line, node] = tasks
+            total += tasks
+        counts.total[line, agent] = total
+    else:
+        for tick in range(seen + 1, now + 1):
+            node = touched.log[first + (tick - 1) % (last - first)]
+            if touched.last[node] == tick:
+                tasks = room.tasks_on_node(nodes, shapes, shape, node, ROOM_MAX)
+                counts.total[line, agent] += tasks - counts.tasks[line, node]
+                counts.tasks[line, node] = tasks
+    counts.seen[line, agent] = now
+    return min(int(counts.total[line, agent]), most)
+
+
+# -- the owner of the arrays ------------------------------------------------------------------------------------------
+MEMORY_BYTES_MAX = 256 << 20
+"""What lines may take; of it, pages that no line has used yet cost nothing."""
+LINES_MAX = 4_096
+SCORES_SHARE = 0.75
+"""Of the memory, for lines of scores; the rest is for counts."""
+
+
+class Memory:
+    """Makes an `Index` for a fleet, and keeps it in step with shapes that are added or change."""
+
+    def __init__(self, rule: int = SHIPPED, memory_bytes_max: int = MEMORY_BYTES_MAX) -> None:
+        self._rule = rule
+        self._bytes_max = memory_bytes_max
+        self.index: Index
+        """Hand it to the kernels; made anew by `reset` and `grow`."""
+
+    def reset(self, nodes: Nodes, offered: Int64, agent_first: Int64, standing: Float64, shapes: int) -> None:
+        """Another fleet: nothing is remembered.
+
+        `offered` int64 (N, R) as `nodes.free`, `agent_first` int64 (A + 1,), `standing` float64 (N,) what the shipped
+        rule takes off a node's score, `shapes` how many rows of `Shapes` may be asked for.
+        """
+        devices = _by_node(nodes, nodes.device_size)
+        idle = _by_node(nodes, nodes.device_free)
+        all_offered = np.column_stack((offered, devices))
+        known = np.column_stack((nodes.free, idle, _largest(nodes), _by_node(nodes, nodes.device_free >= DEVICE_MILLI)))
+        per_unit = np.zeros(all_offered.shape)
+        np.divide(1.0, all_offered, out=per_unit, where=all_offered > 0)
+        by_agent = _sums(all_offered, agent_first)
+        used = by_agent - _sums(np.column_stack((nodes.free, idle)), agent_first)
+        load = np.zeros(by_agent.shape)
+        np.divide(used, by_agent, out=load, where=by_agent > 0)
+        agents = len(agent_first) - 1
+        layout = Layout(
+            agent_first,
+            np.repeat(np.arange(agents), np.diff(agent_first)),
+            per_unit,
+            standing,
+            _kinds(nodes),
+            by_agent,
+        )
+        count = len(nodes.free)
+        touched = Touched(
+            np.zeros(agents, np.int64),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.int64),
+            known,
+            used,
+            np.maximum(load.max(axis=1, initial=0.0), 0.0),
+            np.full(count, math.nan),
+        )
+        most = int(np.diff(nodes.device_first).max(initial=0))
+        self.index = Index(
+            layout,
+            touched,
+            self._lines(count, agents, shapes),
+            self._counts(count, agents, shapes),
+            np.zeros(most, np.int64),
+            np.zeros(TALLIES, np.int64),
+            self._rule,
+        )
+
+    def grow(self, shapes: int) -> None:
+        """There are more shapes now: `shapes` rows may be asked for."""
+        lines, counts = self.index.lines, self.index.counts
+        more = np.full(max(shapes - len(lines.of_shape), 0), NEVER, np.int64)
+        self.index = self.index._replace(
+            lines=lines._replace(of_shape=np.concatenate((lines.of_shape, more))),
+            counts=counts._replace(of_shape=np.concatenate((counts.of_shape, more))),
+        )
+
+    def forget_scores(self) -> None:
+        """The tables of the score changed: no score is what it was."""
+        self.index.lines.seen[: self.index.tally[LINES]] = NEVER
+        self.index.touched.phi[:] = math.nan
+
+    def forget_shape(self, shape: int) -> None:
+        """Row `shape` of `Shapes` means something else now."""
+        for lines in (self.index.lines, self.index.counts):
+            line = lines.of_shape[shape]
+            if line != NEVER:
+                lines.seen[line] = NEVER
+
+    def _lines(self, nodes: int, agents: int, shapes: int) -> Lines:
+        count = self._fitting(SCORES_SHARE, 8 * nodes + 24 * agents)
+        return Lines(
+            np.full(shapes, NEVER, np.int64),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.int64),
+            np.empty((count, agents), np.int64),
+            np.empty((count, agents), np.float64),
+            np.empty((count, agents), np.int64),
+            np.empty((count, nodes), np.float64),
+        )
+
+    def _counts(self, nodes: int, agents: int, shapes: int) -> Counts:
+        count = self._fitting(1 - SCORES_SHARE, 4 * nodes + 16 * agents)
+        return Counts(
+            np.full(shapes, NEVER, np.int64),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.int64),
+            np.empty((count, agents), np.int64),
+            np.empty((count, agents), np.int64),
+            np.empty((count, nodes), np.int32),
+        )
+
+    def _fitting(self, share: float, bytes_per_line: int) -> int:
+        return max(1, min(LINES_MAX, int(share * self._bytes_max / max(bytes_per_line, 1))))
+
+
+def _by_node(nodes: Nodes, of_devices: npt.NDArray[Any]) -> Int64:
+    """(N,) sums of (M,) over each node's devices."""
+    running = np.concatenate((np.zeros(1, np.int64), np.cumsum(of_devices, dtype=np.int64)))
+    sums: Int64 = running[nodes.device_first[1:]] - running[nodes.device_first[:-1]]
+    return sums
+
+
+def _largest(nodes: Nodes) -> Int64:
+    """(N,) the most free on one device, 0 where nothing is."""
+    largest = np.zeros(len(nodes.free), np.int64)
+    np.maximum.at(largest, _owners(nodes), nodes.device_free)
+    return largest
+
+
+def _kinds(nodes: Nodes) -> UInt64:
+    """(N,) the models of each node as bits."""
+    kinds = np.zeros(len(nodes.free), np.uint64)
+    np.bitwise_or.at(kinds, _owners(nodes), np.uint64(1) << nodes.device_kind.astype(np.uint64))
+    return kinds
+
+
+def _owners(nodes: Nodes) -> Int64:
+    """(M,) the node of each device."""
+    return np.repeat(np.arange(len(nodes.free)), np.diff(nodes.device_first))
+
+
+def _sums(of_nodes: Int64, agent_first: Int64) -> Int64:
+    """(A, K) sums of (N, K) over each agent's nodes."""
+    running = np.concatenate((np.zeros((1, of_nodes.shape[1]), np.int64), np.cumsum(of_nodes, axis=0)))
+    sums: Int64 = running[agent_first[1:]] - running[agent_first[:-1]]
+    return sums
