@@ -1,6 +1,7 @@
 """How good a node is for a shape: what a placement does to the room that the workload's own shapes can still use.
 
-A node in its present state has a cost Phi = F + E - `bid_weight` x sum of W(g) over its devices, in GPUs:
+A node in its present state has a cost Phi = a F + b E - c x sum of W(g) over its devices, all three counted in GPUs;
+the weights a and b are part of the tables' frequencies and volumes, c is `bid_weight`:
 
 - F, expected fragmentation: over the typical shapes by frequency, the free milli that a task of that shape could not
   use: all of it where the shape cannot run on the node at all (or needs no GPU), else what lies on devices with too
@@ -43,21 +44,21 @@ class Tables(NamedTuple):
     kinds: UInt64
     """(T,) as in `Shapes`."""
     frequency: Float64
-    """(T,) share of all typical tasks; with `frequency_bare` they sum to 1."""
+    """(T,) share of all typical tasks, times a; with `frequency_bare` they sum to a."""
     frequency_bare: float
-    """Share of typical tasks that need no GPU."""
+    """Share of typical tasks that need no GPU, times a."""
     cpu_per_gpu: Float64
     """(Q,) distinct CPU needs per whole GPU, above 0, descending."""
     volume: Float64
-    """(Q,) the share of GPU volume that asks for so much."""
+    """(Q,) the share of GPU volume that asks for so much, times b."""
     bids: Float64
     """(1,001) W: worth of a device by its free milli, in devices, 0 to 1."""
     cpu_column: int
     """Which column of `Nodes.free` is CPU."""
     bid_weight: float
-    """How many GPUs of fragmentation a bid is worth."""
+    """c."""
     step: float
-    """Scores are whole steps, in GPUs."""
+    """Scores are whole steps."""
 
 
 @lean
@@ -98,7 +99,7 @@ def phi_of_levels(tables: Tables, cpu: int, levels: Int64, kinds: Int32) -> floa
 
 @lean
 def phi(nodes: Nodes, tables: Tables, node: int) -> float:
-    """Phi of `node` in its present state, in GPUs; 0 where it has no devices."""
+    """Phi of `node` in its present state; 0 where it has no devices."""
     first, last = nodes.device_first[node], nodes.device_first[node + 1]
     if first == last:
         return 0.0

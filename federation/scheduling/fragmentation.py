@@ -1,0 +1,199 @@
+"""What the workload typically asks for, and the tables that the score of a placement is computed with.
+
+`typical` keeps the commonest sorts of task until they are 95 % of all (FGD: Weng et al., USENIX ATC'23); `tables_of`
+turns them into what `kernels/score.py` reads; `standings` says which of equal nodes comes first; `Mix` learns the
+sorts from demand as it arrives, and says when it has drifted so far that the tables are to be made anew. Counts are
+integers, so that what was learned step by step equals what is learned at once. Deliberately not here: scoring
+(`kernels/score.py`) and the LP (`bids.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from federation.errors import invalid
+from federation.scheduling.bids import bids
+from federation.scheduling.kernels.room import DEVICE_MILLI, Float64, Int64
+from federation.scheduling.kernels.score import Tables
+
+COVERED = 0.95
+"""The typical sorts are at least this share of all tasks."""
+TYPICAL_MAX = 128
+"""Sorts in the tables: a score's cost grows with them. openb's default list has 35."""
+ORDER = 0.2
+"""How much better the last node in the order must score than the first to be taken before it. The weights below are
+relative to it: found on openb's six lists and sixteen altered ones, the same for all of them."""
+FRAGMENT_WEIGHT = 0.02
+"""What a GPU of expected fragmentation costs."""
+STRANDED_WEIGHT = 0.13
+"""What a GPU without CPU costs."""
+BID_WEIGHT = 2.0
+"""What a device's worth of bids is worth."""
+STEP = 0.0025
+"""Scores are whole steps."""
+HALVE_AFTER = 8_192
+"""Arrivals after which what was seen before counts half."""
+DRIFT_MAX = 0.1
+"""Total variation, 0 to 1, from which on the tables no longer describe the demand."""
+SORTS_MAX = 4_096
+"""Sorts remembered; of more, the rarest are forgotten at the next halving."""
+
+
+class Sort(NamedTuple):
+    """What decides where a task fits, as far as the score looks: memory and disk are filters, not costs."""
+
+    cpu: int
+    """In the unit of the nodes' CPU column."""
+    milli: int
+    """Of each device; 0: it needs none."""
+    devices: int
+    kinds: int
+    """Bit k is set where model k will do."""
+
+
+Counts = Mapping[Sort, int]
+
+
+def typical(counts: Counts, covered: float = COVERED) -> tuple[tuple[Sort, int], ...]:
+    """The commonest sorts, most tasks first, ties by sort, until they are at least `covered` of all tasks."""
+    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    enough, seen = covered * sum(counts.values()), 0
+    kept: list[tuple[Sort, int]] = []
+    for sort, count in ranked[:TYPICAL_MAX]:
+        if seen >= enough:
+            break
+        kept.append((sort, count))
+        seen += count
+    return tuple(kept)
+
+
+def tables_of(sorts: Sequence[tuple[Sort, int]], cpu_column: int = 0) -> Tables:
+    """The score's tables for typical `sorts` with their counts, above 0. None at all: every placement scores the same.
+
+    Raises: FederationError for a sort that no task can be of (negative, a share of several devices, over 1,000 milli).
+    """
+    for sort, count in sorts:
+        _check(sort, count)
+    tasks = sum(count for _, count in sorts)
+    on_gpus = sorted(((sort, count) for sort, count in sorts if sort.milli), key=_by_milli)
+    volume = sum(count * sort.devices * sort.milli for sort, count in on_gpus)
+    by_need: dict[float, int] = {}
+    demand: dict[int, float] = {}
+    for sort, count in on_gpus:
+        asked = sort.devices * sort.milli
+        if sort.cpu > 0:
+            need = sort.cpu * DEVICE_MILLI / asked
+            by_need[need] = by_need.get(need, 0) + count * asked
+        if sort.milli < DEVICE_MILLI:
+            demand[sort.milli] = demand.get(sort.milli, 0.0) + count
+    needs = sorted(by_need, reverse=True)
+    return Tables(
+        cpu=_int64(sort.cpu for sort, _ in on_gpus),
+        milli=_int64(sort.milli for sort, _ in on_gpus),
+        devices=_int64(sort.devices for sort, _ in on_gpus),
+        kinds=np.array([sort.kinds for sort, _ in on_gpus], np.uint64),
+        frequency=np.array([FRAGMENT_WEIGHT * count / tasks for _, count in on_gpus], np.float64),
+        frequency_bare=FRAGMENT_WEIGHT * sum(count for sort, count in sorts if not sort.milli) / max(tasks, 1),
+        cpu_per_gpu=np.array(needs, np.float64),
+        volume=np.array([STRANDED_WEIGHT * by_need[need] / volume for need in needs], np.float64),
+        bids=bids(demand),
+        cpu_column=cpu_column,
+        bid_weight=BID_WEIGHT,
+        step=STEP,
+    )
+
+
+def standings(nodes: int) -> Float64:
+    """float64 (N,): what each node's place in the order is taken off its score, so that one is filled after another."""
+    return np.array([ORDER * place / nodes for place in range(nodes)], np.float64)
+
+
+class Mix:
+    """The sorts that demand is made of, learned as it arrives.
+
+    What is seen counts one a task, and half after every further `halve_after` tasks (whole numbers, rounded down), so
+    old demand fades and a count is a function of the tasks in their order alone. `halve_after` 0: nothing fades, and
+    what has ended is taken out by `forget`.
+    """
+
+    def __init__(self, halve_after: int = HALVE_AFTER, drift_max: float = DRIFT_MAX) -> None:
+        self._halve_after = halve_after
+        self._drift_max = drift_max
+        self._counts: dict[Sort, int] = {}
+        self._since_halving = 0
+        self._described: dict[Sort, int] = {}
+        """The counts that the present tables were made of."""
+
+    @property
+    def counts(self) -> dict[Sort, int]:
+        """By sort, tasks as they count now."""
+        return dict(self._counts)
+
+    def see(self, sort: Sort, tasks: int = 1) -> None:
+        """`tasks` of `sort` arrived. Raises: FederationError for a sort that no task can be of."""
+        _check(sort, tasks)
+        while tasks > 0:
+            now = min(tasks, self._halve_after - self._since_halving) if self._halve_after else tasks
+            self._counts[sort] = self._counts.get(sort, 0) + now
+            self._since_halving += now
+            tasks -= now
+            if self._since_halving == self._halve_after:
+                self._halve()
+
+    def forget(self, sort: Sort, tasks: int = 1) -> None:
+        """`tasks` of `sort` are no longer part of the demand; below nothing it does not go."""
+        left = self._counts.get(sort, 0) - tasks
+        if left > 0:
+            self._counts[sort] = left
+        else:
+            self._counts.pop(sort, None)
+
+    def _halve(self) -> None:
+        self._since_halving = 0
+        halved = ((sort, count // 2) for sort, count in self._counts.items())
+        kept = sorted((entry for entry in halved if entry[1]), key=lambda entry: (-entry[1], entry[0]))[:SORTS_MAX]
+        self._counts = dict(kept)
+
+    def drifted(self) -> bool:
+        """Whether demand is so far from what the tables were made of that they are to be made anew."""
+        return drift(self._counts, self._described) > self._drift_max
+
+    def tables(self, cpu_column: int = 0) -> Tables:
+        """Tables of the demand as it is now; drift is counted from here."""
+        self._described = dict(self._counts)
+        return tables_of(typical(self._counts), cpu_column)
+
+
+def drift(now: Counts, then: Counts) -> float:
+    """The total variation between two mixes, 0 to 1: the share of tasks that would have to change their sort.
+
+    Of nothing against something it is 1, of nothing against nothing 0.
+    """
+    of_now, of_then = sum(now.values()), sum(then.values())
+    if not of_now or not of_then:
+        return 0.0 if of_now == of_then else 1.0
+    moved = sum(abs(now.get(sort, 0) * of_then - then.get(sort, 0) * of_now) for sort in now.keys() | then.keys())
+    return moved / (2 * of_now * of_then)
+
+
+def _by_milli(entry: tuple[Sort, int]) -> tuple[int, int, int, int]:
+    sort = entry[0]
+    return (sort.milli, sort.kinds, sort.cpu, sort.devices)
+
+
+def _int64(values: Iterable[int]) -> Int64:
+    return np.fromiter(values, np.int64)
+
+
+def _check(sort: Sort, count: int) -> None:
+    whole = sort.devices >= 1 and sort.milli == DEVICE_MILLI
+    share = sort.devices == 1 and 0 < sort.milli < DEVICE_MILLI
+    bare = sort.devices == 0 and sort.milli == 0
+    if count < 1 or sort.cpu < 0 or not 0 <= sort.kinds < 1 << 64 or not (whole or share or bare):
+        raise invalid(
+            f"{count} tasks of {sort} cannot be typical",
+            hint="Counts are 1 or more; a task asks for no GPU, for 1 to 999 milli of one, or for whole ones.",
+        )
