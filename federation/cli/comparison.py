@@ -25,6 +25,8 @@ MILLI_MS_PER_HOUR = 3_600_000_000
 SECOND_MS = 1_000
 FINE_MS = 10_000
 """Shorter times are told in tenths of a second."""
+FEW_HOURS = 10
+"""Fewer are told in hundredths."""
 NOTHING_MS = 50
 """Shorter differences show as none."""
 SAME = "·"
@@ -109,22 +111,27 @@ def words(seen: Seen) -> Iterator[str]:
     """What stands below the table."""
     history = seen.history
     length = duration(history.ends_ms - history.begins_ms)
-    yield f"{len(history.jobs)} jobs; use and guest hours from {rfc3339(history.begins_ms) or 'the beginning'}, for {length}."
+    begins = rfc3339(history.begins_ms) or "the beginning"
+    yield f"{_counted(len(history.jobs))}; use and guest hours from {begins}, for {length}."
     before = "the policy that the history names" if seen.policy_known else "everybody alike, as without a policy file"
     yield f"before: {before}. JOBS and waiting: of the hub's own people. GAVE: hours its machines worked for others' jobs;"
     yield "TOOK: hours that others' machines worked for its jobs. USED: of what it offers."
     if seen.recorded.jobs:
         was, replayed = seen.recorded, seen.before.total.waits
         yield (
-            f"In fact {was.jobs} jobs waited {_time(was.mean_ms)} on average and {_time(was.longest_ms)} at most; the replay"
+            f"In fact {_counted(was.jobs)} waited {_time(was.mean_ms)} on average and {_time(was.longest_ms)} at most; the replay"
             f" of before says {_time(replayed.mean_ms)} and {_time(replayed.longest_ms)}: it stages nothing and loses no link."
         )
     for name, figures in (("before", seen.before), ("after", seen.after)):
         if figures.waiting:
             why = ", ".join(f"{count} {code}" for code, count in figures.waiting.items())
-            yield f"{name}: {sum(figures.waiting.values())} jobs would never start: {why}"
+            yield f"{name}: {_counted(sum(figures.waiting.values()))} would never start: {why}"
     for note in seen.notes:
         yield f"note: {note}"
+
+
+def _counted(jobs: int) -> str:
+    return "1 job" if jobs == 1 else f"{jobs} jobs"
 
 
 def table(before: Figures, after: Figures) -> Table:
@@ -134,11 +141,12 @@ def table(before: Figures, after: Figures) -> Table:
     made = tables.table(["HUB", "POLICY", *columns.names])
     for was, will in pairs:
         hub = FEDERATION if was is before.total else plain(was.hub_id) or NO_HUB
-        if was == will:
-            made.add_row(hub, "both", *columns.cells(was))
+        old, new = columns.cells(was), columns.cells(will)
+        if old == new:
+            made.add_row(hub, "both", *old)
         else:
-            made.add_row(hub, "before", *columns.cells(was))
-            made.add_row("", "after", *columns.cells(will))
+            made.add_row(hub, "before", *old)
+            made.add_row("", "after", *new)
             made.add_row("", "change", *columns.changes(was, will))
     return made
 
@@ -177,8 +185,8 @@ class _Columns:
             *([str(hub.preempted)] if self._preempted else []),
             _percent(cpu),
             *([_percent(gpu)] if self._gpus else []),
-            _tenths(cpu.given), _tenths(cpu.taken),
-            *([_tenths(gpu.given), _tenths(gpu.taken)] if self._gpus else []),
+            _worked(cpu.given), _worked(cpu.taken),
+            *([_worked(gpu.given), _worked(gpu.taken)] if self._gpus else []),
         ]  # fmt: skip
 
     def changes(self, was: HubFigures, will: HubFigures) -> list[str]:
@@ -211,8 +219,10 @@ def _percent(work: Work) -> str:
     return "-" if work.used_share is None else f"{100 * work.used_share:.1f}%"
 
 
-def _tenths(milli_ms: int) -> str:
-    return f"{milli_ms / MILLI_MS_PER_HOUR:,.1f}"
+def _worked(milli_ms: int) -> str:
+    """Hours, with as many decimals as tell something."""
+    hours = milli_ms / MILLI_MS_PER_HOUR
+    return f"{hours:,.1f}" if hours >= FEW_HOURS else f"{hours:.2f}"
 
 
 def _signed(difference: float, form: str) -> str:
@@ -249,7 +259,8 @@ def _points(was: Work, will: Work) -> str:
 
 
 def _guests(was: Work, will: Work) -> list[str]:
-    return [
-        _signed((new - old) / MILLI_MS_PER_HOUR, "{:,.1f}")
-        for old, new in ((was.given, will.given), (was.taken, will.taken))
-    ]
+    changes = []
+    for old, new in ((was.given, will.given), (was.taken, will.taken)):
+        hours = (new - old) / MILLI_MS_PER_HOUR
+        changes.append(_signed(hours, "{:,.1f}" if abs(hours) >= FEW_HOURS else "{:.2f}"))
+    return changes

@@ -183,11 +183,11 @@ def _export(session: Session, file: Path, since: str, names: bool, policy_file: 
         "never_ran": made.never_ran,
         "still_running": made.still_running,
     }
-    text = f"{file}: {value['jobs']} jobs, {value['agents']} agents"
+    text = f"{file}: jobs {value['jobs']}, agents {value['agents']}"
     if made.never_ran:
-        text += f"\n{made.never_ran} jobs that were never started are left out: nobody knows how long they would run"
+        text += f"\nleft out: {made.never_ran} that were never started; nobody knows how long they would run"
     if made.still_running:
-        text += f"\n{made.still_running} jobs still run: they count with what they have run so far"
+        text += f"\nstill running: {made.still_running}; what they have run so far counts"
     print_one(value, session.form, text=text)
     if session.for_people and not names:
         say("people have pseudonyms in it; --names keeps their names")

@@ -59,7 +59,7 @@ def record(
             continue
         still_running += not job.ended_ms
         made.append(_historic(job, ran, len(made) + 1, pseudonym_key))
-    begins_ms = since_ms or min((job.row.submitted_ms for job in made), default=now_ms - 1)
+    begins_ms = min((job.row.submitted_ms for job in made), default=now_ms - 1)
     history = History(
         begins_ms,
         max(now_ms, begins_ms + 1),
@@ -127,6 +127,7 @@ def _agents(hub: hub_pb2.Hub) -> Iterable[AgentRow]:
             nodes=tuple(Node(node.name, _resources(node.offered), _resources(node.capacity)) for node in agent.nodes),
             engines=tuple(agent.engines),
             datasets=datasets,
+            reclaim_ms=agent.reclaim_ms,
         )
 
 

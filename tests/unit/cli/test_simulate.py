@@ -185,7 +185,7 @@ def test_an_export_can_be_replayed(brhub: Brhub, small: SmallFederation, tmp_pat
     found = brhub("simulate", "--history", file, "--policy", policy_file(tmp_path, ""), "-o", "json").document
     assert found["recorded"]["mean_wait_ms"] == 1_000
     told = brhub("simulate", "--history", file, "--policy", policy_file(tmp_path, ""))
-    assert "In fact 1 jobs waited 1.0s" in told.out
+    assert "In fact 1 job waited 1.0s" in told.out
 
 
 def test_an_export_with_names_and_the_policy_in_force(brhub: Brhub, small: SmallFederation, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_an_export_with_names_and_the_policy_in_force(brhub: Brhub, small: Small
     file = tmp_path / "month.jsonl"
     policy = policy_file(tmp_path, "order: {weights: {hubs: {cairo: 2}}}")
     said = brhub("simulate", "--export", file, "--since", "9999d", "--names", "--policy", policy)
-    assert said.out == f"{file}: 1 jobs, 2 agents\n"
+    assert said.out == f"{file}: jobs 1, agents 2\n"
     first, *_, last = [json.loads(line) for line in file.read_text().splitlines()]
     assert first["policy"] == {"order": {"weights": {"hubs": {"cairo": 2}}}}
     assert last["user"] == "aisha"

@@ -28,7 +28,9 @@ def a_hub() -> hub_pb2.Hub:
         offered=[amount("cpu", 2_000)],
         capacity=[amount("cpu", 4_000), amount("gpu", 1_000, "nvidia/T4"), amount("floppy", 3)],
     )
-    agent = hub_pb2.Agent(agent_id="main", link=hub_pb2.LINK_STATE_LOST, nodes=[node], engines=["command"])
+    agent = hub_pb2.Agent(
+        agent_id="main", link=hub_pb2.LINK_STATE_LOST, nodes=[node], engines=["command"], reclaim_ms=7_000
+    )
     dataset = hub_pb2.Dataset(name="flights", version="1", size_bytes=5, policy="open")
     return hub_pb2.Hub(id="cairo", agents=[agent], datasets=[dataset])
 
@@ -70,7 +72,7 @@ def test_machines_are_as_offered_now_and_in_touch() -> None:
     (node,) = row.nodes
     assert node.offered == resources(("cpu", "", 2_000))
     assert node.capacity == resources(("cpu", "", 4_000), ("gpu", "nvidia/T4", 1_000))
-    assert (row.link, [entry.name for entry in row.datasets]) == (LinkState.ONLINE, ["flights"])
+    assert (row.link, row.reclaim_ms, [entry.name for entry in row.datasets]) == (LinkState.ONLINE, 7_000, ["flights"])
 
 
 def test_what_cannot_be_replayed_is_counted() -> None:
