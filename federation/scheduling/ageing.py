@@ -20,7 +20,7 @@ What goes with it (in the round, not here), found on the curve of mean bounded s
   scheduling system", JSSPP 1995). Reservations for 8 or 1,000 jobs shorten the longest wait by 10 to 20 h and cost a
   fifth to a third in slowdown; with two it is the same as with one;
 - behind it, jobs are tried in line order, and start when they delay no reservation;
-- of those, one that is expected to run over `SHORT_MS` also leaves `HEADROOM` of the site free, so that the next short
+- of those, one that may run over `SHORT_MS` also leaves `HEADROOM` (`policy.py`) of the site free, so that the next short
   job finds room. Jobs that are at the front of the line need not.
 
 Measured with `python -m benchmarks backfill`, chosen on a hundred starts and on altered copies of the log; the three
@@ -51,10 +51,6 @@ SMALLEST_MILLI: Final = 1_000
 WIDE_MILLI: Final = 32_000
 """Jobs of so many thousandths of a processor stand together in line."""
 TOGETHER_MS: Final = 48 * HOUR_MS
-SHORT_MS: Final = 5 * 60_000
-"""What is expected to end within this may use the headroom."""
-HEADROOM: Final = 8
-"""A job that jumps the line leaves one part in so many of the site free."""
 PROCESSORS_OF_A_GPU: Final = 8
 """What a GPU counts as in a job's size: about what machines have of the one beside the other."""
 

@@ -23,6 +23,11 @@ PROMISES_MAX = 250_000
 """For all agents together, shared out evenly."""
 
 
+HEADROOM = 8
+SHORT_MS = 5 * 60_000
+"""What may not run longer than this may use the headroom."""
+
+
 class Order(enum.StrEnum):
     """Which of one user's jobs goes first."""
 
@@ -44,8 +49,9 @@ class Policy:
     placements_max: int = PLACEMENTS_MAX
     fairness: FairnessTerms = field(default_factory=FairnessTerms)
     order: Order = Order.AGE
-    reservations: int = RESERVATIONS_MAX
-    """Promised starts at each agent that later jobs may not delay: 1 is EASY backfill, 0 promises nothing."""
+    reservations: int | None = None
+    """Promised starts at each agent that later jobs may not delay: 1 is EASY backfill, 0 promises nothing. None: what
+    goes best with the order, as many as there may be with `age` and one with `short_first`."""
 
     def __post_init__(self) -> None:
         for what in ("hub_weights", "project_weights", "user_weights"):
@@ -54,9 +60,23 @@ class Policy:
                     raise invalid(
                         f"{what} of {name} is {weight}", hint=f"Use a number above 0, up to {WEIGHT_MAX:g}.", field=what
                     )
-        for what, least, most in (("placements_max", 1, PLACEMENTS_MAX), ("reservations", 0, RESERVATIONS_MAX)):
-            value = getattr(self, what)
+        for what, value, least, most in (
+            ("placements_max", self.placements_max, 1, PLACEMENTS_MAX),
+            ("reservations", self.promises_max, 0, RESERVATIONS_MAX),
+        ):
             if type(value) is not int or not least <= value <= most:
                 raise invalid(f"{what} of {value} is out of range", hint=f"Use {least} to {most}.", field=what)
         if not isinstance(self.order, Order):
             raise invalid(f"order of {self.order!r} is unknown", hint=f"Use {' or '.join(Order)}.", field="order")
+
+    @property
+    def promises_max(self) -> int:
+        """Promised starts at each agent."""
+        if self.reservations is not None:
+            return self.reservations
+        return RESERVATIONS_MAX if self.order is Order.AGE else 1
+
+    @property
+    def headroom(self) -> int:
+        """Who jumps the line for long leaves one part in so many of the site free; 0: nobody need (`ageing.py`)."""
+        return HEADROOM if self.order is Order.SHORT_FIRST else 0

@@ -17,7 +17,7 @@ from federation.domain.quantities import CPU, DEVICE_MILLI, DISK, GPU, MEMORY, R
 from federation.scheduling.fairness import UseLedger, contributed_share, contribution_weight
 from federation.scheduling.kernels.score import Tables
 from federation.scheduling.plan import LADDER, STEP, DemandKey, Placement, Plan, Waiting, demand_key
-from federation.scheduling.policy import PROMISES_MAX, Order, Policy
+from federation.scheduling.policy import PROMISES_MAX, SHORT_MS, Order, Policy
 from federation.scheduling.rows import AgentRow, ClaimRow, Delta, QueuedJob
 
 Level = tuple[str, ...]
@@ -239,7 +239,7 @@ class _World:
         for job, claim in self.claims:
             self.hold(claim.key, claim.nodes, job.per_task, claim.devices, None)
         limit = max(1, PROMISES_MAX // max(1, len(self.agents)))
-        self.promises_max = min(self.policy.reservations, limit)
+        self.promises_max = min(self.policy.promises_max, limit)
 
     def hold(
         self,
@@ -315,8 +315,7 @@ class _World:
         fitting = [
             agent
             for agent in self.open_agents(job, home_only)
-            if agent.room(job.per_task) >= job.replicas
-            and (not agent.promises or agent.keeps_promises(need, self.now_ms, job.runtime_limit_ms, self.now_ms))
+            if agent.room(job.per_task) >= job.replicas and self.may_jump(agent, need, job)
         ]
         if not fitting:
             return False
@@ -327,6 +326,17 @@ class _World:
         agent.count(need, self.now_ms + job.runtime_limit_ms)
         self.placed[job.job_id] = Placement(job.job_id, agent.row.key, names, devices)
         return True
+
+    def may_jump(self, agent: _Agent, need: dict[str, int], job: QueuedJob) -> bool:
+        """Whether a start now delays no promise made there before, and leaves the headroom that it has to."""
+        if not agent.promises:
+            return True
+        parts = self.policy.headroom
+        if parts and job.runtime_limit_ms > SHORT_MS:
+            for name, wanted in need.items():
+                if wanted and agent.offered[name] - agent.used[name] - wanted < agent.offered[name] // parts:
+                    return False
+        return agent.keeps_promises(need, self.now_ms, job.runtime_limit_ms, self.now_ms)
 
     def gang(self, agent: _Agent, job: QueuedJob) -> list[tuple[_Node, tuple[int, ...]]]:
         chosen: list[tuple[_Node, tuple[int, ...]]] = []
@@ -448,8 +458,7 @@ class _World:
     def could_start(self, job: QueuedJob, home_only: bool) -> bool:
         need = {name: amount(job.per_task, name) * job.replicas for name in NAMES}
         return any(
-            agent.room(job.per_task) >= job.replicas
-            and (not agent.promises or agent.keeps_promises(need, self.now_ms, job.runtime_limit_ms, self.now_ms))
+            agent.room(job.per_task) >= job.replicas and self.may_jump(agent, need, job)
             for agent in self.open_agents(job, home_only)
         )
 

@@ -12,7 +12,7 @@ from federation.scheduling.kernels.profile import profiles_for
 from federation.scheduling.kernels.reasons import reasons
 from federation.scheduling.levels import tree_for
 from federation.scheduling.plan import STEP, Placement, Plan, Reservation, Waiting
-from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, TASKS_MAX, Policy
+from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, SHORT_MS, TASKS_MAX, Policy
 from federation.scheduling.rows import Delta
 from federation.scheduling.state import PlannerState
 
@@ -58,7 +58,7 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         state.tasks = np.zeros((shapes, agents), np.int64)
         state.tasks_of = np.zeros((shapes, agents), np.int64)
     ends = state.lease_table.endings(fleet)
-    promises = min(policy.reservations, max(1, PROMISES_MAX // max(1, agents)), waiting)
+    promises = min(policy.promises_max, max(1, PROMISES_MAX // max(1, agents)), waiting)
     rows = np.diff(ends.first) + (1 + 2 * promises + min(waiting, policy.placements_max))
     counters = np.zeros(5, np.int64)
     counters[4] = state.versions
@@ -102,7 +102,7 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         tree=tree_for(levels),
         work=work,
         out=out,
-        limits=Limits(now_ms, policy.placements_max, promises),
+        limits=Limits(now_ms, policy.placements_max, promises, policy.headroom, SHORT_MS),
     )
 
 

@@ -141,6 +141,10 @@ class Limits(NamedTuple):
     placements: int
     reservations: int
     """For each agent."""
+    headroom: int
+    """Who jumps the line leaves one part in so many free, 0: nobody need ..."""
+    short_ms: int
+    """... unless it may run no longer than this."""
 
 
 class Round(NamedTuple):
@@ -319,9 +323,20 @@ def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: 
         if best < 0 or work.reserved[best] == 0:
             return best
         _weigh(work.need, of.totals, shape, replicas)
-        if fits_now(work.profiles, best, work.need, duration):
-            return best
+        if of.limits.headroom == 0 or duration <= of.limits.short_ms or _leaves_headroom(of, best):
+            if fits_now(work.profiles, best, work.need, duration):
+                return best
         work.excluded[best] = ticket
+
+
+@lean
+def _leaves_headroom(of: Round, agent: int) -> bool:
+    """Whether `work.need` may be taken at an agent, and enough is left for short jobs."""
+    for column in range(len(of.work.need)):
+        need, there = of.work.need[column], of.agents.offered[agent, column]
+        if need > 0 and there - of.work.used[agent, column] - need < there // of.limits.headroom:
+            return False
+    return True
 
 
 @lean

@@ -12,6 +12,7 @@ from federation.domain.hub import Dataset, HubState, LinkState, Node
 from federation.domain.ids import AgentId, AgentKey, HubId
 from federation.domain.quantities import AMOUNT_MAX, Resources, need_of, resources
 from federation.scheduling import Delta, Policy
+from federation.scheduling.policy import Order
 from federation.scheduling.rows import AgentRow, LeaseRow, OwnerKey, QueuedJob, UsageRow
 
 HUBS = ("cairo", "kuala-lumpur", "shenzhen")
@@ -105,7 +106,7 @@ class World:
             hubs_deny=self.some_hubs(self.picky),
             hubs_prefer=self.some_hubs(self.picky),
             hubs_refused=self.some_hubs(self.picky),
-            runtime_limit_ms=self.dice.choice((5, 20, 20, 60, 100)),
+            runtime_limit_ms=self.dice.choice((5, 20, 20, 60, 100, 400_000)),
             submitted_ms=self.dice.randint(0, 9),
             spread=self.chance(0.2),
         )
@@ -160,7 +161,8 @@ class World:
             project_weights={owner[:2]: self.dice.choice(WEIGHTS) for owner in owners},
             user_weights={owner: self.dice.choice(WEIGHTS) for owner in owners},
             placements_max=self.dice.choice((1, 3, 10_000)),
-            reservations=self.dice.choice((0, 1, 2, 1_000)),
+            reservations=self.dice.choice((None, 0, 1, 2, 1_000)),
+            order=self.dice.choice(tuple(Order)),
         )
 
     def everything(self) -> Delta:
