@@ -191,21 +191,29 @@ class _Columns:
 
     def changes(self, was: HubFigures, will: HubFigures) -> list[str]:
         """The difference, signed; what is not different is a dot."""
-        old, new = was.waits, will.waits
         cpus, gpus = (was.work["cpu"], will.work["cpu"]), (was.work["gpu"], will.work["gpu"])
         return [
-            _signed(new.jobs - old.jobs, "{:.0f}"),
+            _signed(will.waits.jobs - was.waits.jobs, "{:.0f}"),
             *([_lower(will.still_waiting - was.still_waiting, "{:.0f}")] if self._stuck else []),
-            _sooner(old.mean_ms, new.mean_ms),
-            _sooner(old.p95_ms, new.p95_ms),
-            _sooner(old.longest_ms, new.longest_ms),
-            _lower(new.mean_bounded_slowdown - old.mean_bounded_slowdown, "{:.2f}"),
+            *_waited(was.waits, will.waits),
             *([_lower(will.preempted - was.preempted, "{:.0f}")] if self._preempted else []),
             _points(*cpus),
             *([_points(*gpus)] if self._gpus else []),
             *_guests(*cpus),
             *(_guests(*gpus) if self._gpus else []),
         ]
+
+
+def _waited(old: Waits, new: Waits) -> list[str]:
+    """Differences of mean, p95, longest and slowdown; none where there is nothing to compare with."""
+    if not (old.jobs and new.jobs):
+        return [SAME] * 4
+    return [
+        _sooner(old.mean_ms, new.mean_ms),
+        _sooner(old.p95_ms, new.p95_ms),
+        _sooner(old.longest_ms, new.longest_ms),
+        _lower(new.mean_bounded_slowdown - old.mean_bounded_slowdown, "{:.2f}"),
+    ]
 
 
 def _time(length_ms: float) -> str:

@@ -15,6 +15,7 @@ from federation.simulation import history as history_module
 from federation.simulation.history import History, parse_history, read_history
 from federation.simulation.replay import Recorded
 from federation.simulation.writing import duration, format_history
+from tests.tidy.repository import ROOT
 from tests.unit.simulation.builders import HOUR, MINUTE, agent, cpus, job
 
 GIB = 2**30
@@ -178,3 +179,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_history(tmp_path / "bytes")
     (tmp_path / "good").write_text(f"{BEGIN}\n{HUB}\n{JOB}\n")
     assert len(read_history(tmp_path / "good").jobs) == 1
+
+
+def test_the_history_in_the_readme_is_one() -> None:
+    """Whoever copies it has a file that can be replayed."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = [block for block in text.split("```") if block.lstrip().startswith('{"history"')]
+    found = parse_history(block.strip().splitlines())
+    assert [job.row.job_id for job in found.jobs] == ["a", "b"]
+    assert [len(row.nodes) for row in found.agents] == [4, 1]
