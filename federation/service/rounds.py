@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from federation.domain.ids import JobId
 from federation.domain.job import Job, JobState
-from federation.domain.lease import PREEMPTED
+from federation.domain.lease import PREEMPTED, Lease
+from federation.domain.usage import UsageInterval
 from federation.errors import FederationError
 from federation.ports import Clock, IdSource
 from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
@@ -110,7 +111,7 @@ class Rounds:
                 else:
                     self._gathered.lease_ended(lease.id)
             for interval, lease, job in unit.used:
-                self._gathered.used(usage_row(interval, lease_row(lease, job)))
+                self._gathered.used(usage_row(_as_heard(interval, lease, unit.now_ms), lease_row(lease, job)))
             for agent in unit.agents.values():
                 self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
             for agent in world.agents.values() if unit.hubs else ():
@@ -242,3 +243,10 @@ class Rounds:
                 delta = replace(delta, **{field: kept})
                 continue
             return plan
+
+
+def _as_heard(interval: UsageInterval, lease: Lease, now_ms: int) -> UsageInterval:
+    """The stretch where our clock has it: a hub whose clock is wrong by a year has used its machines today all the same."""
+    length_ms = interval.end_ms - interval.start_ms
+    start_ms = max(lease.granted_ms, min(interval.start_ms, now_ms - length_ms))
+    return replace(interval, start_ms=start_ms, end_ms=start_ms + length_ms)

@@ -1,6 +1,7 @@
 """The control plane under everything at once: a machine that submits, plans, reports, lies, cancels, restarts and fails.
 
-Hubs here say anything: old reports, doubled ones, another hub's, the end before the start, full lists with holes. Clocks
+Hubs here say anything: old reports, doubled ones, another hub's, the end before the start, full lists with holes. Plans
+come from the planner and from nowhere: any job on any node and device, any claim with any victims. Clocks
 jump both ways and commits fail between two statements. After each step every promise must hold; nothing that a hub, a
 person or the disk does may be answered with INTERNAL. A sequence that breaks something becomes a named case in
 `tests/scenarios`.
@@ -26,12 +27,13 @@ from hypothesis.stateful import (
 )
 
 from federation.domain.hub import LinkState
-from federation.domain.ids import AgentKey, LeaseId
-from federation.domain.job import Epoch, JobState, OnPartition, OutputFile, Reason
-from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS, Lease, LeaseState
+from federation.domain.ids import AgentId, AgentKey, HubId, JobId, LeaseId
+from federation.domain.job import Epoch, Job, JobState, OnPartition, OutputFile, Reason
+from federation.domain.lease import KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, Lease, LeaseState
 from federation.errors import Code, Fault, FederationError
 from federation.lifecycle.invariants import broken
 from federation.lifecycle.job import Trigger
+from federation.scheduling.plan import Placement, Preemption
 from federation.service import hubs, sync
 from federation.service.jobs import cancel, find, retry
 from federation.service.sync import Orders, RunReport
@@ -43,7 +45,9 @@ EXAMPLES = 2_000 if os.environ.get("BRHUB_LONG") == "1" else 120
 STATEMENTS = (
     "append_events", "put_jobs", "put_leases", "put_hubs", "put_agents", "put_requests", "put_usage", "commit",
 )  # fmt: skip
-KEYS = (("cairo", "main"), ("cairo", "spare"), ("shenzhen", "main"))
+KEYS: tuple[AgentKey, ...] = (
+    (HubId("cairo"), AgentId("main")), (HubId("cairo"), AgentId("spare")), (HubId("shenzhen"), AgentId("main")),
+)  # fmt: skip
 WORDS = (
     Trigger.RUN_ACCEPTED,
     Trigger.RUN_STAGING,
@@ -62,7 +66,12 @@ SPECS: tuple[dict[str, Any], ...] = (
     {"name": "rerun", "on_partition": OnPartition.RERUN, "idempotent": True},
     {"name": "gang", "replicas": 2, "per_task": some_resources(cpus=2)},
     {"name": "wide", "per_task": some_resources(cpus=4), "hubs_allow": ("cairo",)},
+    {"name": "guest", "per_task": some_resources(cpus=2, gpus=1), "preemptible": True, "idempotent": True},
+    {"name": "guests", "replicas": 2, "per_task": some_resources(gpus=0.5), "preemptible": True},
+    {"name": "gpus", "per_task": some_resources(gpus=2), "preemptible": True, "on_partition": OnPartition.STOP},
 )
+JOBS = 12
+"""Request ids in play."""
 REASONS = (
     None,
     Reason("ROOM_TAKEN", "taken here", "cairo"),
@@ -70,6 +79,7 @@ REASONS = (
     Reason("EXIT", "exit status 3", "cairo"),
 )
 STEPS_MS = (0, 1, 1_000, 5_000, 20_000, 61_000, 601_000, 1_500_000, 2_500_000, 4_000_000, -1_000, -120_000)
+RECLAIM_MS = {"cairo": 0, "shenzhen": 30_000}
 MOMENTS_MS = st.sampled_from((-5, 0, 7, 1_760_000_000_000, 2**62))
 
 
@@ -90,8 +100,8 @@ reports = st.fixed_dictionaries(
 class ServiceMachine(RuleBasedStateMachine):
     """See the module. It remembers what was acknowledged: that may never be taken back."""
 
-    @initialize(lived_in=st.booleans())
-    def begin(self, lived_in: bool) -> None:
+    @initialize(lived_in=st.sampled_from(("making room", "making room", "at work", "")))
+    def begin(self, lived_in: str) -> None:
         """An empty federation, or one at work: from nothing, few stories come as far as a run."""
         self.store = FailingStore()
         self.control = ControlUnderTest(self.store)
@@ -111,14 +121,18 @@ class ServiceMachine(RuleBasedStateMachine):
 
         if lived_in:
             for key in KEYS:
-                self.join(key, cpus=4, name="n1", another=False, told=[])
-            self.submit([(number, number % len(SPECS)) for number in range(8)])
+                self.join(key, cpus=4, gpus=2, name="n1", another=False, told=[])
+            self.submit([(number, number % len(SPECS)) for number in range(JOBS)])
             self.round()
-            for pick in range(5):
+            for pick in range(9):
                 self.tell_the_truth(pick, Trigger.RUN_STARTED, full=False)
+        if lived_in == "making room":
+            for pick in range(JOBS):
+                self.a_preemption_that_may_be(pick, pick)
+            assert self.control.world.claims_of_agent
 
     # ---- what people do ---------------------------------------------------------------------------------------------
-    @rule(members=st.lists(st.tuples(st.integers(0, 7), st.integers(0, len(SPECS) - 1)), min_size=1, max_size=4))
+    @rule(members=st.lists(st.tuples(st.integers(0, JOBS - 1), st.integers(0, len(SPECS) - 1)), min_size=1, max_size=4))
     def submit(self, members: list[tuple[int, int]]) -> None:
         """Few request ids, so that many come again, with the same body or another."""
         batch = [a_submission(f"r{number}", **SPECS[spec]) for number, spec in members]
@@ -133,7 +147,7 @@ class ServiceMachine(RuleBasedStateMachine):
             self.accepted[member.request_id] = (member.spec.name, answer.job_id)
 
     @precondition(lambda self: self.accepted)
-    @rule(pick=st.integers(0, 7), note=st.sampled_from(("", "enough")))
+    @rule(pick=st.integers(0, JOBS), note=st.sampled_from(("", "enough")))
     def cancel(self, pick: int, note: str) -> None:
         """Any job, in any state."""
         self.asked_to_end(self.a_job(pick), note)
@@ -145,7 +159,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.asked_to_end(self.a_lease(pick).job_id, "")
 
     @precondition(lambda self: self.accepted)
-    @rule(pick=st.integers(0, 7))
+    @rule(pick=st.integers(0, JOBS))
     def retry(self, pick: int) -> None:
         """Only what has ended may begin again."""
         job_id = self.a_job(pick)
@@ -164,7 +178,7 @@ class ServiceMachine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.accepted)
-    @rule(pick=st.integers(0, 7))
+    @rule(pick=st.integers(0, JOBS))
     def explain(self, pick: int) -> None:
         """Every waiting job has a reason, whatever the planner has seen so far."""
         job = self.control.job(self.a_job(pick))
@@ -177,11 +191,12 @@ class ServiceMachine(RuleBasedStateMachine):
     @rule(
         key=st.sampled_from(KEYS),
         cpus=st.sampled_from((1, 2, 4)),
+        gpus=st.sampled_from((0, 0.5, 2, 2)),
         name=st.sampled_from(("n1", "n1", "n2")),
         another=st.booleans(),
         told=st.lists(reports, max_size=3),
     )
-    def join(self, key: AgentKey, cpus: int, name: str, another: bool, told: list[dict[str, Any]]) -> None:
+    def join(self, key: AgentKey, cpus: int, gpus: float, name: str, another: bool, told: list[dict[str, Any]]) -> None:
         """A session opens: another machine, other nodes, a list of runs that need not be true."""
         self.sessions += 1
         self.instances[key] += another
@@ -190,7 +205,8 @@ class ServiceMachine(RuleBasedStateMachine):
             an_agent(*key),
             session_id=session_id,
             instance_id=f"instance-{self.instances[key]}",
-            nodes=(a_node(name, cpus), a_node("n3", 2)),
+            nodes=(a_node(name, cpus, gpus=gpus), a_node("n3", 2, gpus=1)),
+            reclaim_ms=RECLAIM_MS[key[0]],
         )
         runs = tuple(self.a_report(one) for one in told)
         orders = self.tried(lambda: self.control.join(arriving, runs), Code.IDENTITY_IN_USE)
@@ -206,7 +222,7 @@ class ServiceMachine(RuleBasedStateMachine):
         told=st.lists(reports, max_size=3),
         full=st.booleans(),
         seq=st.integers(0, 6),
-        nodes=st.sampled_from(((), (), (a_node(cpus=2),), (a_node("n3", 4), a_node("n2", 1)))),
+        nodes=st.sampled_from(((), (), (a_node(cpus=2, gpus=1),), (a_node("n3", 4, gpus=2), a_node("n2", 1)))),
     )
     def heartbeat(self, pick: int, told: list[dict[str, Any]], full: bool, seq: int, nodes: tuple[Any, ...]) -> None:
         """A heartbeat: by a session of now or of before, about anybody's runs."""
@@ -238,6 +254,9 @@ class ServiceMachine(RuleBasedStateMachine):
         orders = self.tried(lambda: self.control.run(lambda unit: sync.sync(unit, self.store, beat)))
         if orders is not None:
             self.check_orders(orders)
+            if lease.preempted and trigger in (Trigger.RUN_STOPPED, Trigger.RUN_FAILED):
+                job = self.control.job(lease.job_id)
+                assert (job.state, job.reason and job.reason.code) == (JobState.QUEUED, PREEMPTED)
 
     @precondition(lambda self: self.session_of)
     @rule(pick=st.integers(0, 5))
@@ -250,6 +269,91 @@ class ServiceMachine(RuleBasedStateMachine):
         if orders is not None:
             self.check_orders(orders)
 
+    # ---- what plans may say -----------------------------------------------------------------------------------------
+    @precondition(lambda self: self.accepted and self.control.world.agents)
+    @rule(
+        pick=st.integers(0, JOBS),
+        key=st.sampled_from(KEYS),
+        nodes=st.lists(st.sampled_from(("n1", "n3")), min_size=1, max_size=2),
+        devices=st.none() | st.lists(st.lists(st.integers(-1, 2), max_size=2).map(tuple), min_size=1, max_size=2),
+    )
+    def a_placement_from_nowhere(
+        self, pick: int, key: AgentKey, nodes: list[str], devices: list[tuple[int, ...]] | None
+    ) -> None:
+        """Any job anywhere; only what holds takes effect."""
+        planned = Placement(self.a_job(pick), key, tuple(nodes), tuple(devices or ()))
+        self.tried(lambda: self.control.commit(planned))
+
+    @precondition(lambda self: self.accepted and self.control.world.leases)
+    @rule(
+        pick=st.integers(0, JOBS),
+        victims=st.lists(st.integers(0, 40), max_size=3),
+        elsewhere=st.sampled_from((None, None, None, *KEYS)),
+    )
+    def a_preemption_from_nowhere(self, pick: int, victims: list[int], elsewhere: AgentKey | None) -> None:
+        """Any job for any job, mostly where the first of them runs."""
+        leases = [self.a_lease(victim) for victim in victims]
+        self.preempt(self.a_job(pick), leases, elsewhere)
+
+    @precondition(lambda self: self.waiting_and_guests() is not None)
+    @rule(pick=st.integers(0, JOBS), guest=st.integers(0, 40))
+    def a_preemption_that_may_be(self, pick: int, guest: int) -> None:
+        """A job that waits for all guests of one agent, which is where most of them go."""
+        found = self.waiting_and_guests()
+        if found is None:
+            return
+        waiting, guests = found
+        first = guests[guest % len(guests)]
+        beside = [lease for lease in guests if lease.agent_key == first.agent_key and lease.id != first.id]
+        self.preempt(waiting[pick % len(waiting)].id, [first, *beside], None)
+
+    @precondition(lambda self: self.ending_guests())
+    @rule(
+        pick=st.integers(0, 40),
+        trigger=st.sampled_from((Trigger.RUN_STOPPED, Trigger.RUN_STOPPED, Trigger.RUN_FAILED, *WORDS)),
+        every=st.booleans(),
+    )
+    def a_guest_ends(self, pick: int, trigger: Trigger, every: bool) -> None:
+        """What a preempted run's hub says of it; or of all of them, and the round that gives their room away."""
+        guests = self.ending_guests()
+        for guest in guests if every else [guests[pick % len(guests)]]:
+            if guest.id in self.control.world.leases:
+                self.tell_the_truth(list(self.control.world.leases).index(guest.id), trigger, full=False)
+        if every:
+            self.round()
+
+    def ending_guests(self) -> list[Lease]:
+        """Leases that were told to make room."""
+        return [lease for lease in self.control.world.leases.values() if lease.preempted]
+
+    def preempt(self, job_id: str, leases: list[Lease], elsewhere: AgentKey | None) -> None:
+        """Plan a claim on the first victim's node, and see that nobody was told to end in vain."""
+        world, replicas = self.control.world, self.control.job(job_id).spec.replicas
+        key = elsewhere or (leases[0].agent_key if leases else KEYS[0])
+        nodes = (leases[0].nodes[0] if leases else "n1",) * replicas
+        planned = Preemption(job_id, key, nodes, tuple(lease.id for lease in leases), lost_ms=1)
+        before = {lease.id for lease in world.leases.values() if lease.state is LeaseState.REVOKING}
+        accepted = self.tried(lambda: self.control.commit(planned))
+        told = {lease.id for lease in world.leases.values() if lease.state is LeaseState.REVOKING} - before
+        claim = world.jobs[JobId(job_id)].claim if JobId(job_id) in world.jobs else None
+        if accepted is not None and accepted.preemptions:
+            assert claim is not None
+            assert told <= set(claim.victims)
+            assert all(world.leases[lease_id].agent_key == key for lease_id in claim.victims)
+        else:
+            assert not told
+
+    def waiting_and_guests(self) -> tuple[list[Job], list[Lease]] | None:
+        """Jobs without a claim that wait, and leases that may be preempted; None when there are none of either."""
+        world = self.control.world
+        waiting = [job for job in world.jobs.values() if job.state is JobState.QUEUED and job.claim is None]
+        guests = [
+            lease
+            for lease in world.leases.values()
+            if world.jobs[lease.job_id].spec.preemptible and lease.state is not LeaseState.REVOKING
+        ]
+        return (waiting, guests) if waiting and guests else None
+
     # ---- what time and machines do ----------------------------------------------------------------------------------
     @rule()
     def round(self) -> None:
@@ -260,6 +364,7 @@ class ServiceMachine(RuleBasedStateMachine):
     def time_passes(self, ms: int) -> None:
         """Forwards, or a clock that was set back."""
         self.tried(lambda: self.control.pass_time(ms))
+        self.no_claim_in_vain()
 
     @precondition(lambda self: self.control.world.leases)
     @rule(pick=st.integers(0, 40))
@@ -283,7 +388,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.store.fail_at = statement
 
     @precondition(lambda self: self.accepted)
-    @rule(pick=st.integers(0, 7), other=st.integers(0, 7), told=st.lists(reports, max_size=2))
+    @rule(pick=st.integers(0, JOBS), other=st.integers(0, JOBS), told=st.lists(reports, max_size=2))
     def a_batch_with_a_broken_member(self, pick: int, other: int, told: list[dict[str, Any]]) -> None:
         """Three commands share a commit; the middle one breaks after it has changed much."""
         first, second = self.a_job(pick), self.a_job(other)
@@ -335,6 +440,9 @@ class ServiceMachine(RuleBasedStateMachine):
         }
         assert set(world.leases) == {one for of_agent in world.leases_of_agent.values() for one in of_agent}
         assert set(world.lease_of_job) == {lease.job_id for lease in world.leases.values()}
+        claims = {(job.claim.agent_key, job.id) for job in world.jobs.values() if job.claim is not None}
+        assert claims == {(key, job_id) for key, of_agent in world.claims_of_agent.items() for job_id in of_agent}
+        assert all(world.claims_of_agent.values())
 
     @invariant()
     def what_was_answered_stays(self) -> None:
@@ -353,11 +461,21 @@ class ServiceMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.store.fail_at)
     @rule()
     def the_planner_sees_what_is(self) -> None:
-        """When nothing changes any more, the planner's queue, leases and links are the world's."""
+        """When nothing changes any more, the planner's queue, leases, claims and links are the world's."""
         self.settle()
-        world, planner = self.control.world, self.control.rounds._state
-        assert set(planner.jobs) == {job.id for job in world.jobs.values() if job.state is JobState.QUEUED}
-        assert set(planner.leases) == set(world.leases)
+        world, told = self.control.world, self.control.rounds._state.full()
+        planner = self.control.rounds._state
+        assert {job.job_id for job in told.queued} == {
+            job.id for job in world.jobs.values() if job.state is JobState.QUEUED
+        }
+        assert {row.lease_id: row.devices for row in told.leases_started} == {
+            lease.id: lease.devices for lease in world.leases.values()
+        }
+        assert {(row.job_id, row.key, row.victims, row.devices) for row in told.claims_made} == {
+            (job.id, job.claim.agent_key, job.claim.victims, job.claim.devices)
+            for job in world.jobs.values()
+            if job.claim is not None
+        }
         assert {key: row.link for key, row in planner.agents.items()} == {
             key: agent.link for key, agent in world.agents.items()
         }
@@ -389,11 +507,22 @@ class ServiceMachine(RuleBasedStateMachine):
         starts = {(lease.id, lease.epoch) for lease, _ in orders.starts}
         assert not starts & {(one.lease_id, one.epoch) for one in orders.revokes}
         assert world.agents[orders.key].link is LinkState.ONLINE
+        for revoke in orders.revokes:
+            held = world.leases.get(revoke.lease_id)
+            if held is not None and (held.agent_key, held.epoch) == (orders.key, revoke.epoch) and held.preempted:
+                assert (revoke.reason.code, revoke.grace_ms) == (PREEMPTED, world.agents[orders.key].reclaim_ms)
+
+    def no_claim_in_vain(self) -> None:
+        """What was not free in time is waited for no more."""
+        if not self.store.fail_at:
+            now_ms = self.control.clock.at_ms
+            claims = [job.claim for job in self.control.world.jobs.values() if job.claim is not None]
+            assert all(now_ms < claim.until_ms for claim in claims)
 
     def is_over_full(self, key: AgentKey) -> bool:
         """Whether it still holds more than it offers now."""
         world = self.control.world
-        found = broken((), world.held_by(key), {key: world.agents[key]})
+        found = broken(world.claimed_at(key), world.held_by(key), {key: world.agents[key]})
         return any("holds more" in sentence for sentence in found)
 
     def asked_to_end(self, job_id: str, note: str) -> None:

@@ -256,6 +256,7 @@ def test_use_is_told_to_the_planner_once(control: ControlUnderTest) -> None:
     guest = a_guest(control)
     lease, at_ms = control.lease_of(guest), control.clock.at_ms
     control.rounds._gathered.take()
+    control.clock.at_ms += 20
     first = control.report(guest, Trigger.RUN_STARTED, started_ms=at_ms, usage=((0, at_ms, at_ms + 10),))
     control.sync(first)
     control.sync(first)
@@ -268,6 +269,17 @@ def test_use_is_told_to_the_planner_once(control: ControlUnderTest) -> None:
         ("aisha", "cairo", 10, 40_000), ("aisha", "cairo", 15, 20_000), ("aisha", "cairo", 16, 4_000),
     ]  # fmt: skip
     assert [one.index for one in control.store.usage_of(lease.id)] == [0, 1, 2]
+
+
+def test_a_hubs_wrong_clock_does_not_move_its_use(control: ControlUnderTest) -> None:
+    """What is told to have been used in a million years, or in the year of the moon landing, was used just now."""
+    guest, at_ms = a_guest(control), control.clock.at_ms
+    control.clock.at_ms += 60_000
+    for index, start_ms in enumerate((2**60, 0, at_ms + 10_000)):
+        usage = ((index, start_ms, start_ms + 20_000),)
+        control.sync(control.report(guest, Trigger.RUN_STARTED, started_ms=at_ms, usage=usage))
+    told = control.rounds._gathered.take().usage
+    assert [row.end_ms - at_ms for row in told] == [60_000, 20_000, 30_000]
 
 
 def test_a_claimed_job_is_told_what_it_waits_for(control: ControlUnderTest) -> None:
