@@ -15,7 +15,7 @@ import csv
 import gzip
 import io
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +45,8 @@ HUB_APPETITE_SPREAD = 0.6
 """Standard deviation of the logarithm of what a hub asks for, in what it has."""
 PODS_OF_WHOLE_MACHINE = (2, 4, 8)
 DISK_BYTES = 1 << 40
+DRAWS_MAX = 1_000
+"""Shapes tried for a job until one fits some machine."""
 
 
 class Arrival(NamedTuple):
@@ -292,8 +294,8 @@ def _jobs(
     gpus = np.asarray([offered[row.key[0]].get("gpu", 0) for row in agents], np.float64)
     appetite = np.maximum(gpus, 500) * rng.lognormal(0.0, HUB_APPETITE_SPREAD, len(agents))
     homes = rng.choice(len(agents), len(arrivals), p=appetite / appetite.sum())
-    largest = max(int(count) // 1_000 for count in gpus)
-    asked = [_gang(arrival, shapes, largest, rng.random() < setting.in_one_machine, rng) for arrival in arrivals]
+    most = _most_tasks(agents)
+    asked = [_gang(arrival, shapes, most, rng.random() < setting.in_one_machine, rng) for arrival in arrivals]
     work = sum(
         amount_of(task, "gpu") * replicas * arrival.runtime_ms
         for arrival, (task, replicas) in zip(arrivals, asked, strict=True)
@@ -321,24 +323,52 @@ def _jobs(
     return tuple(found)
 
 
+def _most_tasks(agents: Sequence[AgentRow]) -> Callable[[Resources], int]:
+    """How many tasks of a sort the roomiest idle hub has room for, as a function that remembers its answers."""
+    kinds = sorted({node.offered for row in agents for node in row.nodes})
+    counts = np.asarray([[sum(node.offered == kind for node in row.nodes) for kind in kinds] for row in agents])
+    known: dict[Resources, int] = {}
+
+    def most(task: Resources) -> int:
+        if task not in known:
+            known[task] = int((counts @ np.asarray([_tasks_on(kind, task) for kind in kinds])).max())
+        return known[task]
+
+    return most
+
+
+def _tasks_on(offered: Resources, task: Resources) -> int:
+    """How many tasks fit on an idle machine of whole GPUs."""
+    fitting = [amount_of(offered, name) // amount_of(task, name) for name in ("cpu", "memory") if amount_of(task, name)]
+    for name, kind, milli in task:
+        if name == "gpu":
+            there = sum(
+                entry.amount for entry in offered if entry.name == name and (not kind or entry.kind in kind.split("|"))
+            )
+            gpus = there // openb.WHOLE_MILLI
+            fitting.append(gpus * (openb.WHOLE_MILLI // milli) if milli < openb.WHOLE_MILLI else there // milli)
+    return min(fitting, default=0)
+
+
 def _gang(
-    arrival: Arrival, shapes: Shapes, largest: int, in_one_machine: bool, rng: np.random.Generator
+    arrival: Arrival, shapes: Shapes, most: Callable[[Resources], int], in_one_machine: bool, rng: np.random.Generator
 ) -> tuple[Resources, int]:
-    """What one task of the arrival asks for, and how many tasks there are; no gang is larger than the largest hub."""
-    gpus = min(arrival.gpus, largest)
+    """What one task of the arrival asks for, and how many tasks there are: no more than the roomiest hub can hold.
 
-    def one_of(tasks: Sequence[Resources]) -> Resources:
-        return tasks[int(rng.integers(len(tasks)))]
-
-    if gpus == 0:
-        return one_of(shapes.none), 1
-    if gpus == 1:
-        return one_of(shapes.single), 1
-    together = [count for count in shapes.several if gpus % count == 0]
+    Errors: INVALID_ARGUMENT where no machine has room for anything that is asked for.
+    """
+    gpus = arrival.gpus
+    together = [count for count in shapes.several if gpus > 1 and gpus % count == 0]
+    tasks, replicas = (shapes.none, 1) if gpus == 0 else (shapes.single, 1) if gpus == 1 else (shapes.whole, gpus)
     if together and in_one_machine:
-        count = max(together)
-        return one_of(shapes.several[count]), gpus // count
-    return one_of(shapes.whole), gpus
+        tasks, replicas = shapes.several[max(together)], gpus // max(together)
+    for _ in range(DRAWS_MAX):
+        task = tasks[int(rng.integers(len(tasks)))]
+        if most(task) > 0:
+            return task, min(replicas, most(task))
+    raise invalid(
+        "no machine has room for the shapes of this trace", hint="Use more machines, or another list of pods."
+    )
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -20,7 +20,7 @@ def a_chart(*points: tuple[float, float], **changes: bool) -> Chart:
 
 def texts(document: str) -> list[str]:
     """What can be read in a chart."""
-    return [entry.text or "" for entry in ElementTree.fromstring(document).iter(f"{SVG}text")]
+    return [entry.text or "" for entry in ET.fromstring(document).iter(f"{SVG}text")]
 
 
 def test_a_chart_names_its_axes_its_lines_and_itself(tmp_path: Path) -> None:
@@ -54,5 +54,5 @@ def test_one_point_is_a_chart() -> None:
 )
 def test_what_cannot_be_drawn_is_refused(chart: Chart) -> None:
     """An error, rather than a chart that lies."""
-    with pytest.raises(ValueError, match="chart|axis"):
+    with pytest.raises(ValueError, match=r"chart|axis"):
         svg(chart)

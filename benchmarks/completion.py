@@ -1,0 +1,145 @@
+"""How much of what a scheduler that knows the future gains in mean completion time over first come first served do we gain?
+
+Philly's arrivals with openb's machines and shapes, gangs of 1 to 32, spread over hubs with users and projects, asked for
+more than there is while they come. Ours: `plan_round` in virtual time (`federation/simulation`), which knows limits, not
+runtimes, tracks nodes and GPUs one by one, keeps owners first and hubs fair, and ends no job for another's sake unless it
+is preemptible. Held against first come first served, strict and with passing over what does not fit, and against an
+oracle: shortest remaining time with every runtime known, any job stopped and moved at no cost. The baselines have each
+hub's room in one piece. Gain = (first come - ours) / (first come - oracle); completion is from submission to the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.apparatus.philly import MINUTE_MS, Setting, Workload, machines_of, missing, options, workload
+from benchmarks.apparatus.pooled import first_come, shortest_remaining
+from benchmarks.figures import Baseline, Figure, Value, emit, say
+from federation.domain.quantities import amount_of
+from federation.scheduling import Policy
+from federation.scheduling.kernels.room import Float64, Int64
+from federation.simulation.replay import Replay
+
+__all__ = ["measure", "options"]
+
+NAMES = ("cpu", "memory", "gpu")
+HOUR_MS = 3_600_000
+WHOLE = Setting(hubs=200, machines=300, jobs=10_000, load=2.0)
+QUICK = Setting(hubs=20, machines=30, jobs=1_500, load=1.3)
+SEEDS, SEEDS_QUICK = (1, 2, 3), (1,)
+STRICT, PASSING, ORACLE, OURS = "first come, strict", "first come, passing over", "SRTF that knows the future", "ours"
+
+
+@dataclass(frozen=True, slots=True)
+class Completions:
+    """Hours from submission to the end, by policy: float64 (J,) in the same order of jobs."""
+
+    hours: dict[str, Float64]
+
+    def mean(self, policy: str) -> float:
+        """In hours."""
+        return float(self.hours[policy].mean())
+
+    def gain(self, over: str) -> float:
+        """Ours, in the oracle's, over one of the two ways of first come; 0 where the oracle gains nothing."""
+        possible = self.mean(over) - self.mean(ORACLE)
+        return (self.mean(over) - self.mean(OURS)) / possible if possible > 0 else 0.0
+
+
+def measure(chosen: argparse.Namespace) -> None:
+    """Print the figures and the table."""
+    note = missing(chosen.traces)
+    if note and chosen.trace is None:
+        say(note)
+    setting = QUICK if chosen.quick else WHOLE
+    found: list[Completions] = []
+    for seed in chosen.seeds or (SEEDS_QUICK if chosen.quick else SEEDS):
+        began_s = time.monotonic()
+        setting = setting._replace(seed=seed)
+        work = workload(chosen.traces, setting, chosen.trace)
+        one = completions(work)
+        found.append(one)
+        say(
+            f"seed {seed}: mean completion in hours: " + "; ".join(f"{name} {one.mean(name):.3f}" for name in one.hours)
+        )
+        for figure in figures(one, setting, work.trace, time.monotonic() - began_s):
+            emit(figure)
+    if chosen.plot:
+        plot(chosen.plot, found[-1])
+
+
+def completions(work: Workload) -> Completions:
+    """All four policies on one workload."""
+    jobs = sorted(work.jobs, key=lambda job: job.row.submitted_ms)
+    submit: Int64 = np.asarray([job.row.submitted_ms // MINUTE_MS for job in jobs], np.int64)
+    run: Int64 = np.asarray([-(-job.runtime_ms // MINUTE_MS) for job in jobs], np.int64)
+    need: Int64 = np.asarray([[amount_of(job.row.per_task, name) * job.row.replicas for name in NAMES] for job in jobs])
+    capacity: Int64 = np.asarray(
+        [[of.get(name, 0) for name in NAMES] for _, of in sorted(machines_of(work.agents).items())]
+    )
+    if not all((amounts <= capacity).all(axis=1).any() for amounts in need):
+        raise RuntimeError("a gang fits no hub, however idle")
+    outcome = Replay(work.agents, Policy()).run(jobs)
+    ours = [job.end_ms - job.submit_ms for job in outcome.jobs if job.end_ms is not None]
+    if len(ours) < len(jobs):
+        raise RuntimeError(f"{len(jobs) - len(ours)} jobs never ended: they fit no hub")
+    return Completions(
+        {
+            STRICT: (first_come(submit, run, need, capacity, True) - submit) / 60,
+            PASSING: (first_come(submit, run, need, capacity, False) - submit) / 60,
+            ORACLE: (shortest_remaining(submit, run, need, capacity) - submit) / 60,
+            OURS: np.asarray(ours) / HOUR_MS,
+        }
+    )
+
+
+def figures(of: Completions, setting: Setting, trace: str, seconds: float) -> list[Figure]:
+    """Ours against each baseline, and the part of the oracle's gain."""
+    config: dict[str, Value] = {
+        "trace": trace, "hubs": setting.hubs, "jobs": setting.jobs, "load": setting.load, "seed": setting.seed,
+        "policy": "ours",
+    }  # fmt: skip
+    found = [
+        Figure(
+            "completion",
+            "mean_completion_h",
+            of.mean(OURS),
+            "h",
+            "lower",
+            Baseline(name, of.mean(name)),
+            seconds,
+            config,
+        )
+        for name in (STRICT, PASSING, ORACLE)
+    ]
+    found += [
+        Figure(
+            "completion", "share_of_oracles_gain", of.gain(over), "1", "higher", Baseline(ORACLE, 1.0), seconds,
+            {**config, "over": over},
+        )
+        for over in (STRICT, PASSING)
+    ]  # fmt: skip
+    return found
+
+
+def plot(path: Path, of: Completions) -> None:
+    """How many jobs had ended after so long, by policy."""
+    from benchmarks.apparatus.plot import Chart, Series, write_chart
+
+    percents = np.arange(2, 100, 2)
+    series = [
+        Series(name, tuple(_points(np.percentile(hours, percents), percents))) for name, hours in of.hours.items()
+    ]
+    write_chart(
+        path,
+        Chart("Jobs that have ended", "hours since submission", "% of jobs", tuple(series), x_log=True),
+    )
+
+
+def _points(hours: Float64, percents: Int64) -> list[tuple[float, float]]:
+    return [(max(float(at), 1 / 60), float(percent)) for at, percent in zip(hours, percents, strict=True)]
