@@ -43,6 +43,8 @@ _OUTCOMES: Mapping[Outcome, hub_pb2.Outcome.ValueType] = {
     Outcome.STOPPED: hub_pb2.OUTCOME_STOPPED,
     Outcome.REFUSED: hub_pb2.OUTCOME_REFUSED,
 }
+RUNTIME_LIMIT_MS = 600_000
+"""Of a spec that does not say: what the control plane takes it for, too."""
 _PARTITION = {
     common_pb2.ON_PARTITION_UNSPECIFIED: "keep",
     common_pb2.ON_PARTITION_KEEP: "keep",
@@ -147,7 +149,7 @@ def work_from(spec: job_pb2.JobSpec, project: str) -> Work:
         disk_bytes=amounts.get("disk", 0),
         gpu_milli=amounts.get("gpu", 0),
         gpu_kind=gpu_kind,
-        runtime_limit_ms=spec.runtime_limit_ms,
+        runtime_limit_ms=spec.runtime_limit_ms or RUNTIME_LIMIT_MS,
         priority=_PRIORITY.get(spec.priority, "batch"),
         preemptible=spec.preemptible,
         on_partition=_PARTITION.get(spec.on_partition, "keep"),

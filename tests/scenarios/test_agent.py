@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -186,6 +187,29 @@ def test_run_that_ended_while_no_agent_lived_is_told_by_the_next(agent: AgentPro
     agent.start()
     end = control.wait(lambda: control.ended("job-1"))
     assert (end.outcome, end.reason.code) == (FAILED, "RUNTIME_LIMIT")
+
+
+def test_preempted_run_has_the_grace_that_it_was_given(agent: AgentProcess, control: ScriptedControl) -> None:
+    """SIGTERM at once, SIGKILL when the grace is over, also when the agent is a new one by then; the report says stopped."""
+    text = """
+        import os, signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
+        print("began", os.environ["BRHUB_GRACE_S"], os.path.isdir(os.environ["BRHUB_CHECKPOINT_DIR"]), flush=True)
+        while True:
+            time.sleep(0.02)
+    """
+    lease_id = control.start("job-1", program(text, preemptible=True))
+    log = agent.folder / "state/attempts/job-1/1-1/log"
+    eventually(lambda: log.exists() and log.read_text() == "began 60 True\n", 20)
+    began_s = time.monotonic()
+    control.revoke(lease_id, grace_ms=8_000, code="PREEMPTED")
+    eventually(lambda: "told" in log.read_text(), 20)
+    agent.end(signal.SIGKILL)
+    agent.start()
+    end = control.wait(lambda: control.ended("job-1"))
+    assert (end.outcome, end.reason.code, end.exit_code) == (STOPPED, "PREEMPTED", 137)
+    assert time.monotonic() - began_s >= 7.5
+    assert log.read_text() == "began 60 True\ntold\n"
 
 
 def test_ordered_end_of_the_agent_leaves_its_runs(agent: AgentProcess, control: ScriptedControl) -> None:

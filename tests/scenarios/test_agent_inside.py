@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from federation.errors import Code, Fault, FederationError
-from federation.v1 import hub_pb2
+from federation.v1 import hub_pb2, job_pb2
 from hub_node import link as link_module
+from hub_node import probe
 from hub_node.app import Parts, connect
 from hub_node.config import load
 from hub_node.records import RunState
@@ -70,6 +71,40 @@ def inside(tmp_path: Path, served: str, control: ScriptedControl) -> Iterator[In
     control.wait(lambda: control.told.syncs)
     yield one
     one.end()
+
+
+def test_a_run_sees_its_own_gpus_and_no_others(
+    tmp_path: Path, served: str, control: ScriptedControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The devices that its lease names, by uuid; nothing for a job without; what is held by another is refused."""
+    machine = (("GPU-t4", "nvidia/T4"), ("GPU-a0", "nvidia/A100"), ("GPU-a1", "nvidia/A100"))
+    monkeypatch.setattr(probe, "gpus", lambda: machine)
+    text = "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']), flush=True); import time; time.sleep(600)"
+
+    def spec(gpu_milli: int) -> job_pb2.JobSpec:
+        return spec_of("python3", "command", arguments=("-c", text), gpu_milli=gpu_milli)
+
+    def says(job_id: str, seen: str) -> None:
+        log = tmp_path / "state" / "attempts" / job_id / "1-1" / "log"
+        eventually(lambda: log.exists() and log.read_text() == seen, 20, job_id)
+
+    one = Inside(tmp_path, served)
+    try:
+        control.wait(lambda: control.told.sessions)
+        offered = {(each.kind, each.amount) for each in control.told.sessions[0].nodes[0].offered if each.name == "gpu"}
+        assert offered == {("nvidia/A100", 2_000), ("nvidia/T4", 1_000)}
+        assert control.told.sessions[0].reclaim_ms == 60_000
+        control.start("job-1", spec(2_000), devices=((1, 2),))
+        control.start("job-2", spec(0))
+        says("job-1", "'GPU-a1,GPU-t4'\n")
+        says("job-2", "''\n")
+        control.start("job-3", spec(1_000), devices=((1,),))
+        control.start("job-4", spec(1_000))
+        end = control.wait(lambda: control.ended("job-3"))
+        assert (end.outcome, end.reason.code) == (hub_pb2.OUTCOME_REFUSED, "ROOM_TAKEN")
+        says("job-4", "'GPU-a0'\n")
+    finally:
+        one.end()
 
 
 def test_full_disk_starts_nothing_and_loses_nothing(

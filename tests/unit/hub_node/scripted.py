@@ -37,11 +37,16 @@ def spec_of(
         runtime_limit_ms=over.pop("runtime_limit_ms", 600_000),
         demand=job_pb2.Demand(
             replicas=1,
-            per_task=[common_pb2.Resource(name="cpu", amount=over.pop("cpu_milli", 100))],
+            per_task=[
+                common_pb2.Resource(name=name, amount=amount)
+                for name, amount in (("cpu", over.pop("cpu_milli", 100)), ("gpu", over.pop("gpu_milli", 0)))
+                if amount
+            ],
         ),
         on_partition=over.pop("on_partition", common_pb2.ON_PARTITION_KEEP),
         package_digest=over.pop("package_digest", ""),
         inputs=over.pop("inputs", ()),
+        preemptible=over.pop("preemptible", False),
     )
     spec.environment.variables.update(over.pop("variables", {}))
     spec.environment.secret_variables.update(over.pop("secret_variables", {}))
@@ -81,7 +86,16 @@ class ScriptedControl(hub_pb2_grpc.HubServiceServicer):
         self._session = ""
 
     # ---- the script -------------------------------------------------------------------------------------------------
-    def start(self, job_id: str, spec: job_pb2.JobSpec, *, n: int = 1, valid_for_ms: int = 0, url: str = "") -> str:
+    def start(
+        self,
+        job_id: str,
+        spec: job_pb2.JobSpec,
+        *,
+        n: int = 1,
+        valid_for_ms: int = 0,
+        url: str = "",
+        devices: tuple[tuple[int, ...], ...] = (),
+    ) -> str:
         """Grant a lease; its id."""
         lease_id = f"lease-{job_id}-{n}"
         with self._changed:
@@ -95,16 +109,17 @@ class ScriptedControl(hub_pb2_grpc.HubServiceServicer):
                 valid_for_ms=valid_for_ms,
                 package_url=url,
                 start=True,
+                devices=[common_pb2.TaskDevices(places=places) for places in devices],
             )
             self._changed.notify_all()
         return lease_id
 
-    def revoke(self, lease_id: str, *, n: int = 1, grace_ms: int = 500) -> None:
+    def revoke(self, lease_id: str, *, n: int = 1, grace_ms: int = 500, code: str = "CANCEL_REQUESTED") -> None:
         """End a run."""
         with self._changed:
             self.revision += 1
             self._starts.pop(lease_id, None)
-            reason = common_pb2.Reason(code="CANCEL_REQUESTED", message="asked to end")
+            reason = common_pb2.Reason(code=code, message="asked to end")
             epoch = common_pb2.Epoch(incarnation=self.incarnation, n=n)
             self._revokes[lease_id] = hub_pb2.Revoke(lease_id=lease_id, epoch=epoch, reason=reason, grace_ms=grace_ms)
             self._changed.notify_all()

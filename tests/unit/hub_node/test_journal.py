@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -47,7 +48,12 @@ def test_what_was_saved_is_read_back_to_the_last_field(tmp_path: Path) -> None:
         outputs=(OutputFile("a/b", 3, "00"),),
         runner_state='{"folder": "x"}',
         usage_stored=4,
+        gpu_milli=500,
+        replicas=2,
+        devices=("gpu-a", "gpu-b"),
+        stop_grace_ms=60_000,
     )
+    run = replace(run, lease=replace(run.lease, devices=((0,), (3,))))
     first = Journal(tmp_path)
     first.save([run], seen=Seen(2, 7))
     first.close()
@@ -56,6 +62,21 @@ def test_what_was_saved_is_read_back_to_the_last_field(tmp_path: Path) -> None:
     assert second.seen() == Seen(2, 7)
     assert second.instance_id == first.instance_id
     second.close()
+
+
+def test_runs_of_an_older_agent_are_read(tmp_path: Path) -> None:
+    """What it did not know of has its default: no devices named, no grace noted."""
+    run = a_run()
+    first = Journal(tmp_path)
+    first.save([run])
+    first.close()
+    db = sqlite3.connect(tmp_path / "journal.db")
+    body = json.loads(db.execute("SELECT body FROM runs").fetchone()[0])
+    del body["lease"]["devices"], body["stop_grace_ms"], body["devices"]
+    db.execute("UPDATE runs SET body = ?", (json.dumps(body),))
+    db.commit()
+    db.close()
+    assert reopened(tmp_path) == {run.lease_id: run}
 
 
 def test_save_replaces_and_removes_in_one_go(journal: Journal) -> None:

@@ -32,6 +32,16 @@ def staged(state_dir: Path, lease: LeaseOrder, *datasets: DatasetConfig) -> dict
     return dict(staging(state_dir, *datasets).stage(lease, 10_000, lambda _: None, lambda: False).variables)
 
 
+def test_program_that_may_be_preempted_is_told_the_hubs_reclaim_time(tmp_path: Path) -> None:
+    """Others are told what a cancel gives them."""
+    at = Staging(tmp_path, "shenzhen", (), reclaim_s=90)
+    graces = []
+    for preemptible in (True, False):
+        lease = a_lease(f"job-{preemptible}", preemptible=preemptible)
+        graces.append(at.stage(lease, 10_000, lambda _: None, lambda: False).variables["BRHUB_GRACE_S"])
+    assert graces == ["90", "10"]
+
+
 def test_program_sees_its_own_variables_and_nothing_of_the_agents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

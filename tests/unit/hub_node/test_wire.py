@@ -32,7 +32,8 @@ def test_answer_becomes_orders_counted_from_when_we_asked() -> None:
         orders_revision=9,
         leases=[
             hub_pb2.Lease(lease_id="l", job_id="j", epoch=EPOCH, spec=spec_of().SerializeToString(), valid_for_ms=50,
-                          start=True, owner=common_pb2.Owner(home_hub="cairo", project="p", issuer="i", subject="s"))
+                          start=True, owner=common_pb2.Owner(home_hub="cairo", project="p", issuer="i", subject="s"),
+                          devices=[common_pb2.TaskDevices(places=[1, 2]), common_pb2.TaskDevices(places=[0, 3])])
         ],
         revokes=[hub_pb2.Revoke(lease_id="r", epoch=EPOCH, reason=reason, grace_ms=5)],
         renewals=[hub_pb2.Renewal(lease_id="n", epoch=EPOCH, valid_for_ms=70)],
@@ -44,6 +45,7 @@ def test_answer_becomes_orders_counted_from_when_we_asked() -> None:
     orders = wire.orders_from(answer, sent_ms=1_000)
     (lease,) = orders.leases
     assert (lease.valid_until_ms, lease.home_hub, lease.work.project) == (1_050, "cairo", "p")
+    assert lease.devices == ((1, 2), (0, 3))
     epoch = Epoch(2, 3)
     assert replace(orders, leases=()) == Orders(
         2,
@@ -71,6 +73,12 @@ def test_spec_becomes_work() -> None:
     )  # fmt: skip
     assert (work.on_partition, work.priority, work.project) == ("keep", "batch", "default")
     assert (work.arguments, work.inputs) == (("--top", "10"), (("d", "1", ""),))
+
+
+def test_spec_that_says_little_means_what_the_control_plane_takes_it_for() -> None:
+    """A limit of nothing is ten minutes, not the end at once; no replicas are one."""
+    work = wire.work_from(job_pb2.JobSpec(engine="command", entrypoint="x"), "p")
+    assert (work.runtime_limit_ms, work.replicas, work.priority, work.on_partition) == (600_000, 1, "batch", "keep")
 
 
 def test_lease_that_cannot_be_read_does_not_take_the_others_with_it() -> None:
