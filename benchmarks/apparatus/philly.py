@@ -27,6 +27,7 @@ from federation.domain.hub import HubState, LinkState, Node
 from federation.domain.ids import AgentId, HubId
 from federation.domain.quantities import Resources, amount_of, resources
 from federation.errors import invalid
+from federation.scheduling.kernels.room import Int64
 from federation.scheduling.rows import AgentRow, QueuedJob
 from federation.simulation.replay import HistoricJob
 
@@ -294,7 +295,11 @@ def _jobs(
     gpus = np.asarray([offered[row.key[0]].get("gpu", 0) for row in agents], np.float64)
     appetite = np.maximum(gpus, 500) * rng.lognormal(0.0, HUB_APPETITE_SPREAD, len(agents))
     homes = rng.choice(len(agents), len(arrivals), p=appetite / appetite.sum())
-    most = _most_tasks(agents)
+    room = tasks_by_hub(agents)
+
+    def most(task: Resources) -> int:
+        return int(room(task).max())
+
     asked = [_gang(arrival, shapes, most, rng.random() < setting.in_one_machine, rng) for arrival in arrivals]
     work = sum(
         amount_of(task, "gpu") * replicas * arrival.runtime_ms
@@ -323,15 +328,17 @@ def _jobs(
     return tuple(found)
 
 
-def _most_tasks(agents: Sequence[AgentRow]) -> Callable[[Resources], int]:
-    """How many tasks of a sort the roomiest idle hub has room for, as a function that remembers its answers."""
+def tasks_by_hub(agents: Sequence[AgentRow]) -> Callable[[Resources], Int64]:
+    """How many tasks of a sort each idle hub has room for, int64 (H,), as a function that remembers its answers."""
     kinds = sorted({node.offered for row in agents for node in row.nodes})
-    counts = np.asarray([[sum(node.offered == kind for node in row.nodes) for kind in kinds] for row in agents])
-    known: dict[Resources, int] = {}
+    counts = np.asarray(
+        [[sum(node.offered == kind for node in row.nodes) for kind in kinds] for row in agents], np.int64
+    )
+    known: dict[Resources, Int64] = {}
 
-    def most(task: Resources) -> int:
+    def most(task: Resources) -> Int64:
         if task not in known:
-            known[task] = int((counts @ np.asarray([_tasks_on(kind, task) for kind in kinds])).max())
+            known[task] = counts @ np.asarray([_tasks_on(kind, task) for kind in kinds], np.int64)
         return known[task]
 
     return most
