@@ -19,6 +19,7 @@ class ReasonCode(enum.StrEnum):
     NO_AGENT = "NO_AGENT"  # the hub has no agent yet
     DATA_ELSEWHERE = "DATA_ELSEWHERE"  # an input does not lie there, and moving data is not built yet
     DATA_POLICY = "DATA_POLICY"  # its owner does not let this job read it
+    TAKES_BACK = "TAKES_BACK"  # its owners get their machines back sooner than this job ends, and it is not preemptible
     SHARE_POLICY = "SHARE_POLICY"  # the hub refused this job
     FAIRNESS_TURN = "FAIRNESS_TURN"  # others are first
     UNKNOWN_DATASET = "UNKNOWN_DATASET"  # no hub announces it

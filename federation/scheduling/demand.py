@@ -27,8 +27,8 @@ from federation.scheduling.rows import AgentRow
 Steps = npt.NDArray[np.uint8]
 
 N = TypeVar("N", bound=Hashable)
-Liking = tuple[str, tuple[str, ...]]
-"""(home hub, preferred hubs)."""
+Liking = tuple[str, tuple[str, ...], bool]
+"""(home hub, preferred hubs, whether it can be preempted): where a job is at home, a guest, and welcome."""
 
 _POLICIES = frozenset(DataAccess)
 RULES_REMEMBERED_MAX = 10_000
@@ -149,6 +149,8 @@ class Demands:
         self._steps: Steps = np.zeros((0, 0), np.uint8)
         self._liking: Int64 = np.zeros((0, 0), np.int64)
         self._home_first = np.zeros(0, np.uint8)
+        self._home: Int32 = np.zeros(0, np.int32)
+        self._stays = np.zeros(0, np.uint8)
         self._pair_sort: Int32 = np.zeros(0, np.int32)
         self._pair_liking: Int32 = np.zeros(0, np.int32)
 
@@ -198,6 +200,8 @@ class Demands:
             self._pair_liking,
             self._liking,
             self._home_first,
+            self._home,
+            self._stays,
         )
 
     # -- agents -------------------------------------------------------------------------------------------------------
@@ -226,7 +230,10 @@ class Demands:
         if liked >= len(self._home_first):
             room = max(64, 2 * liked)
             self._liking, self._home_first = grown(self._liking, room), grown(self._home_first, room)
-        home_hub, prefer = self._likings.names[liked]
+            self._home, self._stays = grown(self._home, room), grown(self._stays, room)
+        home_hub, prefer, preemptible = self._likings.names[liked]
+        self._home[liked] = self._fleet.hub_row.get(home_hub, -1)
+        self._stays[liked] = not preemptible
         self._liking[liked] = self.feasibility.liking(home_hub, prefer)
         self._home_first[liked] = not prefer or prefer[0] == home_hub
 

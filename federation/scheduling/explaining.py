@@ -47,7 +47,7 @@ def explain(
         running = words.reason(ReasonCode.RUNNING, "it holds its room here", lease.key[0], agent=lease.key[1])
         return Explanation((running,), lease.started_ms or now_ms, lease.key[0])
     key = demand_key(job)
-    lasting = state.demands.feasibility.steps(key)
+    lasting = _lasting(state, job)
     planned = next((entry for entry in state.last_plan.placements if entry.job_id == job.job_id), None)
     left = state.fleet.nodes if planned else _left_by_plan(state)
     found = _Asked(state, key, lasting, left)
@@ -67,6 +67,16 @@ def explain(
         return Explanation((*overall, *reasons), *promised)
     earliest_ms, hub_id = _earliest(found, job, now_ms)
     return Explanation((*overall, *reasons), earliest_ms, hub_id)
+
+
+def _lasting(state: PlannerState, job: QueuedJob) -> Steps:
+    """(A,) what lasts, for this very job: also how long it may run, where hubs take their machines back."""
+    steps = state.demands.feasibility.steps(demand_key(job)).copy()
+    for agent, (hub_id, _) in enumerate(state.fleet.keys):
+        limit = int(state.guest_limits[agent])
+        if 0 <= limit < job.runtime_limit_ms and not job.preemptible and hub_id != job.home_hub:
+            steps[agent] = max(int(steps[agent]), STEP[ReasonCode.TAKES_BACK])
+    return steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +152,10 @@ def _hub_reasons(found: _Asked, steps: Steps) -> list[Reason]:
             reasons.append(_no_room(found, hub_id, best))
         elif code is ReasonCode.SHAPE_NEVER_FITS:
             reasons.append(words.never_fits(rows, key))
+        elif code is ReasonCode.TAKES_BACK:
+            limit_s = rows[0].reclaim_ms // 1000
+            message = f"its own users get their machines back within {limit_s} s: a guest that may run longer must be preemptible"
+            reasons.append(words.reason(code, message, hub_id, reclaim_s=limit_s))
         else:
             reasons.append(words.obstacle(code, rows[0], key))
     return reasons

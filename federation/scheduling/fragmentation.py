@@ -36,7 +36,7 @@ STEP = 0.0025
 """Scores are whole steps."""
 HALVE_AFTER = 8_192
 """Arrivals after which what was seen before counts half."""
-DRIFT_MAX = 0.1
+DRIFT_MAX = 0.05
 """Total variation, 0 to 1, from which on the tables no longer describe the demand."""
 SORTS_MAX = 4_096
 """Sorts remembered; of more, the rarest are forgotten at the next halving."""

@@ -22,6 +22,7 @@ LADDER = (
     ReasonCode.CAPACITY,
     ReasonCode.HUB_SUSPECT,
     ReasonCode.HUB_DRAINING,
+    ReasonCode.TAKES_BACK,
     ReasonCode.SHAPE_NEVER_FITS,
     ReasonCode.DATA_ELSEWHERE,
     ReasonCode.DATA_POLICY,

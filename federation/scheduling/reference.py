@@ -7,6 +7,7 @@ decisions. Nothing else may import it.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 
@@ -16,9 +17,9 @@ from federation.domain.plan import ReasonCode
 from federation.domain.quantities import CPU, DEVICE_MILLI, DISK, GPU, MEMORY, Resources, devices_of, need_of
 from federation.scheduling.fairness import UseLedger, contributed_share, contribution_weight
 from federation.scheduling.kernels.score import Tables
-from federation.scheduling.plan import LADDER, STEP, DemandKey, Placement, Plan, Waiting, demand_key
+from federation.scheduling.plan import LADDER, STEP, DemandKey, Placement, Plan, Preemption, Waiting, demand_key
 from federation.scheduling.policy import PROMISES_MAX, SHORT_MS, Order, Policy
-from federation.scheduling.rows import AgentRow, ClaimRow, Delta, QueuedJob
+from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, QueuedJob
 
 Level = tuple[str, ...]
 NAMES = (GPU, CPU, MEMORY, DISK)
@@ -44,21 +45,15 @@ class _Node:
         self.free = {name: self.offered[name] for name in (CPU, MEMORY, DISK)}
         self.left = [device.milli for device in self.devices]
 
-    def hold(self, task: Resources, places: tuple[int, ...] | None) -> None:
-        """One task more; `places` None: nobody knows which devices it has."""
+    def hold(self, task: Resources, places: tuple[int, ...] | None, sign: int = 1) -> None:
+        """One task more, or (-1) less; `places` None: nobody knows which devices it has."""
         need = need_of(task)
         for name in self.free:
-            self.free[name] -= amount(task, name)
+            self.free[name] -= sign * amount(task, name)
         if need.devices:
             for place, device in enumerate(self.devices):
                 if place in places if places is not None else need.takes(device.kind):
-                    self.left[place] -= need.milli
-
-    def release(self, task: Resources, places: tuple[int, ...]) -> None:
-        for name in self.free:
-            self.free[name] += amount(task, name)
-        for place in places:
-            self.left[place] += need_of(task).milli
+                    self.left[place] -= sign * need.milli
 
     def room(self, task: Resources) -> int:
         """How many tasks fit."""
@@ -133,7 +128,7 @@ class _Score:
         for places in node.choices(task):
             node.hold(task, places)
             after = self.phi(node)
-            node.release(task, places)
+            node.hold(task, places, -1)
             if after < least:
                 least, chosen = after, places
         return math.floor((before - least) / self.tables.step) * self.tables.step, chosen
@@ -306,8 +301,15 @@ class _World:
         return [
             agent
             for agent in self.agents
-            if self.lasting_step(agent, job) == 0 and (not home_only or agent.row.key[0] == job.home_hub)
+            if self.lasting_step(agent, job) == 0
+            and (not home_only or agent.row.key[0] == job.home_hub)
+            and self.welcome(agent, job)
         ]
+
+    def welcome(self, agent: _Agent, job: QueuedJob) -> bool:
+        """Whether its hub can have its machines back from this job in time."""
+        owner = agent.row.key[0] == job.home_hub
+        return owner or job.preemptible or not agent.row.takes_back or job.runtime_limit_ms <= agent.row.reclaim_ms
 
     # -- one job ------------------------------------------------------------------------------------------------------
     def try_start(self, job: QueuedJob, home_only: bool) -> bool:
@@ -462,13 +464,73 @@ class _World:
             for agent in self.open_agents(job, home_only)
         )
 
-    def ready(self, claim: ClaimRow) -> bool:
+    # -- taking back --------------------------------------------------------------------------------------------------
+    def preemptions(self) -> tuple[Preemption, ...]:
+        """For the first promised job at each home, the guests that end."""
+        by_id = {job.job_id: job for job in self.full.queued}
+        seen: set[AgentKey] = set()
+        made: list[Preemption] = []
+        for job_id, (key, _) in self.promised.items():
+            job = by_id[job_id]
+            guests = self.guests(key)
+            if job_id in self.placed or key in seen or key[0] != job.home_hub or not guests:
+                continue
+            seen.add(key)
+            agent = copy.deepcopy(self.by_key[key])
+            victims: list[tuple[int, str]] = []
+            rows = {lease.lease_id: lease for lease in self.full.leases_started}
+            for guest in guests:
+                if agent.room(job.per_task) < job.replicas:
+                    victims.append(guest)
+                    self.hold_in(agent, rows[guest[1]], -1)
+            if not victims or agent.room(job.per_task) < job.replicas:
+                continue
+            for guest in victims[::-1]:
+                self.hold_in(agent, rows[guest[1]], 1)
+                if agent.room(job.per_task) >= job.replicas:
+                    victims.remove(guest)
+                else:
+                    self.hold_in(agent, rows[guest[1]], -1)
+            chosen = self.gang(agent, job)
+            nodes, places = tuple(node.name for node, _ in chosen), tuple(held for _, held in chosen)
+            devices = places if need_of(job.per_task).devices else ()
+            lost_ms = sum(lost for lost, _ in victims)
+            made.append(Preemption(job_id, key, nodes, tuple(lease_id for _, lease_id in victims), lost_ms, devices))
+        return tuple(made)
+
+    def guests(self, key: AgentKey) -> list[tuple[int, str]]:
+        """(work lost, lease id) of those at an agent that may be told to end, cheapest first."""
+        ending = {victim for _, claim in self.claims for victim in claim.victims}
+        found = []
+        for lease in self.full.leases_started:
+            if lease.key == key and lease.preemptible and lease.home_hub != key[0] and lease.lease_id not in ending:
+                offered = self.by_key[key].offered
+                shares = [
+                    amount(lease.per_task, name) * len(lease.nodes) / there for name, there in offered.items() if there
+                ]
+                elapsed_ms = max(0, self.now_ms - lease.started_ms) if lease.started_ms else 0
+                found.append((math.ceil(elapsed_ms * max([0.0, *shares])), lease.lease_id))
+        return sorted(found)
+
+    def hold_in(self, agent: _Agent, lease: LeaseRow, sign: int) -> None:
+        for at, name in enumerate(lease.nodes):
+            for node in agent.nodes:
+                if node.name == name:
+                    node.hold(lease.per_task, lease.devices[at] if lease.devices else None, sign)
+
+    def ready(self, job: QueuedJob, claim: ClaimRow) -> bool:
         """Whether nothing is in the way of a claim any more."""
         live = {lease.lease_id for lease in self.full.leases_started}
         agent = self.by_key.get(claim.key)
-        if agent is None or live & set(claim.victims):
+        if agent is None or live & set(claim.victims) or self.lasting_step(agent, job):
             return False
         nodes = {node.name: node for node in agent.nodes}
+        wanted = need_of(job.per_task).devices
+        if len(claim.nodes) != job.replicas or len(claim.devices) != (job.replicas if wanted else 0):
+            return False
+        for name, places in zip(claim.nodes, claim.devices, strict=False):
+            if len(places) != wanted or name not in nodes or max(places) >= len(nodes[name].devices):
+                return False
         return all(
             name in nodes and min([0, *nodes[name].free.values(), *nodes[name].left]) >= 0 for name in claim.nodes
         )
@@ -480,14 +542,15 @@ def plan_slowly(full: Delta, policy: Policy, now_ms: int, tables: Tables) -> Pla
     claims = [
         Placement(job.job_id, claim.key, claim.nodes, claim.devices)
         for job, claim in sorted(world.claims, key=lambda found: found[0].job_id)
-        if world.ready(claim)
+        if world.ready(job, claim)
     ]
     whole = world.run()
     hub_ids = tuple(sorted({agent.row.key[0] for agent in world.agents}))
-    left = [job for job in full.queued if job.job_id not in world.placed]
+    started = {*world.placed, *(entry.job_id for entry in claims)}
+    left = [job for job in full.queued if job.job_id not in started]
     full_up = len(world.placed) == policy.placements_max or not whole
     waiting = _waiting(world, _World(full, policy, now_ms, tables), hub_ids, left, full_up)
-    return Plan(now_ms, (*claims, *world.placed.values()), hub_ids, waiting)
+    return Plan(now_ms, (*claims, *world.placed.values()), hub_ids, waiting, world.preemptions())
 
 
 def promised_slowly(full: Delta, policy: Policy, now_ms: int, tables: Tables) -> dict[str, tuple[AgentKey, int]]:

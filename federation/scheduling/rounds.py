@@ -13,6 +13,7 @@ from federation.scheduling.kernels.reasons import reasons
 from federation.scheduling.levels import tree_for
 from federation.scheduling.plan import STEP, Placement, Plan, Reservation, Waiting
 from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, SHORT_MS, TASKS_MAX, Policy
+from federation.scheduling.preempting import preemptions
 from federation.scheduling.rows import Delta
 from federation.scheduling.state import PlannerState
 
@@ -40,8 +41,8 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
         now_ms,
         ready + _placements(state, of),
         state.fleet.hub_ids,
-        _waiting(state, of),
-        (),
+        _waiting(state, of, ready),
+        preemptions(state, of),
         _reservations(of),
     )
     state.versions = max(state.versions, int(of.out.counters[4]))
@@ -60,14 +61,14 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
     ends = state.lease_table.endings(fleet)
     promises = min(policy.promises_max, max(1, PROMISES_MAX // max(1, agents)), waiting)
     rows = np.diff(ends.first) + (1 + 2 * promises + min(waiting, policy.placements_max))
-    counters = np.zeros(5, np.int64)
+    counters = np.zeros(6, np.int64)
     counters[4] = state.versions
     work = Work(
         room=fleet.room(),
         counted=Counted(state.tasks, state.tasks_of, state.version.copy(), fleet.first),
         used=fleet.agent_used.copy(),
         load=fleet.loads(),
-        dead=np.full(len(sorts.shape), 2**62, np.int64),
+        dead=np.full(len(sorts.pair_sort), 2**62, np.int64),
         capped=np.zeros(len(sorts.pair_sort), np.uint8),
         profiles=profiles_for(rows, len(COLUMNS)),
         reserved=np.zeros(agents, np.int64),
@@ -88,6 +89,7 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         agent=np.zeros(waiting, np.int32),
         start_ms=np.zeros(waiting, np.int64),
         placed=np.zeros(min(waiting, policy.placements_max), np.int32),
+        promised=np.zeros(waiting, np.int32),
         nodes=np.empty(TASKS_MAX, np.int64),
         devices=np.empty(DEVICES_MAX, np.int64),
     )
@@ -102,7 +104,9 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         tree=tree_for(levels),
         work=work,
         out=out,
-        limits=Limits(now_ms, policy.placements_max, promises, policy.headroom, SHORT_MS),
+        limits=Limits(
+            now_ms, policy.placements_max, promises, policy.headroom, SHORT_MS, bool((state.guest_limits >= 0).any())
+        ),
     )
 
 
@@ -110,6 +114,8 @@ def _agents_of(fleet: Fleet, state: PlannerState) -> Agents:
     ends = state.lease_table.endings(fleet)
     return Agents(
         hub_first=fleet.hub_first,
+        hub_of=fleet.hub_of_agent,
+        guest_limit=state.guest_limits,
         offered=fleet.agent_offered,
         used=fleet.agent_used,
         lease_first=ends.first,
@@ -155,11 +161,11 @@ def _reservations(of: Round) -> Reservation:
     return Reservation(of.line.order[at], of.out.agent[at], of.out.start_ms[at])
 
 
-def _waiting(state: PlannerState, of: Round) -> tuple[Waiting, ...]:
+def _waiting(state: PlannerState, of: Round, ready: tuple[Placement, ...]) -> tuple[Waiting, ...]:
     """Why the jobs of each sort wait that were not placed."""
-    placed = np.bincount(
-        of.sorts.pair_sort[of.line.pair[of.line.order[of.out.status == PLACED]]], minlength=len(of.sorts.shape)
-    )
+    pairs = of.line.pair[of.line.order[of.out.status == PLACED]]
+    claimed = [state.queue.pair_at(state.queue.slots[entry.job_id]) for entry in ready]
+    placed = np.bincount(of.sorts.pair_sort[[*pairs.tolist(), *claimed]], minlength=len(of.sorts.shape))
     left = [(key, sort, jobs - int(placed[sort])) for key, sort, jobs in state.demands.waiting()]
     left = [entry for entry in left if entry[2] > 0]
     sorts = np.asarray([sort for _, sort, _ in left], np.int64)

@@ -69,6 +69,14 @@ class AgentRow:
     round_trip_ms: int = -1
     reclaim_ms: int = 60_000
     """How long a preempted guest has before it is ended: the hub's own policy."""
+    takes_back: bool = False
+    """Whether its own users never wait longer than that: then no guest runs here that may run longer and cannot be
+    preempted."""
+
+    @property
+    def guest_limit_ms(self) -> int:
+        """How long a guest may run here that cannot be preempted; -1: as long as it asks for."""
+        return self.reclaim_ms if self.takes_back else -1
 
     @property
     def offers(self) -> tuple[object, ...]:
@@ -78,7 +86,7 @@ class AgentRow:
     @property
     def matters(self) -> tuple[object, ...]:
         """The part that decisions depend on: a heartbeat that changes nothing here costs nothing."""
-        return (self.key, self.hub_state, self.link, self.offers, self.engines, self.datasets, self.reclaim_ms)
+        return (self.key, self.hub_state, self.link, self.offers, self.engines, self.datasets, self.guest_limit_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +112,7 @@ class LeaseRow:
     @property
     def holds(self) -> tuple[object, ...]:
         """What it holds, and for whom: all but its times."""
-        return (self.key, self.nodes, self.per_task, self.devices, self.owner)
+        return (self.key, self.nodes, self.per_task, self.devices, self.owner, self.preemptible)
 
     @property
     def owner(self) -> OwnerKey:

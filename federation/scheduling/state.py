@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from federation.domain.ids import AgentKey
-from federation.domain.quantities import Resources
+from federation.domain.quantities import Resources, need_of
 from federation.scheduling.checks import Holdings, check_delta
 from federation.scheduling.demand import Demands
 from federation.scheduling.fairness import UseLedger
@@ -38,6 +38,8 @@ class PlannerState:
     leases: dict[str, LeaseRow] = field(default_factory=dict)
     lease_table: LeaseTable = field(default_factory=LeaseTable)
     lease_of_job: dict[str, str] = field(default_factory=dict)
+    preemptible: dict[str, LeaseRow] = field(default_factory=dict)
+    """Those of the leases that may be told to end."""
     claims: dict[str, ClaimRow] = field(default_factory=dict)
     """By the job that waits for its victims to end."""
     holdings: Holdings = field(default_factory=Holdings)
@@ -55,6 +57,8 @@ class PlannerState:
     version: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     """(A,) grows with every change of an agent's room."""
     versions: int = 0
+    guest_limits: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(A,) how long a guest may run that cannot be preempted; -1: as long as it asks for."""
     tables: Tables = field(default_factory=lambda: tables_of(()))
     """What the placement score knows of the workload."""
     last_plan: Plan = field(default_factory=lambda: Plan(at_ms=0))
@@ -73,6 +77,8 @@ class PlannerState:
         for lease in delta.leases_started:
             self._start_lease(lease)
         for job in delta.queued:
+            if job.job_id in self.claims and demand_key(self.job(job.job_id))[2:4] != demand_key(job)[2:4]:
+                self._end_claim(job.job_id)  # it asks for something else now
             self._dequeue(job.job_id)
             self._enqueue(job)
         for claim in delta.claims_made:
@@ -99,16 +105,22 @@ class PlannerState:
         return self.queue.row(job_id, self.demands, self.levels)
 
     def claim_fits(self, claim: ClaimRow) -> bool:
-        """Whether the room of a claim is there in fact: nothing on its nodes is over-held, and they are there."""
+        """Whether a claim's job may run there, and its room is there in fact: nodes and devices, and nothing over-held."""
         agent = self.fleet.index.get(claim.key)
-        if agent is None:
+        job = self.job(claim.job_id)
+        wanted = need_of(job.per_task).devices
+        if agent is None or len(claim.nodes) != job.replicas or any(len(held) != wanted for held in claim.devices):
+            return False
+        if bool(wanted) != bool(claim.devices) or self.demands.feasibility.steps(demand_key(job))[agent]:
             return False
         rows, nodes = self.fleet.node_row[agent], self.fleet.nodes
-        for name in set(claim.nodes):
+        for at, name in enumerate(claim.nodes):
             if name not in rows or (nodes.free[rows[name]] < 0).any():
                 return False
             begin, end = nodes.device_first[rows[name]], nodes.device_first[rows[name] + 1]
             if (nodes.device_free[begin:end] < 0).any():
+                return False
+            if claim.devices and max(claim.devices[at], default=0) >= end - begin:
                 return False
         return True
 
@@ -119,7 +131,7 @@ class PlannerState:
 
     # -- the queue ----------------------------------------------------------------------------------------------------
     def _enqueue(self, job: QueuedJob) -> None:
-        pair = self.demands.count_in(demand_key(job), (job.home_hub, job.hubs_prefer))
+        pair = self.demands.count_in(demand_key(job), (job.home_hub, job.hubs_prefer, job.preemptible))
         self.queue.add(job, pair, self.levels.id_of(job.owner))
         if job.job_id in self.claims:
             self.queue.set_aside(job.job_id, aside=True)
@@ -150,6 +162,7 @@ class PlannerState:
         if room:
             self._build_fleet()
         if room or rules:
+            self.guest_limits = np.asarray([self.agents[key].guest_limit_ms for key in self.fleet.keys], np.int64)
             self.demands.look_at(self.agents, self.fleet)
 
     def _build_fleet(self) -> None:
@@ -176,13 +189,17 @@ class PlannerState:
         before = self.leases.get(lease.lease_id)
         if before is not None:
             if before.holds == lease.holds:
-                self.leases[lease.lease_id] = lease  # only its end moved
+                self.leases[lease.lease_id] = lease  # only its times moved
+                if lease.preemptible:
+                    self.preemptible[lease.lease_id] = lease
                 self.lease_table.put(lease, self.fleet)
                 return
             self._end_lease(lease.lease_id)
         self._end_claim(lease.job_id)
         self._dequeue(lease.job_id)
         self.leases[lease.lease_id] = lease
+        if lease.preemptible:
+            self.preemptible[lease.lease_id] = lease
         self.lease_table.put(lease, self.fleet)
         self.lease_of_job[lease.job_id] = lease.lease_id
         self._count_held(lease, 1)
@@ -193,6 +210,7 @@ class PlannerState:
         if lease is None:
             return
         self.lease_table.remove(lease_id)
+        self.preemptible.pop(lease_id, None)
         del self.lease_of_job[lease.job_id]
         self._count_held(lease, -1)
         self._hold(lease.key, lease.nodes, lease.per_task, lease.devices, -1)

@@ -31,6 +31,10 @@ class Agents(NamedTuple):
 
     hub_first: Int64
     """(H + 1,) agents of each hub."""
+    hub_of: Int64
+    """(A,)"""
+    guest_limit: Int64
+    """(A,) ms that a guest may run that cannot be preempted; -1: as long as it asks for."""
     offered: Int64
     """(A, T)"""
     used: Int64
@@ -59,6 +63,10 @@ class Sorts(NamedTuple):
     """(K, A) smaller is better."""
     home_first: UInt8
     """(K,) whether nothing is liked better than home."""
+    home: Int32
+    """(K,) the hub that is home, -1 where it has no agents."""
+    stays: UInt8
+    """(K,) whether it cannot be preempted."""
 
 
 class Line(NamedTuple):
@@ -96,7 +104,7 @@ class Work(NamedTuple):
     used: Int64
     load: Float64
     dead: Int64
-    """(S,) the shortest duration that found no place."""
+    """(C,) the shortest duration that found no place."""
     capped: UInt8
     """(C,) its best agent makes no more promises."""
     profiles: Profiles
@@ -119,7 +127,7 @@ class Work(NamedTuple):
 
 
 class Out(NamedTuple):
-    """What a round decides. Counters in `counters`: placements, tasks, devices, tickets, versions."""
+    """What a round decides. Counters in `counters`: placements, tasks, devices, tickets, versions, promises."""
 
     counters: Int64
     status: UInt8
@@ -130,6 +138,8 @@ class Out(NamedTuple):
     """(Q,) of promises."""
     placed: Int32
     """(placements,) places in the order, as decided."""
+    promised: Int32
+    """(Q,) places in the order of who was promised a start, as decided."""
     nodes: Int64
     devices: Int64
 
@@ -145,6 +155,8 @@ class Limits(NamedTuple):
     """Who jumps the line leaves one part in so many free, 0: nobody need ..."""
     short_ms: int
     """... unless it may run no longer than this."""
+    guests_limited: bool
+    """Whether any agent limits its guests."""
 
 
 class Round(NamedTuple):
@@ -242,7 +254,7 @@ def _serve(of: Round, user: int, home_only: bool) -> int:
         if out.status[at] == PLACED or line.aside[slot] or (home_only and not sorts.home_first[liking]):
             continue
         duration = line.duration[slot]
-        if home_only or duration < work.dead[sort]:
+        if home_only or duration < work.dead[pair]:
             agent = _choose(of, sort, liking, duration, first, last)
             if agent >= 0:
                 if not _start(of, at, sort, agent, duration):
@@ -252,7 +264,7 @@ def _serve(of: Round, user: int, home_only: bool) -> int:
                 out.status[at] = PLACED
                 return SERVED
             if not home_only:
-                work.dead[sort] = duration
+                work.dead[pair] = duration
         if out.status[at] != WAITS or (not home_only and work.capped[pair]):
             continue
         if _promise(of, at, pair, (first, last), home_only):
@@ -302,6 +314,15 @@ def tasks_now(counted: Counted, room: Nodes, shapes: Shapes, shape: int, agent: 
 
 
 @lean
+def _welcome(of: Round, liking: int, duration: int, agent: int) -> bool:
+    """Whether a job may run so long at an agent: its own users always, guests within its limit or if they can be preempted."""
+    limit = of.agents.guest_limit[agent]
+    return (
+        limit < 0 or duration <= limit or not of.sorts.stays[liking] or of.sorts.home[liking] == of.agents.hub_of[agent]
+    )
+
+
+@lean
 def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: int) -> int:
     """The agent where a job starts now: best liked, then least loaded, then first; -1 when none has room for it."""
     sorts, work = of.sorts, of.work
@@ -312,7 +333,11 @@ def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: 
     while True:
         best = int(np.int64(-1))
         for agent in range(first, last):
-            if sorts.steps[sort, agent] != 0 or work.excluded[agent] == ticket:
+            if (
+                sorts.steps[sort, agent] != 0
+                or work.excluded[agent] == ticket
+                or not _welcome(of, liking, duration, agent)
+            ):
                 continue
             if best >= 0 and (
                 likes[agent] > likes[best] or (likes[agent] == likes[best] and work.load[agent] >= work.load[best])
@@ -382,18 +407,23 @@ def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bo
     """Reserve the earliest start at the job's best agent, as if all had room: best liked, least promised, first."""
     sorts, work, out = of.sorts, of.work, of.out
     sort = int(sorts.pair_sort[pair])
-    likes = sorts.liking[sorts.pair_liking[pair]]
+    liking = int(sorts.pair_liking[pair])
+    likes = sorts.liking[liking]
     duration = of.line.duration[of.line.order[at]]
     best = int(np.int64(-1))
     for agent in range(span[0], span[1]):
-        if sorts.steps[sort, agent] == 0 and (
-            best < 0
-            or likes[agent] < likes[best]
-            or (likes[agent] == likes[best] and work.backlog[agent] < work.backlog[best])
+        if (
+            sorts.steps[sort, agent] == 0
+            and _welcome(of, liking, duration, agent)
+            and (
+                best < 0
+                or likes[agent] < likes[best]
+                or (likes[agent] == likes[best] and work.backlog[agent] < work.backlog[best])
+            )
         ):
             best = agent
     if best < 0 or work.reserved[best] >= of.limits.reservations:
-        if not home_only:
+        if not home_only and not (of.limits.guests_limited and sorts.stays[liking]):
             work.capped[pair] = 1  # promises only grow, so it stays its best agent, and full
         return False
     if work.reserved[best] == 0:
@@ -419,6 +449,8 @@ def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bo
     work.reserved[best] += 1
     work.backlog[best] += work_of(need, of.agents.offered[best], duration)
     out.agent[at], out.start_ms[at] = best, start_ms
+    out.promised[out.counters[5]] = at
+    out.counters[5] += 1
     return True
 
 

@@ -1,8 +1,8 @@
 """The index: which agent, and which of its nodes, is best for a task of some shape now, from what is remembered.
 
 For each shape that was asked for, a *line* remembers every node's score, and every agent's best. Whoever changes a
-node says so (`touch`): the node is written into its agent's log. A shape that asks again reads the log from where it
-left off, scores the nodes it finds there, and holds each against its agent's best. Where the best itself got worse,
+node says so (`touch`): the node goes to the front of its agent's log. A shape that asks again reads the log back to
+where it was last time, scores the nodes it finds there, and holds each against its agent's best. Where the best itself got worse,
 its old score stays as a bound, and the agent's remembered scores are gone through only once that bound would win. So
 a decision costs in proportion to what changed, not to how many nodes there are. The answer is always that of a plain
 scan: the highest score, among equals the first node. How many tasks fit at an agent (`room_of`) is kept the same way.
@@ -62,10 +62,14 @@ class Touched(NamedTuple):
 
     clock: Int64
     """(A,) how many touches an agent has seen."""
-    log: Int64
-    """(N,) an agent's stretch is a ring of its last touched nodes, touch t at place t modulo its nodes."""
     last: Int64
     """(N,) the agent's clock after the node's last touch."""
+    newest: Int64
+    """(A,) the node touched last."""
+    older: Int64
+    """(N,) the node of the same agent that was touched before, NEVER for none: a node is in this log once."""
+    newer: Int64
+    """(N,)"""
     known: Int64
     """(N, R + SUMMARY) free scalars and a summary of the devices as of the last touch."""
     used: Int64
@@ -138,10 +142,16 @@ def touch(index: Index, nodes: Nodes, node: int) -> None:
     """Note that room on `node` changed, in whatever way. Call it after each change, before the next question."""
     layout, touched = index.layout, index.touched
     agent, columns = layout.agent_of[node], nodes.free.shape[1]
-    first, now = layout.agent_first[agent], touched.clock[agent]
-    touched.log[first + now % (layout.agent_first[agent + 1] - first)] = node
-    touched.clock[agent] = now + 1
-    touched.last[node] = now + 1
+    touched.clock[agent] += 1
+    touched.last[node] = touched.clock[agent]
+    if touched.newest[agent] != node:
+        newer, older = touched.newer[node], touched.older[node]
+        touched.older[newer] = older
+        if older != NEVER:
+            touched.newer[older] = newer
+        touched.older[node], touched.newer[node] = touched.newest[agent], NEVER
+        touched.newer[touched.newest[agent]] = node
+        touched.newest[agent] = node
     touched.phi[node] = math.nan
     idle, largest, whole = 0, 0, 0
     for device in range(nodes.device_first[node], nodes.device_first[node + 1]):
@@ -286,28 +296,23 @@ def _settle(index: Index, line: int, agent: int) -> None:
 def _update(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int, agent: int) -> None:
     """Score what was touched at an agent since the line read its log; of the best, a bound may be left."""
     lines, touched = index.lines, index.touched
-    first, last = index.layout.agent_first[agent], index.layout.agent_first[agent + 1]
     now, seen = touched.clock[agent], lines.seen[line, agent]
-    if seen == NEVER or now - seen > last - first:
+    if seen == NEVER:
         _rescore(index, nodes, shapes, tables, line, agent)
     elif seen < now:
         best, chosen = lines.best[line, agent], lines.node[line, agent]
-        slot = first + seen % (last - first)
-        for tick in range(seen + 1, now + 1):
-            node = touched.log[slot]
-            slot += 1
-            if slot == last:
-                slot = first
-            if touched.last[node] == tick:  # else it was touched again: once is enough
-                score = _score(index, nodes, shapes, tables, line, node)
-                lines.score[line, node] = score
-                if score > best:
-                    best, chosen = score, node
-                elif node == chosen:
-                    if score < best:
-                        chosen = NEVER
-                elif score == best and node < chosen:
-                    chosen = node
+        node = touched.newest[agent]
+        while node != NEVER and touched.last[node] > seen:
+            score = _score(index, nodes, shapes, tables, line, node)
+            lines.score[line, node] = score
+            if score > best:
+                best, chosen = score, node
+            elif node == chosen:
+                if score < best:
+                    chosen = NEVER
+            elif score == best and node < chosen:
+                chosen = node
+            node = touched.older[node]
         lines.seen[line, agent] = now
         lines.best[line, agent], lines.node[line, agent] = best, chosen
 
@@ -415,20 +420,18 @@ def room_of(index: Index, nodes: Nodes, shapes: Shapes, shape: int, agent: int, 
     line = _line(counts, index.tally, COUNTS, shape)
     first, last = index.layout.agent_first[agent], index.layout.agent_first[agent + 1]
     now, seen = touched.clock[agent], counts.seen[line, agent]
-    if seen == NEVER or now - seen > last - first:
-        total = 0
+    if seen == NEVER:
+        counts.total[line, agent] = 0
         for node in range(first, last):
-            tasks = room.tasks_on_node(nodes, shapes, shape, node, ROOM_MAX)
-            counts.tasks[line, node] = tasks
-            total += tasks
-        counts.total[line, agent] = total
-    else:
-        for tick in range(seen + 1, now + 1):
-            node = touched.log[first + (tick - 1) % (last - first)]
-            if touched.last[node] == tick:
-                tasks = room.tasks_on_node(nodes, shapes, shape, node, ROOM_MAX)
-                counts.total[line, agent] += tasks - counts.tasks[line, node]
-                counts.tasks[line, node] = tasks
+            counts.tasks[line, node] = room.tasks_on_node(nodes, shapes, shape, node, ROOM_MAX)
+            counts.total[line, agent] += counts.tasks[line, node]
+    elif seen < now:
+        node = touched.newest[agent]
+        while node != NEVER and touched.last[node] > seen:
+            counts.total[line, agent] -= counts.tasks[line, node]
+            counts.tasks[line, node] = room.tasks_on_node(nodes, shapes, shape, node, ROOM_MAX)
+            counts.total[line, agent] += counts.tasks[line, node]
+            node = touched.older[node]
     counts.seen[line, agent] = now
     return min(int(counts.total[line, agent]), most)
 
@@ -479,7 +482,8 @@ class Memory:
         touched = Touched(
             np.zeros(agents, np.int64),
             np.zeros(count, np.int64),
-            np.zeros(count, np.int64),
+            np.where(np.diff(agent_first) > 0, agent_first[1:] - 1, NEVER),
+            *_neighbours(agent_first),
             known,
             used,
             np.maximum(load.max(axis=1, initial=0.0), 0.0),
@@ -542,6 +546,16 @@ class Memory:
 
     def _fitting(self, share: float, bytes_per_line: int) -> int:
         return max(1, min(LINES_MAX, int(share * self._bytes_max / max(bytes_per_line, 1))))
+
+
+def _neighbours(agent_first: Int64) -> tuple[Int64, Int64]:
+    """(N,) the node before and the node after within the same agent, NEVER for none: a log in which all is old."""
+    count = int(agent_first[-1])
+    before, after = np.arange(count) - 1, np.arange(count) + 1
+    begins = agent_first[:-1][np.diff(agent_first) > 0]
+    ends = agent_first[1:][np.diff(agent_first) > 0] - 1
+    before[begins], after[ends] = NEVER, NEVER
+    return before, after
 
 
 def _by_node(nodes: Nodes, of_devices: npt.NDArray[Any]) -> Int64:

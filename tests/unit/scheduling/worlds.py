@@ -13,7 +13,7 @@ from federation.domain.ids import AgentId, AgentKey, HubId
 from federation.domain.quantities import AMOUNT_MAX, Resources, need_of, resources
 from federation.scheduling import Delta, Policy
 from federation.scheduling.policy import Order
-from federation.scheduling.rows import AgentRow, LeaseRow, OwnerKey, QueuedJob, UsageRow
+from federation.scheduling.rows import AgentRow, ClaimRow, LeaseRow, OwnerKey, QueuedJob, UsageRow
 
 HUBS = ("cairo", "kuala-lumpur", "shenzhen")
 KEYS: tuple[AgentKey, ...] = tuple((HubId(hub), AgentId(name)) for hub in HUBS for name in ("a", "b"))
@@ -76,6 +76,8 @@ class World:
             hub_state=HubState.DRAINING if self.chance(0.1) else HubState.ACTIVE,
             link=self.dice.choice((LinkState.SUSPECT, LinkState.LOST)) if self.chance(0.1) else LinkState.ONLINE,
             nodes=tuple(self.machine(at) for at in range(self.dice.randint(0, 4))),
+            reclaim_ms=self.dice.choice((0, 20, 60)),
+            takes_back=self.chance(0.2),
             engines=("command", "spark") if self.chance(0.8) else (),
             datasets=tuple(
                 Dataset("flights", self.dice.choice("12"), 1, self.dice.choice(POLICIES), readers=self.some_hubs(0.7))
@@ -109,6 +111,7 @@ class World:
             runtime_limit_ms=self.dice.choice((5, 20, 20, 60, 100, 400_000)),
             submitted_ms=self.dice.randint(0, 9),
             spread=self.chance(0.2),
+            preemptible=self.chance(0.3),
         )
 
     def jobs(self, ids: range = range(JOBS)) -> tuple[QueuedJob, ...]:
@@ -133,6 +136,23 @@ class World:
             project=project,
             user=user,
             expires_ms=self.dice.randint(0, 100),
+            started_ms=self.dice.choice((0, 1, 3, 5)),
+            preemptible=self.chance(0.5),
+        )
+
+    def claims(self, jobs: tuple[QueuedJob, ...], leases: tuple[LeaseRow, ...]) -> tuple[ClaimRow, ...]:
+        """Of a few of the jobs; some victims have ended."""
+        return tuple(self.claim(job, leases) for job in jobs if self.chance(0.05))
+
+    def claim(self, job: QueuedJob, leases: tuple[LeaseRow, ...]) -> ClaimRow:
+        """Also of nodes that are not there."""
+        wanted = need_of(job.per_task).devices
+        return ClaimRow(
+            job.job_id,
+            self.dice.choice(KEYS),
+            tuple(self.dice.choice(("n0", "n1", "n9")) for _ in range(job.replicas)),
+            tuple(lease.lease_id for lease in leases if self.chance(0.2)),
+            tuple(tuple(range(wanted)) for _ in range(job.replicas)) if wanted else (),
         )
 
     def leases(self, ids: range = range(LEASES)) -> tuple[LeaseRow, ...]:
@@ -167,7 +187,9 @@ class World:
 
     def everything(self) -> Delta:
         """A whole federation."""
-        return Delta(agents=self.agents(), queued=self.jobs(), leases_started=self.leases(), usage=self.usage())
+        agents, jobs, leases = self.agents(), self.jobs(), self.leases()
+        claims = self.claims(jobs, leases)
+        return Delta(agents=agents, queued=jobs, leases_started=leases, usage=self.usage(), claims_made=claims)
 
     def shuffled(self, delta: Delta) -> Delta:
         """The same rows in another order."""
@@ -177,6 +199,7 @@ class World:
             queued=tuple(self.dice.sample(delta.queued, len(delta.queued))),
             leases_started=tuple(self.dice.sample(delta.leases_started, len(delta.leases_started))),
             usage=tuple(self.dice.sample(delta.usage, len(delta.usage))),
+            claims_made=tuple(self.dice.sample(delta.claims_made, len(delta.claims_made))),
         )
 
     def change(self, step: int) -> Delta:
@@ -184,6 +207,8 @@ class World:
         agents = self.agents() if step == 0 else tuple(self.agent(key) for key in KEYS if self.chance(0.04))
         queued, started = self.jobs(range(self.dice.randint(0, JOBS))), self.leases()
         names, ids = {job.job_id for job in queued}, {row.lease_id for row in started}
+        claims = self.claims(queued, started)
+        claimed = {row.job_id for row in claims}
         return Delta(
             agents=agents,
             agents_removed=tuple(key for key in KEYS if key not in {row.key for row in agents} and self.chance(0.02)),
@@ -192,4 +217,8 @@ class World:
             leases_started=started,
             leases_ended=tuple(name for at in range(LEASES) if (name := f"lease-{at}") not in ids and self.chance(0.2)),
             usage=self.usage() if self.chance(0.3) else (),
+            claims_made=claims,
+            claims_ended=tuple(
+                name for at in range(JOBS) if (name := f"job-{at:02d}") not in claimed and self.chance(0.1)
+            ),
         )
