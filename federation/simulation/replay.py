@@ -6,8 +6,10 @@ on until one places nothing new. A job runs for as long as it did in history, wh
 sees the limit. An end posts the use. A preemption holds a claim, ends its victims after their hub's grace and queues
 them again from their beginning: checkpoints do not travel here.
 
-What differs from the live federation: agents are always in touch, nothing is staged, hubs refuse nothing that
-`sharing.py` did not foresee, and a round takes no time. Deliberately not here: files (`history.py`), sums (`figures.py`).
+No store, no wire and no agents take part, so that a month takes seconds: what a policy changes is decided in the planner,
+which is the real one. What differs from the live federation: agents are always in touch, nothing is staged, hubs refuse
+nothing that `sharing.py` did not foresee, and a round takes no time. Deliberately not here: files (`history.py`), sums
+(`figures.py`).
 """
 
 from __future__ import annotations

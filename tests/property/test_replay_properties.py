@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from federation.domain.hub import HubState, LinkState, Node
 from federation.domain.ids import AgentId, HubId
-from federation.domain.quantities import Amount, resources
+from federation.domain.quantities import Amount, amount_of, resources
 from federation.errors import FederationError
 from federation.scheduling import Policy
 from federation.scheduling.rows import AgentRow, QueuedJob
@@ -71,6 +71,7 @@ def jobs(draw: st.DrawFn) -> tuple[HistoricJob, ...]:
     for at in range(draw(st.integers(0, 20))):
         limit_ms = draw(st.sampled_from((MINUTE_MS, 10 * MINUTE_MS, 60 * MINUTE_MS)))
         cpu, gpus, model = draw(amounts)
+        gpu_milli = draw(st.sampled_from((gpus * 1000, gpus * 300)))
         row = QueuedJob(
             job_id=f"job-{at:02d}",
             seq=at,
@@ -78,7 +79,7 @@ def jobs(draw: st.DrawFn) -> tuple[HistoricJob, ...]:
             project="default",
             user=draw(st.sampled_from(("ada", "bo"))),
             engine=draw(st.sampled_from(("command", "command", "command", "spark"))),
-            per_task=resources(("cpu", "", cpu * 500), ("gpu", draw(st.sampled_from(("", model))), gpus * 1000)),
+            per_task=resources(("cpu", "", cpu * 500), ("gpu", draw(st.sampled_from(("", model))), gpu_milli)),
             replicas=draw(st.sampled_from((1, 1, 1, 2, 4))),
             priority=draw(st.sampled_from((1, 3, 3, 4))),
             runtime_limit_ms=limit_ms,
@@ -104,6 +105,26 @@ def held_beyond(offered: tuple[Amount, ...], held: Mapping[tuple[str, str], int]
         total_held[name] += amount
     named = any(amount > there[name, kind] for (name, kind), amount in held.items() if kind)
     return named or any(amount > total_there[name] for name, amount in total_held.items())
+
+
+def devices_beyond(history: tuple[HistoricJob, ...], outcome: Outcome) -> list[str]:
+    """Every device and moment at which tasks hold more than all of it, and every GPU task without its devices."""
+    wanted = {job.row.job_id: amount_of(job.row.per_task, "gpu") for job in history}
+    changes, found = [], []
+    for run in outcome.runs:
+        milli = wanted[run.job_id]
+        if milli and [len(of) for of in run.devices] != [max(1, milli // 1000)] * len(run.nodes):
+            found.append(f"{run.job_id} has devices {run.devices}")
+        for node, of_task in zip(run.nodes, run.devices, strict=False):
+            for device in of_task:
+                changes.append((run.start_ms, 1, (run.key, node, device), min(milli, 1000)))
+                changes.append((run.end_ms, -1, (run.key, node, device), min(milli, 1000)))
+    held: dict[Any, int] = defaultdict(int)
+    for at_ms, sign, place, milli in sorted(changes):
+        held[place] += sign * milli
+        if held[place] > 1000:
+            found.append(f"{place} at {at_ms}")
+    return found
 
 
 def over_capacity(machines: tuple[AgentRow, ...], history: tuple[HistoricJob, ...], outcome: Outcome) -> list[str]:
@@ -144,6 +165,7 @@ def test_any_history(machines: tuple[AgentRow, ...], history: tuple[HistoricJob,
             assert one.reason is None
     assert all(run.start_ms <= run.end_ms for run in outcome.runs)
     assert over_capacity(machines, history, outcome) == []
+    assert devices_beyond(history, outcome) == []
 
 
 @settings(max_examples=30)
