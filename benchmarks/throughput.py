@@ -1,0 +1,200 @@
+"""How many decisions a second does one core make, with thousands of nodes and dozens of shapes?
+
+A decision is one task placed and one released. A seeded fleet (`apparatus/fleets.py`) is filled until 75 % of its GPU
+milli are taken; then tasks come, and for each the oldest running one ends, so that the load stays. No job prefers a
+hub, unless `--homes` is given: then each comes from some hub and likes that best, and a plain scan need look there
+only. Policies:
+
+- `ours`: the shipped rule with its choice of agent, through the index;
+- `best_fit`: exact best fit over all nodes, through the index;
+- `scan`: the same best fit by a plain compiled scan of all nodes;
+- `index`: nodes in buckets by free CPU and nothing else: one resource, no rule.
+
+They take turns; medians of the turns, in seconds of CPU time of their one thread, are told. Between stretches, a
+sample of the index's answers is held to plain scans of the same state; one that differs fails the benchmark. What
+others publish includes more than scheduling (API calls, storing, several threads), so it is no measure of a rule.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.apparatus import decisions as de
+from benchmarks.apparatus import fleets
+from benchmarks.figures import Baseline, Figure, emit, median, say
+from federation.scheduling.kernels import index as ix
+
+SEED = 1
+FILLED = 0.75
+JOBS, JOBS_QUICK = 300_000, 90_000
+ROUNDS = 3
+STRETCHES = 10
+"""Of a turn; a sample is checked after each."""
+CHECKED = 5
+"""Answers after each stretch."""
+SCANS = 300
+"""A turn of the plain scan; of the shipped rule's, a tenth."""
+PUBLISHED = (
+    ("kube-scheduler, CI floor, 5,000 nodes", 810),
+    ("Godel, 30,000 nodes", 1_000),
+    ("Slurm 22.05, 10,000 nodes", 16),
+)
+PUBLISHED_SOURCE = "published; includes more than scheduling"
+Turn = Callable[[de.World, de.Ring, de.Work], float]
+"""Decisions a second."""
+
+
+class Case(NamedTuple):
+    """A filled fleet and what comes next."""
+
+    world: de.World
+    running: de.Ring
+    work: de.Work
+    filled: float
+    """Of GPU milli."""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("--nodes", type=int, default=10_000)
+    parser.add_argument("--hubs", type=int, default=200)
+    parser.add_argument("--classes", type=int, default=64, help="shapes of tasks, 8 or more")
+    parser.add_argument("--jobs", type=int, help=f"decisions a turn (default {JOBS:,}; quick {JOBS_QUICK:,})")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--homes", action="store_true", help="each job likes its own hub best")
+
+
+def measure(chosen: argparse.Namespace) -> None:
+    """Print four figures, and a table."""
+    jobs = chosen.jobs or (JOBS_QUICK if chosen.quick else JOBS)
+    began_s = time.monotonic()
+    case = filled_case(chosen, jobs)
+    say(f"{chosen.nodes:,} nodes, {chosen.hubs:,} hubs, {chosen.classes} shapes, "
+        f"{case.running.state[de.TASKS]:,} tasks run, {case.filled:.0%} of GPUs taken")  # fmt: skip
+    turns: dict[str, Turn] = {
+        "ours": by_index(ix.SHIPPED),
+        "best_fit": by_index(ix.BEST_FIT),
+        "scan": by_scan(ix.BEST_FIT, SCANS),
+        "scan of ours": by_scan(ix.SHIPPED, SCANS // 10),
+        "index": bare,
+    }
+    rates: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(ROUNDS + 1):
+        for name, turn in turns.items():
+            world, running = de.copied(case.world, case.running)
+            work = first_of(case.work, 100) if number == 0 else case.work  # round 0 compiles
+            rate = turn(world, running, work)
+            if number:
+                rates[name].append(rate)
+    medians = {name: median(found) for name, found in rates.items()}
+    table(medians, rates)
+    seconds = time.monotonic() - began_s
+    config = {
+        "nodes": chosen.nodes, "hubs": chosen.hubs, "classes": chosen.classes, "jobs": jobs, "seed": chosen.seed,
+        "liking": "home" if chosen.homes else "none", "filled_pct": round(100 * case.filled, 1), "cores": 1,
+        "clock": "thread CPU time", "rounds": ROUNDS,
+    }  # fmt: skip
+    floor = Baseline(PUBLISHED[0][0], PUBLISHED[0][1], PUBLISHED_SOURCE)
+    baselines = {
+        "ours": Baseline("plain scan, the same rule", medians["scan of ours"]),
+        "best_fit": Baseline("plain scan, the same rule", medians["scan"]),
+        "scan": floor,
+        "index": Baseline("exact best fit through the index", medians["best_fit"]),
+    }
+    for policy, baseline in baselines.items():
+        emit(Figure("throughput", "decisions_per_s", medians[policy], "1/s", "higher", baseline, seconds,
+                    {"policy": policy, **config}))  # fmt: skip
+
+
+def filled_case(chosen: argparse.Namespace, jobs: int) -> Case:
+    """The fleet, filled by the shipped rule, and the jobs that follow."""
+    fleet, demand = fleets.fleet(chosen.nodes, chosen.hubs, chosen.seed), fleets.demand(chosen.classes, chosen.seed)
+    world = de.world(fleet, demand)
+    total = int(fleet.nodes.device_free.sum())
+    most = 10 * chosen.nodes
+    running = de.ring(most)
+    coming = work_of(fleet, demand, most, chosen.seed, homes=chosen.homes)
+    de.fill(de.memory(world, ix.SHIPPED).index, world, running, coming, int(FILLED * total))
+    # Tasks end in an order of their own, not node by node as they were placed.
+    tasks = int(running.state[de.TASKS])
+    order = np.random.default_rng((chosen.seed, tasks)).permutation(tasks)
+    for array in running[:3]:
+        array[:tasks] = array[order]
+    coming = work_of(fleet, demand, jobs, chosen.seed + 1, homes=chosen.homes)
+    return Case(world, running, coming, 1 - float(world.nodes.device_free.sum()) / total)
+
+
+def work_of(fleet: fleets.Fleet, demand: fleets.Demand, count: int, seed: int, *, homes: bool) -> de.Work:
+    """`count` jobs, by seed."""
+    liked = fleets.homes(fleet, count, seed) if homes else np.full(count, -1, np.int64)
+    return de.Work(fleets.draws(demand, count, seed), liked)
+
+
+def first_of(work: de.Work, count: int) -> de.Work:
+    """The first jobs."""
+    return de.Work(work.shape[:count], work.home[:count])
+
+
+def stretches(work: de.Work, count: int) -> Iterator[de.Work]:
+    """The jobs in so many parts."""
+    for part in np.array_split(np.arange(len(work.shape)), count):
+        yield de.Work(work.shape[part], work.home[part])
+
+
+def by_index(rule: int) -> Turn:
+    """Decisions through the index; the index itself is made before the clock runs."""
+
+    def turn(world: de.World, running: de.Ring, work: de.Work) -> float:
+        index = de.memory(world, rule).index
+        spent_s = 0.0
+        for stretch in stretches(work, STRETCHES):
+            began_s = time.thread_time()
+            de.decide(index, world, running, stretch)
+            spent_s += time.thread_time() - began_s
+            check(index, world, first_of(stretch, CHECKED))
+        return len(work.shape) / spent_s
+
+    return turn
+
+
+def check(index: ix.Index, world: de.World, work: de.Work) -> None:
+    """Ask, and look at every node. Raises: AssertionError where the answers differ."""
+    for shape, home in zip(work.shape.tolist(), work.home.tolist(), strict=True):
+        found = de.ask(index, world, shape, home).node
+        best_fit = index.rule == ix.BEST_FIT
+        scanned = de.scan_best_fit(world, shape) if best_fit else de.scan_shipped(world, shape, home)
+        assert found == scanned, f"shape {shape} from {home}: the index says node {found}, a plain scan {scanned}"
+
+
+def by_scan(rule: int, decisions: int) -> Turn:
+    """Decisions by looking at every node; so few of them that it ends."""
+
+    def turn(world: de.World, running: de.Ring, work: de.Work) -> float:
+        some = first_of(work, min(decisions, len(work.shape)))
+        began_s = time.thread_time()
+        de.decide_by_scan(rule, world, running, some)
+        return len(some.shape) / (time.thread_time() - began_s)
+
+    return turn
+
+
+def bare(world: de.World, running: de.Ring, work: de.Work) -> float:
+    """The bare index."""
+    buckets = de.buckets(world)
+    began_s = time.thread_time()
+    de.decide_bare(buckets, world.shapes, running, work)
+    return len(work.shape) / (time.thread_time() - began_s)
+
+
+def table(medians: dict[str, float], rates: dict[str, list[float]]) -> None:
+    """For people."""
+    say(f"{'policy':40} {'decisions/s':>12}  turns")
+    for name, value in medians.items():
+        say(f"{name:40} {value:12,.0f}  {', '.join(f'{rate:,.0f}' for rate in rates[name])}")
+    for name, rate in PUBLISHED:
+        say(f"{name:40} {rate:12,}  {PUBLISHED_SOURCE}")
