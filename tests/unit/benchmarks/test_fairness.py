@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
 from benchmarks.apparatus.oracle import Sharer, Want, fill, share_of
+from benchmarks.apparatus.philly import Setting, workload
+from benchmarks.fairness import figures, look
 
 
 def user(name: str, *wants: tuple[tuple[int, ...], int], weight: int = 1) -> Sharer:
@@ -108,3 +111,21 @@ def test_floats_tell_what_fractions_tell(seed: int) -> None:
         assert share_of(other, offered) == pytest.approx(float(share_of(one, offered)), abs=1e-9)
         assert one.held == [sum((of.held[at] for of in one.children), Fraction(0)) for at in range(3)]
     assert [sum((of.held[at] for of in exactly), Fraction(0)) + left[at] for at in range(3)] == offered
+
+
+def test_a_moment_compares_every_hub_that_asks(tmp_path: Path) -> None:
+    """Of a federation that is asked for too much, all distances are there, in gangs, and nobody gets what is not there."""
+    work = workload(tmp_path, Setting(hubs=4, machines=12, jobs=300, load=6.0))
+    moment = look(work, work.jobs[-1].row.submitted_ms // 2)
+    assert moment is not None
+    hubs = {job.row.home_hub for job in work.jobs}
+    assert moment.ours.keys() == moment.fcfs.keys() == moment.alone.keys() == moment.part.keys() <= hubs
+    assert 50 < sum(ours for _, ours, _ in moment.shares) <= 300
+    assert {row.config.get("room") for row in figures([moment], {}, 1.0)} == {"given out", "all machines", None}
+
+
+def test_where_everything_fits_there_is_nothing_to_be_fair_about(tmp_path: Path) -> None:
+    """A moment at which nobody had to be chosen is none."""
+    work = workload(tmp_path, Setting(hubs=4, machines=12, jobs=10, load=0.1))
+    assert look(work, work.jobs[0].row.submitted_ms) is None
+    assert figures([], {}, 1.0) == []
