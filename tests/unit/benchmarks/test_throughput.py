@@ -1,0 +1,121 @@
+"""The throughput benchmark: its fleets are what they say, its loops keep the load, its check catches a wrong answer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import growth, throughput
+from benchmarks.apparatus import decisions as de
+from benchmarks.apparatus import fleets
+from federation.scheduling.kernels import index as ix
+
+SMALL = {"nodes": 120, "hubs": 6, "classes": 8, "seed": 5}
+
+
+def a_case(*, homes: bool = False) -> throughput.Case:
+    """A small fleet, filled."""
+    return throughput.filled_case(argparse.Namespace(**SMALL, homes=homes), 400)
+
+
+def test_a_fleet_has_the_nodes_hubs_and_models_it_was_asked_for() -> None:
+    """Every node in one hub, no hub empty, models in the stated shares, and a seed gives the same again."""
+    made, again = fleets.fleet(1_000, 20, 3), fleets.fleet(1_000, 20, 3)
+    assert (made.agent_first[0], made.agent_first[-1], len(made.agent_first)) == (0, 1_000, 21)
+    assert np.diff(made.agent_first).min() >= 1
+    gpus = np.diff(made.nodes.device_first)
+    assert {int(count): int((gpus == count).sum()) for count in (0, 1, 2, 4, 8)} == {
+        0: 210,
+        1: 20,
+        2: 340,
+        4: 20,
+        8: 410,
+    }
+    assert np.array_equal(made.nodes.free, again.nodes.free)
+    assert np.array_equal(made.nodes.device_kind, again.nodes.device_kind)
+
+
+@pytest.mark.parametrize("hubs", [0, 11])
+def test_hubs_without_machines_are_refused(hubs: int) -> None:
+    """Ten nodes make one to ten hubs."""
+    with pytest.raises(ValueError, match="cannot make"):
+        fleets.fleet(10, hubs, 1)
+
+
+def test_shapes_are_of_every_sort_and_their_weights_sum_to_one() -> None:
+    """Without GPUs, on a share, on one, on several; a share is of one device."""
+    made = fleets.demand(64, 1)
+    milli, devices = made.shapes.milli, made.shapes.devices
+    assert math.isclose(made.weights.sum(), 1.0)
+    assert all(found.any() for found in (milli == 0, (milli > 0) & (milli < 1_000), devices == 1, devices > 1))
+    assert (devices[milli == 0] == 0).all()
+    assert (devices[(milli > 0) & (milli < 1_000)] == 1).all()
+    with pytest.raises(ValueError, match="too few"):
+        fleets.demand(7, 1)
+
+
+@pytest.mark.parametrize("homes", [False, True])
+@pytest.mark.parametrize("rule", [ix.BEST_FIT, ix.SHIPPED])
+def test_through_the_index_every_decision_is_that_of_a_plain_scan(rule: int, homes: bool) -> None:
+    """Two fleets, one asked through the index and one scanned, run the same tasks on the same devices at the end."""
+    case = a_case(homes=homes)
+    (fast, running), (slow, scanned) = de.copied(case.world, case.running), de.copied(case.world, case.running)
+    de.decide(de.memory(fast, rule).index, fast, running, case.work)
+    de.decide_by_scan(rule, slow, scanned, case.work)
+    assert all(np.array_equal(one, other) for one, other in zip(running, scanned, strict=True))
+    assert np.array_equal(fast.nodes.free, slow.nodes.free)
+    assert np.array_equal(fast.nodes.device_free, slow.nodes.device_free)
+
+
+def test_a_filled_fleet_stays_filled() -> None:
+    """About three quarters of the GPUs are taken, before and after; nothing is over-committed."""
+    case = a_case()
+    world, running = de.copied(case.world, case.running)
+    de.decide(de.memory(world, ix.SHIPPED).index, world, running, case.work)
+    taken = 1 - world.nodes.device_free.sum() / world.nodes.device_size.sum()
+    assert 0.7 <= case.filled <= 0.8
+    assert 0.6 <= taken <= 0.9
+    assert world.nodes.free.min() >= 0
+    assert world.nodes.device_free.min() >= 0
+
+
+def test_an_index_that_was_not_told_of_a_change_is_caught() -> None:
+    """The sample that is checked while the clock stands still fails the benchmark."""
+    case = a_case()
+    world, _ = de.copied(case.world, case.running)
+    index = de.memory(world, ix.BEST_FIT).index
+    choice = de.ask(index, world, 0, -1)
+    world.nodes.free[choice.node] = 0
+    with pytest.raises(AssertionError, match="a plain scan"):
+        throughput.check(index, world, de.Work(np.zeros(1, np.int64), np.full(1, -1, np.int64)))
+
+
+def test_the_bare_index_finds_the_least_free_cpu_that_is_enough() -> None:
+    """As the smallest of all nodes that have it; none where nobody has."""
+    world, _ = de.copied(*a_case()[:2])
+    buckets = de.buckets(world)
+    for need in (100, 4_000, 31_900, 96_000):
+        enough = world.nodes.free[:, fleets.CPU][world.nodes.free[:, fleets.CPU] >= need]
+        node = de.least_with(buckets, need)
+        assert (buckets.free[node] if node >= 0 else -1) == (enough.min() if enough.size else -1)
+    assert de.least_with(buckets, 1_000_000) == -1
+
+
+def test_figures_are_of_the_promised_policies(capsys: pytest.CaptureFixture[str]) -> None:
+    """Four lines of JSON, one a policy, above zero, and the published rates only for people."""
+    throughput.measure(argparse.Namespace(**SMALL, jobs=200, quick=True, homes=False))
+    told = capsys.readouterr()
+    lines = [json.loads(line) for line in told.out.splitlines()]
+    assert [line["config"]["policy"] for line in lines] == ["ours", "best_fit", "scan", "index"]
+    assert {line["metric"] for line in lines} == {"decisions_per_s"}
+    assert all(line["value"] > 0 for line in lines)
+    assert "includes more than scheduling" in told.err
+
+
+def test_the_slope_of_a_power_law_is_its_exponent() -> None:
+    """Least squares on logarithms."""
+    assert math.isclose(growth.slope([1, 10, 100], [2, 2 * 10**0.5, 20]), 0.5)
