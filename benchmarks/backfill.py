@@ -30,8 +30,9 @@ from federation.domain.quantities import resources
 from federation.errors import invalid
 from federation.scheduling.ageing import line_position
 from federation.scheduling.policy import HEADROOM, SHORT_MS, Order, Policy
+from federation.scheduling.prediction import Runtimes
 from federation.scheduling.rows import AgentRow, QueuedJob
-from federation.simulation.replay import HistoricJob, Replay
+from federation.simulation.replay import HistoricJob, Predictor, Replay
 
 HOUR_S = 3_600
 SHORTEST_S = 10
@@ -126,15 +127,20 @@ def decided_anew(
     return served
 
 
-def ours(log: Log, procs: int) -> Int64:
-    """The shipped planner: one machine of `procs` processors, everybody one user, in virtual time."""
+def ours(log: Log, procs: int, predictor: Callable[[], Predictor] | None = None) -> Int64:
+    """The shipped planner: one machine of `procs` processors, in virtual time.
+
+    Everybody is one user, so that the line is what is measured and not fairness; with a `predictor`, that user has a
+    sort of job for each user of the log.
+    """
     machine = resources(("cpu", "", procs * 1_000))
+    engines = tuple(f"of-{user}" for user in sorted(set(log.user.tolist()))) if predictor else ("command",)
     agent = AgentRow(
         key=(HubId("machine"), AgentId("main")),
         hub_state=HubState.ACTIVE,
         link=LinkState.ONLINE,
         nodes=(Node("machine", machine, machine),),
-        engines=("command",),
+        engines=engines,
     )
     history = [
         HistoricJob(
@@ -144,7 +150,7 @@ def ours(log: Log, procs: int) -> Int64:
                 home_hub="machine",
                 project="log",
                 user="everybody",
-                engine="command",
+                engine=f"of-{log.user[at]}" if predictor else "command",
                 per_task=resources(("cpu", "", int(log.procs[at]) * 1_000)),
                 runtime_limit_ms=max(1, int(log.request[at]) * 1_000),
                 submitted_ms=int(log.submit[at]) * 1_000,
@@ -153,7 +159,7 @@ def ours(log: Log, procs: int) -> Int64:
         )
         for at in range(len(log.run))
     ]
-    outcome = Replay([agent], Policy(order=Order.SHORT_FIRST)).run(history)
+    outcome = Replay([agent], Policy(order=Order.SHORT_FIRST), predictor=predictor).run(history)
     begun = [job.start_ms for job in outcome.jobs]
     assert None not in begun, "the planner left a job of the log waiting for ever"
     return np.array(begun, np.int64) // 1_000
@@ -176,6 +182,7 @@ POLICIES: dict[str, Server] = {
     "log_ageing": decided_anew(log_ageing, area),
     "ours_loop": decided_anew(ours_line, ours_line, headroom=True),
     "ours": ours,
+    "ours_predicting": partial(ours, predictor=Runtimes),
 }
 LOOPS = {"fcfs": "published", "sjf": "published", "f1": "published"}
 
@@ -203,6 +210,8 @@ def measure(chosen: argparse.Namespace) -> None:
         count = min(chosen.starts_count, STARTS_QUICK) if chosen.quick else chosen.starts_count
         windows = [log.window(start) for start in starts(len(log.run), chosen.starts_seed, count)]
     names = list(POLICIES) if chosen.policy == "all" else chosen.policy.split(",")
+    if chosen.policy == "all" and (log.user < 0).all():
+        names.remove("ours_predicting")  # it needs to know whose jobs they are
     unknown = [name for name in names if name not in POLICIES]
     if unknown:
         raise invalid(f"no policy {unknown[0]!r}", hint=f"Use {', '.join(POLICIES)}, or all.", field="policy")

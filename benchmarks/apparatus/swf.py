@@ -1,7 +1,7 @@
 """Logs of parallel machines in the Standard Workload Format, the starts that are drawn from them, and a stand-in.
 
 A line has 18 numbers (Chapin et al., "Benchmarks and standards for the evaluation of parallel job schedulers", JSSPP
-1999); used here are submit time, run time, processors and requested time. Starts are those of RLScheduler (Zhang et
+1999); used here are submit time, run time, processors, requested time and user. Starts are those of RLScheduler (Zhang et
 al., SC'20). Where no log is at hand, `synthetic` draws one in the manner of Lublin and Feitelson ("The workload on
 parallel supercomputers", JPDC 2003), by the distributions that the paper gives, simplified: sizes and run times have
 the paper's parameters, arrivals its daily cycle, and the gaps are scaled to a load. Deliberately not here: any log.
@@ -26,7 +26,7 @@ SOURCES = (
 )
 LENGTH = 1_024
 """Jobs from each start."""
-SUBMIT, RUN, ALLOCATED, ASKED, ASKED_TIME = 1, 3, 4, 7, 8
+SUBMIT, RUN, ALLOCATED, ASKED, ASKED_TIME, USER = 1, 3, 4, 7, 8, 11
 FIELDS = 18
 HALF_HOUR_S = 1_800
 Int64 = npt.NDArray[np.int64]
@@ -44,11 +44,13 @@ class Log(NamedTuple):
     """(J,) s, what was asked for; `run` where the log does not say. Never below `run`."""
     procs: Int64
     """(J,) 1 or more."""
+    user: Int64
+    """(J,) whose; -1 where the log does not say."""
 
     def window(self, start: int, length: int = LENGTH) -> Log:
         """The jobs from `start` on."""
         end = start + length
-        columns = (column[start:end].copy() for column in (self.submit, self.run, self.request, self.procs))
+        columns = (column[start:end].copy() for column in self[1:])
         return Log(f"{self.name}@{start}", *columns)
 
 
@@ -59,14 +61,14 @@ def read(path: Path, procs_max: int) -> Log:
     except OSError as error:
         raise invalid(f"no log at {path}: {error.strerror}", hint=f"What to get: {SOURCES}.", field="swf") from error
     text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8", "replace")
-    jobs: list[tuple[int, int, int, int]] = []
+    jobs: list[tuple[int, int, int, int, int]] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith(";"):
             continue
         try:
             submit, run, asked_time = (int(float(words[at])) for at in (SUBMIT, RUN, ASKED_TIME))
-            allocated, asked = int(words[ALLOCATED]), int(words[ASKED])
+            allocated, asked, user = int(words[ALLOCATED]), int(words[ASKED]), int(words[USER])
         except (ValueError, IndexError):
             raise invalid(
                 f"line {number} of {path.name} is no job: {line[:60]!r}",
@@ -76,7 +78,7 @@ def read(path: Path, procs_max: int) -> Log:
             ) from None
         procs = asked if asked > 0 else allocated
         if run >= 0 and 0 < procs <= procs_max:
-            jobs.append((submit, run, max(run, asked_time), procs))
+            jobs.append((submit, run, max(run, asked_time), procs, user))
     if not jobs:
         raise invalid(f"{path.name} has no job that ran", hint="Is it a log in the Standard Workload Format?")
     return _log(path.name.removesuffix(".gz").removesuffix(".swf"), np.array(jobs, np.int64))
@@ -84,7 +86,7 @@ def read(path: Path, procs_max: int) -> Log:
 
 def _log(name: str, jobs: Int64) -> Log:
     jobs = jobs[np.argsort(jobs[:, 0], kind="stable")]
-    return Log(name, *(np.ascontiguousarray(jobs[:, column]) for column in range(4)))
+    return Log(name, *(np.ascontiguousarray(jobs[:, column]) for column in range(5)))
 
 
 def longer_requests(log: Log, factor: str) -> Log:
@@ -126,7 +128,7 @@ def synthetic(jobs: int, procs: int, load: float, seed: int) -> Log:
     long = dice.gamma(312.0, 0.03, jobs)
     run = np.exp(np.where(dice.random(jobs) < long_share, short, long)).astype(np.int64) + 1
     submit = _arrivals(dice, jobs, float(np.sum(run * sizes)) / (procs * load))
-    return Log("synthetic:lublin", submit, run, run.copy(), sizes)
+    return Log("synthetic:lublin", submit, run, run.copy(), sizes, np.full(jobs, -1))
 
 
 def _sizes(dice: np.random.Generator, jobs: int, procs: int) -> Int64:

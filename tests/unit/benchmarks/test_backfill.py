@@ -20,13 +20,13 @@ HEADER = "; Version: 2\n;\n\n"
 
 def line(submit: int, run: int, allocated: int, asked: int = -1, asked_time: int = -1) -> str:
     """A job of a log."""
-    return f"1 {submit} -1 {run} {allocated} -1 -1 {asked} {asked_time} -1 1 -1 -1 -1 -1 -1 -1 -1\n"
+    return f"1 {submit} -1 {run} {allocated} -1 -1 {asked} {asked_time} -1 1 3 -1 -1 -1 -1 -1 -1\n"
 
 
 def a_log(*jobs: tuple[int, int, int]) -> Log:
     """Jobs as (submit, run, processors) that ask for what they run."""
     submit, run, procs = (np.array(column, np.int64) for column in zip(*jobs, strict=True))
-    return Log("by hand", submit, run, run.copy(), procs)
+    return Log("by hand", submit, run, run.copy(), procs, np.full(len(run), -1))
 
 
 def by_arrival(log: Log) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -42,7 +42,7 @@ def test_a_log_has_the_jobs_that_ran_and_fit(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(text.encode()))
     log = read(path, procs_max=8)
     assert log.name == "small"
-    assert [column.tolist() for column in log[1:]] == [[5, 9], [7, 60], [7, 60], [2, 8]]
+    assert [column.tolist() for column in log[1:]] == [[5, 9], [7, 60], [7, 60], [2, 8], [3, 3]]
 
 
 def test_a_line_that_is_no_job_is_named(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ class SlowMachine:
     """The twin of `serve` with one order: lists, and what is held at a moment summed anew each time."""
 
     def __init__(self, log: Log, procs: int) -> None:
-        self.submit, self.run, self.request, self.size = (column.tolist() for column in log[1:])
+        self.submit, self.run, self.request, self.size = (column.tolist() for column in log[1:5])
         self.procs = procs
         self.begun: dict[int, int] = {}
         self.promised: list[tuple[int, int, int]] = []
