@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,12 +129,7 @@ def courses(world: World, seed: int) -> dict[str, Course]:
     dice = np.random.default_rng((seed, 19))
     anywhere = np.asarray([dice.choice(np.flatnonzero(row)) for row in world.possible], np.int64)
     home = np.asarray([of.home for of in world.jobs], np.int64)
-    return {
-        RANDOM: pooled(world, lambda at, _: np.arange(len(world.agents)) == anywhere[at]),
-        HOME: pooled(world, lambda at, _: np.arange(len(world.agents)) == home[at]),
-        RULE: pooled(world, lambda at, waited_ms: world.possible[at] & (_transfers(world, at) <= waited_ms)),
-        OURS: planned(world),
-    }
+    return {RANDOM: pooled(world, anywhere), HOME: pooled(world, home), RULE: pooled(world), OURS: planned(world)}
 
 
 def world_of(work: Workload, seed: int) -> World:
@@ -177,17 +172,12 @@ def world_of(work: Workload, seed: int) -> World:
     return World(agents, tuple(jobs), true, measured(true, seed), capacity, need, np.asarray(possible))
 
 
-def _transfers(world: World, at: int) -> Float64:
-    """float64 (H,): how long job `at` would stage at each hub, by what was measured."""
-    job = world.jobs[at]
-    return world.measured.transfer_ms(job.size_bytes, job.home)
-
-
 # -- policies on pooled hubs ------------------------------------------------------------------------------------------
-def pooled(world: World, open_to: Callable[[int, int], Mask]) -> Course:
-    """First come, passing over what does not fit, minute by minute; `open_to(job, waited ms)` says where a job may start.
+def pooled(world: World, bound: Int64 | None = None) -> Course:
+    """First come, passing over what does not fit, minute by minute.
 
-    Of several it takes the one with the shortest transfer.
+    `bound` int64 (J,) says at which hub each job runs; without it each goes where it finds room with the shortest
+    transfer, as soon as it has waited for as long as that takes.
     """
     jobs = world.jobs
     wait, moved = np.zeros(len(jobs)), np.zeros(len(jobs))
@@ -196,20 +186,25 @@ def pooled(world: World, open_to: Callable[[int, int], Mask]) -> Course:
     waiting: list[int] = []
     arrived, now_ms = 0, 0
     while arrived < len(jobs) or waiting:
+        changed: set[int] = set()
         while ends and ends[0][0] <= now_ms:
             _, at, hub = heapq.heappop(ends)
             free[hub] += world.need[at]
+            changed.add(hub)
+        newest = arrived
         while arrived < len(jobs) and jobs[arrived].job.row.submitted_ms <= now_ms:
             waiting.append(arrived)
             arrived += 1
         still = []
         for at in waiting:
+            if bound is not None and at < newest and int(bound[at]) not in changed:
+                still.append(at)  # nothing has ended there since it was looked at
+                continue
             of = jobs[at]
-            there = open_to(at, now_ms - of.job.row.submitted_ms) & (free >= world.need[at]).all(axis=1)
-            if not there.any():
+            hub = _where(world, at, now_ms - of.job.row.submitted_ms, free, bound)
+            if hub < 0:
                 still.append(at)
                 continue
-            hub = int(np.argmin(np.where(there, _transfers(world, at), np.inf)))
             free[hub] -= world.need[at]
             staged_ms = now_ms + float(world.true.transfer_ms(of.size_bytes, of.home)[hub])
             wait[at], moved[at] = staged_ms - of.job.row.submitted_ms, of.size_bytes if hub != of.home else 0
@@ -217,6 +212,17 @@ def pooled(world: World, open_to: Callable[[int, int], Mask]) -> Course:
         waiting = still
         now_ms += MINUTE_MS
     return Course(wait, moved)
+
+
+def _where(world: World, at: int, waited_ms: int, free: Int64, bound: Int64 | None) -> int:
+    """The hub where job `at` starts now, -1 when it goes on waiting."""
+    need = world.need[at]
+    if bound is not None:
+        hub = int(bound[at])
+        return hub if (free[hub] >= need).all() else -1
+    transfers = world.measured.transfer_ms(world.jobs[at].size_bytes, world.jobs[at].home)
+    there = world.possible[at] & (transfers <= waited_ms) & (free >= need).all(axis=1)
+    return int(np.argmin(np.where(there, transfers, np.inf))) if there.any() else -1
 
 
 def _minute(at_ms: float) -> int:
