@@ -50,7 +50,7 @@ NODES_MAX = 10_000
 RECLAIM_MS_MAX = 3_600_000
 
 _FIRST = ("history", "begins", "ends", "policy")
-_HUB = ("hub", "agent", "engines", "nodes", "datasets", "reclaim")
+_HUB = ("hub", "agent", "engines", "nodes", "datasets", "reclaim", "takes_back")
 _NODE = ("node", "count", "cpus", "memory", "disk", "gpus", "offers")
 _OFFERS = ("cpus", "memory", "disk", "gpus")
 _DATASET = ("dataset", "version", "policy", "readers")
@@ -201,6 +201,7 @@ def _agent(value: Mapping[str, Any]) -> AgentRow:
         engines=texts(value.get("engines", ["command"]), "engines"),
         datasets=tuple(_dataset(entry) for entry in listed(value.get("datasets", []), "datasets")),
         reclaim_ms=duration_ms(value.get("reclaim", "60s"), "reclaim", 0, RECLAIM_MS_MAX),
+        takes_back=flag(value.get("takes_back", False), "takes_back"),
     )
 
 

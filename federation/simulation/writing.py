@@ -64,6 +64,7 @@ def _agent_line(row: AgentRow) -> dict[str, Any]:
         "agent": row.key[1],
         "engines": list(row.engines),
         "reclaim": duration(row.reclaim_ms),
+        "takes_back": row.takes_back,
         "nodes": [_node_line(node) for node in row.nodes],
         "datasets": [
             {"dataset": entry.name, "version": entry.version, "policy": entry.policy}

@@ -80,6 +80,7 @@ def test_what_is_written_reads_back_equal() -> None:
         agent("cairo", cpus(1), cpus(2, gpus=4, model="nvidia/T4")),
         datasets=(Dataset("d", "1", 0, "hubs", readers=("x",)), Dataset("e", "2", 0, "open")),
         reclaim_ms=90_001,
+        takes_back=True,
     )
     row = replace(row, nodes=(*row.nodes, node))
     picky = job(

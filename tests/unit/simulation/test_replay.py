@@ -226,3 +226,27 @@ def test_a_planner_that_goes_round_in_circles_is_told(monkeypatch: pytest.Monkey
     with pytest.raises(FederationError) as caught:
         replayed([agent("cairo", cpus(1), reclaim_ms=0)], jobs)
     assert caught.value.code is Code.INTERNAL
+
+
+def test_owners_get_their_machine_back_from_a_guest_that_may_be_ended() -> None:
+    """The real planner: the guest ends after the hub's grace, the owner's job has its room, and the guest runs anew."""
+    machines = [agent("cairo", cpus(2), reclaim_ms=30 * SECOND)]
+    jobs = [
+        job("guest", 0, HOUR, cpus(2), home_hub="shenzhen", preemptible=True),
+        job("owner", 10 * MINUTE, MINUTE, cpus(2)),
+    ]
+    outcome = replayed(machines, jobs)
+    start_ms = 10 * MINUTE + 30 * SECOND
+    assert times(outcome) == {
+        "owner": (start_ms, start_ms + MINUTE),
+        "guest": (start_ms + MINUTE, start_ms + MINUTE + HOUR),
+    }
+    assert (outcome.preemptions, outcome.lost_ms) == (1, start_ms)
+
+
+def test_a_guest_that_may_not_be_ended_is_left_alone() -> None:
+    """The owner waits: only preemptible jobs are preempted."""
+    machines = [agent("cairo", cpus(2))]
+    jobs = [job("guest", 0, HOUR, cpus(2), home_hub="shenzhen"), job("owner", 10 * MINUTE, MINUTE, cpus(2))]
+    outcome = replayed(machines, jobs)
+    assert (times(outcome)["owner"], outcome.preemptions) == ((HOUR, HOUR + MINUTE), 0)
