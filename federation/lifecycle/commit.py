@@ -42,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Everything that holds room at one agent: its live leases, and the waiting jobs that have a claim there."""
+    """What holds room at one agent: at least its live leases on the nodes in question, and all its claims' jobs."""
 
     leases: Sequence[Lease] = ()
     claims: Sequence[Job] = ()
@@ -114,18 +114,21 @@ def _cannot_take(job: Job, agent: Agent | None, hub: Hub | None, place: Place) -
         return ReasonCode.HUB_SUSPECT
     if hub.state is not HubState.ACTIVE:
         return ReasonCode.HUB_DRAINING
-    named = {node.name for node in agent.nodes}
-    fits = len(place.nodes) == job.spec.replicas and named.issuperset(place.nodes)
-    return "" if fits and len(place.devices) in (0, len(place.nodes)) else ReasonCode.CAPACITY
+    fits = len(place.nodes) == job.spec.replicas and len(place.devices) in (0, len(place.nodes))
+    return "" if fits else ReasonCode.CAPACITY
 
 
 def _laid(job: Job, agent: Agent, place: Place, moments: Sequence[Iterable[Lease]], claims: Sequence[Job]) -> Verdict:
     """The tasks of `job` laid one by one beside what is held; the last of `moments` counts with the claims."""
-    offered = {node.name: node.offered for node in agent.nodes}
+    wanted_nodes = set(place.nodes)
+    offered = {node.name: node.offered for node in agent.nodes if node.name in wanted_nodes}
+    if len(offered) < len(wanted_nodes):
+        return Verdict(ReasonCode.CAPACITY)
     several: list[Mapping[str, Left]] = []
     for at, leases in enumerate(moments):
-        holds = holds_by_node(leases, claims if at == len(moments) - 1 else ())
-        several.append({node: left_on(offered[node], holds.get(node, ())) for node in set(place.nodes)})
+        there = [lease for lease in leases if not wanted_nodes.isdisjoint(lease.nodes)]
+        holds = holds_by_node(there, claims if at == len(moments) - 1 else ())
+        several.append({node: left_on(of_node, holds.get(node, ())) for node, of_node in offered.items()})
     devices = []
     per_task, need = job.spec.per_task, need_of(job.spec.per_task)
     for node, planned in zip_longest(place.nodes, place.devices, fillvalue=()):

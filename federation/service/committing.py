@@ -52,7 +52,7 @@ def _placed(unit: Unit, job_id: JobId, key: AgentKey, place: Place, ids: IdSourc
     job, agent, hub = _parties(unit, job_id, key)
     if job is None or agent is None:
         return False
-    verdict = lifecycle_commit.verify(job, agent, hub, place, _held(unit, key))
+    verdict = lifecycle_commit.verify(job, agent, hub, place, _held(unit, key, place))
     if verdict.why_not:
         return False
     lease_id = LeaseId(ids.new_id("lease"))
@@ -73,7 +73,8 @@ def _preempted(unit: Unit, preemption: Preemption) -> bool:
     leases = [unit.world.leases.get(LeaseId(lease_id)) for lease_id in dict.fromkeys(preemption.victims)]
     victims = [JobRecord(unit.world.jobs[lease.job_id], lease) for lease in leases if lease is not None]
     place = _place_of(preemption)
-    verdict = lifecycle_commit.verify_preemption(job, agent, hub, place, victims, _held(unit, preemption.key))
+    held = _held(unit, preemption.key, place)
+    verdict = lifecycle_commit.verify_preemption(job, agent, hub, place, victims, held)
     if verdict.why_not:
         return False
     ended = tuple(victim.lease.id for victim in victims if victim.lease is not None)
@@ -92,5 +93,5 @@ def _parties(unit: Unit, job_id: JobId, key: AgentKey) -> tuple[Job | None, Agen
     return unit.world.jobs.get(job_id), agent, unit.world.hubs.get(agent.hub_id) if agent else None
 
 
-def _held(unit: Unit, key: AgentKey) -> Held:
-    return Held(unit.world.held_by(key), unit.world.claimed_at(key))
+def _held(unit: Unit, key: AgentKey, place: Place) -> Held:
+    return Held(unit.world.held_on(key, place.nodes), unit.world.claimed_at(key))

@@ -8,7 +8,7 @@ in anything that was answered. Terminal jobs are not kept here; the store has th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -38,6 +38,8 @@ class World:
     agents: dict[AgentKey, Agent] = field(default_factory=dict)
     lease_of_job: dict[JobId, LeaseId] = field(default_factory=dict)
     leases_of_agent: dict[AgentKey, dict[LeaseId, None]] = field(default_factory=dict)
+    leases_of_node: dict[tuple[AgentKey, str], dict[LeaseId, None]] = field(default_factory=dict)
+    """A commit looks at a few nodes, also where an agent has thousands. Nodes without any are left out."""
     sessions: dict[str, AgentKey] = field(default_factory=dict)
     claims_of_agent: dict[AgentKey, dict[JobId, None]] = field(default_factory=dict)
     """Waiting jobs for which others are ending; agents without any are left out."""
@@ -62,6 +64,8 @@ class World:
         self.leases[lease.id] = lease
         self.lease_of_job[lease.job_id] = lease.id
         self.leases_of_agent.setdefault(lease.agent_key, {})[lease.id] = None
+        for node in lease.nodes:
+            self.leases_of_node.setdefault((lease.agent_key, node), {})[lease.id] = None
 
     def drop_lease(self, lease: Lease) -> None:
         """Forget a lease that ended."""
@@ -69,6 +73,12 @@ class World:
         if self.lease_of_job.get(lease.job_id) == lease.id:
             del self.lease_of_job[lease.job_id]
         self.leases_of_agent.get(lease.agent_key, {}).pop(lease.id, None)
+        for node in set(lease.nodes):
+            place = (lease.agent_key, node)
+            of_node = self.leases_of_node.get(place, {})
+            of_node.pop(lease.id, None)
+            if not of_node:
+                self.leases_of_node.pop(place, None)
 
     def index_claim(self, job_id: JobId, before: Claim | None, after: Claim | None) -> None:
         """Take in that a job's claim is another, or gone."""
@@ -88,6 +98,11 @@ class World:
     def held_by(self, key: AgentKey) -> list[Lease]:
         """The agent's live leases."""
         return [self.leases[lease_id] for lease_id in self.leases_of_agent.get(key, ())]
+
+    def held_on(self, key: AgentKey, nodes: Iterable[str]) -> list[Lease]:
+        """The agent's live leases that hold something on any of these nodes."""
+        found = {lease_id: None for node in nodes for lease_id in self.leases_of_node.get((key, node), ())}
+        return [self.leases[lease_id] for lease_id in found]
 
     def claimed_at(self, key: AgentKey) -> list[Job]:
         """The waiting jobs that have a claim at the agent."""

@@ -440,6 +440,11 @@ class ServiceMachine(RuleBasedStateMachine):
         }
         assert set(world.leases) == {one for of_agent in world.leases_of_agent.values() for one in of_agent}
         assert set(world.lease_of_job) == {lease.job_id for lease in world.leases.values()}
+        assert {key: set(of_node) for key, of_node in world.leases_of_node.items()} == {
+            (lease.agent_key, node): {other.id for other in world.leases.values() if on(other, lease.agent_key, node)}
+            for lease in world.leases.values()
+            for node in lease.nodes
+        }
         claims = {(job.claim.agent_key, job.id) for job in world.jobs.values() if job.claim is not None}
         assert claims == {(key, job_id) for key, of_agent in world.claims_of_agent.items() for job_id in of_agent}
         assert all(world.claims_of_agent.values())
@@ -555,6 +560,11 @@ class ServiceMachine(RuleBasedStateMachine):
             return RunReport(LeaseId("lease-of-nobody"), "job-of-nobody", Epoch(1, 1), told["trigger"], **changes)  # type: ignore[arg-type]
         epoch = Epoch(lease.epoch.incarnation, lease.epoch.n + told["stale"])
         return RunReport(lease.id, lease.job_id, epoch, told["trigger"], **changes)
+
+
+def on(lease: Lease, key: AgentKey, node: str) -> bool:
+    """Whether a lease holds something on a node."""
+    return lease.agent_key == key and node in lease.nodes
 
 
 def test_no_sequence_of_anything_breaks_a_promise() -> None:
