@@ -43,7 +43,7 @@ MEMORY_MIB_PER_CORE = 3_072
 
 
 def cluster() -> Cluster:
-    """1,210 nodes, 6,160 GPUs."""
+    """1,210 nodes, 6,140 GPUs."""
     models = tuple(sorted({model for *_, model in NODES}))
     rows = np.array(
         [(cores * 1_000, gib * 1_024, gpus, models.index(model)) for _, cores, gib, gpus, model in NODES], np.int64
