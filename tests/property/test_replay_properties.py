@@ -146,11 +146,8 @@ def over_capacity(machines: tuple[AgentRow, ...], history: tuple[HistoricJob, ..
     return found
 
 
-@settings(max_examples=60)
-@given(machines=agents(), history=jobs(), placements_max=st.sampled_from((1, 10_000)))
-def test_any_history(machines: tuple[AgentRow, ...], history: tuple[HistoricJob, ...], placements_max: int) -> None:
+def check_outcome(machines: tuple[AgentRow, ...], history: tuple[HistoricJob, ...], outcome: Outcome) -> None:
     """Each job ends once, no sooner than it can, or waits with a reason; no machine is ever over-committed."""
-    outcome = Replay(machines, Policy(placements_max=placements_max)).run(history)
     completed = sorted(run.job_id for run in outcome.runs if run.completed)
     ended = [one for one in outcome.jobs if one.end_ms is not None]
     assert completed == sorted(one.job_id for one in ended)
@@ -164,8 +161,60 @@ def test_any_history(machines: tuple[AgentRow, ...], history: tuple[HistoricJob,
             assert one.end_ms == one.start_ms + job.runtime_ms
             assert one.reason is None
     assert all(run.start_ms <= run.end_ms for run in outcome.runs)
+    may_be_ended = {job.row.job_id for job in history if job.row.preemptible}
+    assert {run.job_id for run in outcome.runs if not run.completed} <= may_be_ended
     assert over_capacity(machines, history, outcome) == []
     assert devices_beyond(history, outcome) == []
+
+
+@settings(max_examples=60)
+@given(machines=agents(), history=jobs(), placements_max=st.sampled_from((1, 10_000)))
+def test_any_history(machines: tuple[AgentRow, ...], history: tuple[HistoricJob, ...], placements_max: int) -> None:
+    """See `check_outcome`."""
+    check_outcome(machines, history, Replay(machines, Policy(placements_max=placements_max)).run(history))
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> tuple[HistoricJob, ...]:
+    """Cairo's one machine of four cpus, full of guests that may mostly be ended, and owners that come by and by."""
+    made = []
+    for at in range(draw(st.integers(2, 12))):
+        guest = at < 4
+        runtime_ms = draw(st.integers(1, 60)) * MINUTE_MS
+        row = QueuedJob(
+            job_id=f"job-{at:02d}",
+            seq=at,
+            home_hub="shenzhen" if guest else draw(st.sampled_from(("cairo", "cairo", "shenzhen"))),
+            project="default",
+            user="ada",
+            engine="command",
+            per_task=resources(("cpu", "", draw(st.sampled_from((1000, 2000))))),
+            replicas=draw(st.sampled_from((1, 1, 2))),
+            priority=draw(st.sampled_from((3, 3, 4))),
+            runtime_limit_ms=60 * MINUTE_MS,
+            preemptible=draw(st.sampled_from((True, True, False))),
+            submitted_ms=0 if guest else draw(st.integers(1, 90)) * MINUTE_MS,
+        )
+        made.append(HistoricJob(row, runtime_ms))
+    return tuple(made)
+
+
+@settings(max_examples=60)
+@given(history=crowds(), grace_ms=st.sampled_from((0, MINUTE_MS, 20 * MINUTE_MS)), takes_back=st.booleans())
+def test_any_crowd(history: tuple[HistoricJob, ...], grace_ms: int, takes_back: bool) -> None:
+    """The same where owners push guests out; an end before its time comes after the hub's grace at the earliest."""
+    here = Node("n0", resources(("cpu", "", 4000)), resources(("cpu", "", 4000)))
+    machines = (
+        AgentRow(
+            (HubId("cairo"), AgentId("main")), HubState.ACTIVE, LinkState.ONLINE, (here,), ("command",),
+            reclaim_ms=grace_ms, takes_back=takes_back,
+        ),
+    )  # fmt: skip
+    outcome = Replay(machines, Policy()).run(history)
+    check_outcome(machines, history, outcome)
+    lost = [run for run in outcome.runs if not run.completed]
+    assert (len(lost), sum(run.end_ms - run.start_ms for run in lost)) == (outcome.preemptions, outcome.lost_ms)
+    assert all(run.end_ms - run.start_ms >= grace_ms for run in lost)
 
 
 @settings(max_examples=30)
