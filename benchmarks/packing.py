@@ -29,7 +29,12 @@ from federation.errors import invalid
 SEEDS, SEEDS_QUICK = tuple(range(42, 52)), (42, 43)
 TUNE = 1.3
 BASELINE = "fgd"
-NAMES = {"fgd": "FGD (ATC'23)"}
+NAMES = {
+    "ours": "ours", "ours_learning": "ours, learning", "fgd": "FGD (ATC'23)", "best_fit": "BestFit",
+    "dot_prod": "DotProd", "random": "Random",
+}  # fmt: skip
+DRAWN_FROM_PCT = 85
+"""Before so much has arrived all but Random place everything."""
 PUBLISHED_SOURCE = "published allocation, ATC'23 artefact, ten seeds"
 PUBLISHED: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "default": {
@@ -239,8 +244,12 @@ def draw(path: Path, case: Case, runs: Runs, policies: Sequence[str], seeds: Seq
     for policy in policies:
         curves = [runs[case.trace.name, policy, seed].unallocated_pct for seed in seeds]
         common = sorted(set.intersection(*(set(each) for each in curves)))
-        points = tuple((float(at), mean(each[at] for each in curves)) for at in common if at >= 60)
-        series.append(Series(policy, points))
+        points = tuple(
+            (float(at), mean(each[at] for each in curves))
+            for at in common
+            if at >= DRAWN_FROM_PCT or common[-1] <= DRAWN_FROM_PCT
+        )
+        series.append(Series(NAMES[policy], points))
     title = f"GPUs left over on {case.trace.name}, {len(seeds)} seeds"
     write_chart(path, Chart(title, "GPUs asked for, % of the cluster", "GPUs unallocated, %", tuple(series)))
 
