@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from federation.domain.ids import AgentKey
 from federation.scheduling.kernels.fill import RESERVED, Round
 from federation.scheduling.kernels.gangs import place_packed, place_spread, tasks_at
 from federation.scheduling.kernels.room import Nodes
-from federation.scheduling.plan import Preemption
+from federation.scheduling.plan import Placement, Preemption
 from federation.scheduling.rows import LeaseRow, QueuedJob
 from federation.scheduling.state import PlannerState
 
@@ -32,8 +33,8 @@ class _Guest(NamedTuple):
     row: LeaseRow
 
 
-def preemptions(state: PlannerState, of: Round) -> tuple[Preemption, ...]:
-    """The claims of a round; `of` is as the kernels left it."""
+def preemptions(state: PlannerState, of: Round, placements: tuple[Placement, ...]) -> tuple[Preemption, ...]:
+    """The claims of a round; `of` is as the kernels left it, `placements` is what it starts."""
     guests = _guests(state, of.limits.now_ms)
     made: list[Preemption] = []
     seen: set[int] = set()
@@ -45,7 +46,8 @@ def preemptions(state: PlannerState, of: Round) -> tuple[Preemption, ...]:
         if job.home_hub != state.fleet.keys[agent][0]:
             continue
         seen.add(agent)
-        claim = _claim(state, of, job, agent, guests[agent])
+        room = _left(state, state.fleet.keys[agent], placements)
+        claim = _claim(state, of, job, room, agent, guests[agent])
         if claim is not None:
             made.append(claim)
         if len(made) == PREEMPTIONS_MAX:
@@ -74,12 +76,22 @@ def _lost_ms(state: PlannerState, agent: int, row: LeaseRow, now_ms: int) -> int
     return math.ceil(max(0, now_ms - row.started_ms) * max([0.0, *shares]))
 
 
-def _claim(state: PlannerState, of: Round, job: QueuedJob, agent: int, guests: list[_Guest]) -> Preemption | None:
+def _left(state: PlannerState, key: AgentKey, placements: tuple[Placement, ...]) -> Nodes:
+    """What the round leaves at an agent. Not the kernels' own room: there nodes may be kept free for this very job."""
+    room = state.fleet.room()
+    for entry in placements:
+        if entry.key == key and entry.job_id not in state.claims:
+            state.fleet.hold_in(room, key, entry.nodes, state.job(entry.job_id).per_task, entry.devices or None, 1)
+    return room
+
+
+def _claim(
+    state: PlannerState, of: Round, job: QueuedJob, room: Nodes, agent: int, guests: list[_Guest]
+) -> Preemption | None:
     """The fewest guests, cheapest first, whose room with what is free is enough; None when all of it is not."""
     fleet = state.fleet
     key, shape = fleet.keys[agent], fleet.shapes.id_of(job.per_task)
     span = (int(fleet.first[agent]), int(fleet.first[agent + 1]))
-    room = of.work.room._replace(free=of.work.room.free.copy(), device_free=of.work.room.device_free.copy())
 
     def hold(guest: _Guest, sign: int) -> None:
         fleet.hold_in(room, key, guest.row.nodes, guest.row.per_task, guest.row.devices or None, sign)

@@ -7,7 +7,6 @@ decisions. Nothing else may import it.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, field
 
@@ -68,6 +67,22 @@ class _Node:
             usable = [left for left, device in zip(self.left, self.devices, strict=True) if need.takes(device.kind)]
             fitting = min(fitting, sum(max(left, 0) // need.milli for left in usable) // need.devices)
         return fitting
+
+    def lacking(self, task: Resources) -> float:
+        """The largest part of any need that is not free."""
+        need = need_of(task)
+        parts = [0.0]
+        for name, free in self.free.items():
+            wanted = amount(task, name)
+            if wanted > max(free, 0):
+                parts.append(float(wanted - max(free, 0)) / float(wanted))
+        if need.devices:
+            able = sum(
+                need.takes(device.kind) and left >= need.milli
+                for left, device in zip(self.left, self.devices, strict=True)
+            )
+            parts.append(float(max(0, need.devices - able)) / float(need.devices))
+        return max(parts)
 
     def choices(self, task: Resources) -> list[tuple[int, ...]]:
         """The places that one task may take: one choice, or for a share one for each device with room."""
@@ -147,6 +162,7 @@ class _Agent:
         self.promises: list[tuple[int, int, dict[str, int]]] = []
         """(from, until, what)."""
         self.backlog = 0
+        self.draining = False
 
     def load(self) -> float:
         return max([0.0, *(float(self.used[name]) / float(there) for name, there in self.offered.items() if there)])
@@ -373,6 +389,8 @@ class _World:
         start_ms = agent.earliest(need, job.runtime_limit_ms, self.now_ms)
         if start_ms is None:
             return False
+        if start_ms == self.now_ms + 1 and len(agent.nodes) > 1 and not agent.draining:
+            self.drain_for(agent, job)
         agent.promises.append((start_ms, start_ms + job.runtime_limit_ms, need))
         agent.backlog += agent.work(need, job.runtime_limit_ms)
         self.promised[job.job_id] = (agent.row.key, start_ms)
@@ -389,6 +407,21 @@ class _World:
             for home_only, those in ((True, owners), (False, jobs))
             for priority in sorted({job.priority for job in jobs})
         )
+
+    def drain_for(self, agent: _Agent, job: QueuedJob) -> None:
+        """Keep the nodes free that lack least, until they would hold the gang when they are idle."""
+        agent.draining = True
+        idle = {id(node): fresh for node, fresh in zip(agent.nodes, _Agent(agent.row).nodes, strict=True)}
+        held, kept = 0, set[int]()
+        while held < job.replicas:
+            able = [node for node in agent.nodes if id(node) not in kept and idle[id(node)].room(job.per_task)]
+            if not able:
+                return
+            node = min(able, key=lambda node: node.lacking(job.per_task))
+            held += min(job.replicas, idle[id(node)].room(job.per_task))
+            kept.add(id(node))
+            node.free = {name: min(free, 0) for name, free in node.free.items()}
+            node.left = [min(left, 0) for left in node.left]
 
     # -- turns --------------------------------------------------------------------------------------------------------
     def rank(self, level: Level) -> tuple[float, float, str]:
@@ -476,21 +509,24 @@ class _World:
             if job_id in self.placed or key in seen or key[0] != job.home_hub or not guests:
                 continue
             seen.add(key)
-            agent = copy.deepcopy(self.by_key[key])
+            agent = _World(self.full, self.policy, self.now_ms, self.tables).by_key[key]
+            for entry in self.placed.values():
+                if entry.key == key:
+                    self.hold_tasks(agent, by_id[entry.job_id].per_task, entry.nodes, entry.devices, 1)
             victims: list[tuple[int, str]] = []
             rows = {lease.lease_id: lease for lease in self.full.leases_started}
             for guest in guests:
                 if agent.room(job.per_task) < job.replicas:
                     victims.append(guest)
-                    self.hold_in(agent, rows[guest[1]], -1)
+                    self.hold_guest(agent, rows[guest[1]], -1)
             if not victims or agent.room(job.per_task) < job.replicas:
                 continue
             for guest in victims[::-1]:
-                self.hold_in(agent, rows[guest[1]], 1)
+                self.hold_guest(agent, rows[guest[1]], 1)
                 if agent.room(job.per_task) >= job.replicas:
                     victims.remove(guest)
                 else:
-                    self.hold_in(agent, rows[guest[1]], -1)
+                    self.hold_guest(agent, rows[guest[1]], -1)
             chosen = self.gang(agent, job)
             nodes, places = tuple(node.name for node, _ in chosen), tuple(held for _, held in chosen)
             devices = places if need_of(job.per_task).devices else ()
@@ -512,11 +548,16 @@ class _World:
                 found.append((math.ceil(elapsed_ms * max([0.0, *shares])), lease.lease_id))
         return sorted(found)
 
-    def hold_in(self, agent: _Agent, lease: LeaseRow, sign: int) -> None:
-        for at, name in enumerate(lease.nodes):
+    def hold_guest(self, agent: _Agent, lease: LeaseRow, sign: int) -> None:
+        self.hold_tasks(agent, lease.per_task, lease.nodes, lease.devices, sign)
+
+    def hold_tasks(
+        self, agent: _Agent, task: Resources, names: tuple[str, ...], devices: tuple[tuple[int, ...], ...], sign: int
+    ) -> None:
+        for at, name in enumerate(names):
             for node in agent.nodes:
                 if node.name == name:
-                    node.hold(lease.per_task, lease.devices[at] if lease.devices else None, sign)
+                    node.hold(task, devices[at] if devices else None, sign)
 
     def ready(self, job: QueuedJob, claim: ClaimRow) -> bool:
         """Whether nothing is in the way of a claim any more."""

@@ -37,12 +37,13 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
     of = _round_of(state, policy, now_ms)
     if len(of.line.order) and state.fleet.keys:
         fill(of)
+    started = _placements(state, of)
     plan = Plan(
         now_ms,
-        ready + _placements(state, of),
+        ready + started,
         state.fleet.hub_ids,
         _waiting(state, of, ready),
-        preemptions(state, of),
+        preemptions(state, of, started),
         _reservations(of),
     )
     state.versions = max(state.versions, int(of.out.counters[4]))
@@ -72,9 +73,11 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         capped=np.zeros(len(sorts.pair_sort), np.uint8),
         profiles=profiles_for(rows, len(COLUMNS)),
         reserved=np.zeros(agents, np.int64),
+        draining=np.zeros(agents, np.uint8),
         backlog=np.zeros(agents, np.int64),
         hint_ms=np.zeros((len(sorts.shape), agents), np.int64),
         hint_duration=np.full((len(sorts.shape), agents), 2**62, np.int64),
+        kept=np.zeros(len(fleet.node_names), np.uint8),
         excluded=np.zeros(agents, np.int64),
         cursor=np.zeros(levels, np.int32),
         until=np.zeros(levels, np.int32),
@@ -96,7 +99,8 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
     return Round(
         shapes=fleet.shapes.arrays,
         totals=fleet.shapes.totals,
-        taste=Taste(state.tables, fleet.standing, fleet.scratch),
+        idle=fleet.idle,
+        taste=Taste(state.lore.tables, fleet.standing, fleet.scratch),
         agents=_agents_of(fleet, state),
         sorts=sorts,
         line=line,

@@ -19,11 +19,10 @@ from federation.scheduling.checks import Holdings, check_delta
 from federation.scheduling.demand import Demands
 from federation.scheduling.fairness import UseLedger
 from federation.scheduling.fleet import Fleet
-from federation.scheduling.fragmentation import tables_of
 from federation.scheduling.kernels.room import Int64
-from federation.scheduling.kernels.score import Tables
 from federation.scheduling.leases import LeaseTable
 from federation.scheduling.levels import LevelTable
+from federation.scheduling.lore import Lore
 from federation.scheduling.plan import Plan, demand_key
 from federation.scheduling.policy import Policy
 from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, QueuedJob
@@ -59,7 +58,7 @@ class PlannerState:
     versions: int = 0
     guest_limits: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     """(A,) how long a guest may run that cannot be preempted; -1: as long as it asks for."""
-    tables: Tables = field(default_factory=lambda: tables_of(()))
+    lore: Lore = field(default_factory=Lore)
     """What the placement score knows of the workload."""
     last_plan: Plan = field(default_factory=lambda: Plan(at_ms=0))
 
@@ -88,6 +87,7 @@ class PlannerState:
         self.usage_seen += len(delta.usage)
         wanted = (policy or Policy()).fairness.half_life_ms
         self.ledger = self.ledger.with_half_life(wanted)
+        self.lore.settle(self.fleet)
         self.queue.settle((policy or Policy()).order, self.demands, self.levels)
 
     def full(self) -> Delta:
@@ -133,12 +133,16 @@ class PlannerState:
     def _enqueue(self, job: QueuedJob) -> None:
         pair = self.demands.count_in(demand_key(job), (job.home_hub, job.hubs_prefer, job.preemptible))
         self.queue.add(job, pair, self.levels.id_of(job.owner))
+        self.lore.count(job.per_task, job.replicas)
         if job.job_id in self.claims:
             self.queue.set_aside(job.job_id, aside=True)
 
     def _dequeue(self, job_id: str) -> None:
         if job_id in self.queue:
-            self.demands.count_out(self.queue.remove(job_id))
+            pair = self.queue.remove(job_id)
+            key = self.demands.key_of_pair(pair)
+            self.lore.count(key.per_task, -key.replicas)
+            self.demands.count_out(pair)
 
     # -- agents -------------------------------------------------------------------------------------------------------
     def _change_agents(self, delta: Delta) -> None:
@@ -217,6 +221,7 @@ class PlannerState:
 
     def _count_held(self, lease: LeaseRow, sign: int) -> None:
         self.holdings.hold(lease, sign)
+        self.lore.count(lease.per_task, sign * len(lease.nodes))
         shape = self.fleet.shapes.id_of(lease.per_task)
         self.levels.hold(lease.owner, sign * len(lease.nodes) * self.fleet.shapes.totals[shape])
 

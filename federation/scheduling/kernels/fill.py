@@ -10,6 +10,7 @@ again. Deliberately not here: what is checked at the door, and words.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from federation.scheduling.kernels.gangs import TASKS_MAX, Taste, place_packed, place_spread, tasks_at
 from federation.scheduling.kernels.jit import lean
 from federation.scheduling.kernels.profile import NEVER_MS, Profiles, build, earliest, fits_now, reserve
-from federation.scheduling.kernels.room import Float64, Int32, Int64, Nodes, Shapes
+from federation.scheduling.kernels.room import Float64, Int32, Int64, Nodes, Shapes, lacking, tasks_on_node
 from federation.scheduling.kernels.turns import Levels, Tree, drop_top, grow, plant, sink
 
 UInt8 = npt.NDArray[np.uint8]
@@ -110,11 +111,15 @@ class Work(NamedTuple):
     profiles: Profiles
     reserved: Int64
     """(A,) promises made."""
+    draining: UInt8
+    """(A,) whether nodes are kept free for the first whose room there is in sum, but not together."""
     backlog: Int64
     """(A,) work that runs or is promised, see `work_of`."""
     hint_ms: Int64
     """(S, A) a sort's last start there, and for how long."""
     hint_duration: Int64
+    kept: UInt8
+    """(N,) nodes that are kept free."""
     excluded: Int64
     cursor: Int32
     until: Int32
@@ -164,6 +169,8 @@ class Round(NamedTuple):
 
     shapes: Shapes
     totals: Int64
+    idle: Nodes
+    """The nodes as if nothing ran."""
     taste: Taste
     agents: Agents
     sorts: Sorts
@@ -348,9 +355,9 @@ def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: 
         if best < 0 or work.reserved[best] == 0:
             return best
         _weigh(work.need, of.totals, shape, replicas)
-        if of.limits.headroom == 0 or duration <= of.limits.short_ms or _leaves_headroom(of, best):
-            if fits_now(work.profiles, best, work.need, duration):
-                return best
+        roomy = of.limits.headroom == 0 or duration <= of.limits.short_ms or _leaves_headroom(of, best)
+        if roomy and fits_now(work.profiles, best, work.need, duration):
+            return best
         work.excluded[best] = ticket
 
 
@@ -446,12 +453,47 @@ def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bo
     if start_ms == NEVER_MS or not reserve(work.profiles, best, start_ms, start_ms + duration, need):
         return False
     work.hint_ms[sort, best], work.hint_duration[sort, best] = start_ms, duration
+    if work.reserved[best] == 0 or not work.draining[best]:
+        _drain_for(of, best, shape, replicas, start_ms)
     work.reserved[best] += 1
     work.backlog[best] += work_of(need, of.agents.offered[best], duration)
     out.agent[at], out.start_ms[at] = best, start_ms
     out.promised[out.counters[5]] = at
     out.counters[5] += 1
     return True
+
+
+@lean
+def _drain_for(of: Round, agent: int, shape: int, replicas: int, start_ms: int) -> None:
+    """Keep nodes free for a gang that lacks no room in sum, but room in one place: else small jobs could fill it for ever.
+
+    The nodes that lack least, until they would hold it when they are idle. Nothing more starts on them in this round;
+    in the next the same lack least, because only ends happened there.
+    """
+    work = of.work
+    begin, end = work.counted.first[agent], work.counted.first[agent + 1]
+    if start_ms > of.limits.now_ms + 1 or end - begin < 2:
+        return
+    work.draining[agent] = 1
+    held = 0
+    while held < replicas:
+        best, least = int(np.int64(-1)), math.inf
+        for node in range(begin, end):
+            if work.kept[node] or tasks_on_node(of.idle, of.shapes, shape, node, 1) == 0:
+                continue
+            lacks = lacking(work.room, of.shapes, shape, node)
+            if lacks < least:
+                best, least = node, lacks
+        if best < 0:
+            return
+        held += tasks_on_node(of.idle, of.shapes, shape, best, replicas)
+        work.kept[best] = 1
+        for column in range(work.room.free.shape[1]):
+            work.room.free[best, column] = min(work.room.free[best, column], 0)
+        for device in range(work.room.device_first[best], work.room.device_first[best + 1]):
+            work.room.device_free[device] = min(work.room.device_free[device], 0)
+    of.out.counters[4] += 1
+    work.counted.version[agent] = of.out.counters[4]
 
 
 @lean

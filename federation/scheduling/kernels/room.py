@@ -76,6 +76,23 @@ def fits(nodes: Nodes, shapes: Shapes, shape: int, node: int) -> bool:
 
 
 @lean
+def lacking(nodes: Nodes, shapes: Shapes, shape: int, node: int) -> float:
+    """How far `node` is from room for one task: the largest part of any need that is not free, 0 where it fits."""
+    largest = 0.0
+    for column in range(nodes.free.shape[1]):
+        need, free = shapes.need[shape, column], max(nodes.free[node, column], 0)
+        if need > free:
+            largest = max(largest, float(need - free) / float(need))
+    wanted, able = shapes.devices[shape], 0
+    for device in range(nodes.device_first[node], nodes.device_first[node + 1]):
+        if (shapes.kinds[shape] >> np.uint64(nodes.device_kind[device])) & np.uint64(1):
+            able += int(nodes.device_free[device] >= shapes.milli[shape])
+    if wanted > able:
+        largest = max(largest, float(wanted - able) / float(wanted))
+    return largest
+
+
+@lean
 def tightest_device(nodes: Nodes, shapes: Shapes, shape: int, node: int) -> int:
     """The device with the least left that has room for a share of `shape`, the first of equals; -1 when none has."""
     best, least = -1, DEVICE_MILLI + 1

@@ -15,6 +15,7 @@ from federation.scheduling.kernels.profile import (
     profiles_for,
     release,
     reserve,
+    steps_of,
 )
 
 Int64 = npt.NDArray[np.int64]
@@ -35,9 +36,7 @@ def a_profile(free: Int64, *ends: tuple[int, Int64], now_ms: int = 100, rows: in
 
 def steps(profiles: Profiles, agent: int = 1) -> list[tuple[int, ...]]:
     """(ms, free of each resource) of each row."""
-    begin = int(profiles.first[agent])
-    rows = range(begin, begin + int(profiles.length[agent]))
-    return [(int(profiles.times[row]), *(int(amount) for amount in profiles.free[row])) for row in rows]
+    return [(at_ms, *free) for at_ms, free in steps_of(profiles, agent)]
 
 
 def test_room_grows_where_something_ends() -> None:
@@ -131,3 +130,21 @@ def test_no_rows_no_profile() -> None:
     """An agent without rows cannot be built."""
     profiles = profiles_for(np.array([0], np.int64), 1)
     assert not build(profiles, 0, 0, amounts(1), amounts(), np.zeros((0, 1), np.int64))
+
+
+def test_a_long_profile_is_searched_like_a_short_one() -> None:
+    """Hundreds of rows in many blocks: a gap between any two, the end, and after everything was given back."""
+    ends = tuple((1_000 * at, amounts(0)) for at in range(1, 201))
+    profiles = a_profile(amounts(10), *ends, rows=700)
+    for at in range(200):
+        assert reserve(profiles, 1, 1_000 * at + 200, 1_000 * at + 1_000, amounts(5 if at % 2 else 7))
+    assert earliest(profiles, 1, amounts(5), 900, 150_000) == 151_000
+    assert earliest(profiles, 1, amounts(6), 200, 150_100) == 151_000
+    assert earliest(profiles, 1, amounts(6), 201, 150_000) == 200_000
+    assert earliest(profiles, 1, amounts(4), 900, 0) == 1_000
+    assert fits_at(profiles, 1, amounts(3), 10**9, 100)
+    assert fits_at(profiles, 1, amounts(5), 1_000, 199_000)
+    assert not fits_at(profiles, 1, amounts(6), 1_000, 199_000)
+    for at in range(200):
+        assert release(profiles, 1, 1_000 * at + 200, 1_000 * at + 1_000, amounts(5 if at % 2 else 7))
+    assert steps(profiles) == [(100, 10)]
