@@ -182,8 +182,11 @@ class _Scraped(Collector):
         yield CounterMetricFamily("brhub_rounds", "Scheduling rounds.", value=rounds.rounds)
         yield CounterMetricFamily("brhub_placements", "Placements that became leases.", value=rounds.placements)
         yield CounterMetricFamily(
+            "brhub_preemptions", "Claims that were made: others were told to end for them.", value=rounds.preemptions
+        )
+        yield CounterMetricFamily(
             "brhub_rejections",
-            "Placements that no longer held at commit: normal in small numbers.",
+            "Decisions that no longer held at commit: normal in small numbers.",
             value=rounds.rejections,
         )
         yield GaugeMetricFamily(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -9,11 +10,26 @@ import pytest
 import yaml
 
 from federation.archive import unpack
+from federation.cli.session import now_ms
 from federation.errors import Code, Fault, FederationError
-from federation.v1 import common_pb2
+from federation.v1 import common_pb2, job_pb2
 from tests.support.eventually import eventually
 from tests.unit.cli.conftest import Brhub
 from tests.unit.client.small_federation import SmallFederation
+
+
+def test_a_job_that_others_make_room_for_says_so(brhub: Brhub, small: SmallFederation) -> None:
+    """A line of its own for people; for programs the whole claim, with moments as moments."""
+    claim = job_pb2.Claim(hub_id="cairo", agent_id="main", nodes=["n1"], victims=["lease-1", "lease-2"], made_ms=1)
+    claim.until_ms = now_ms() + 60_500
+    small.add_job("job-1", "QUEUED").claim.CopyFrom(claim)
+    said = brhub("job", "show", "job-1").out
+    assert re.search(r"claim +cairo n1: 2 ending to make room, given up in (1m00|59)s", said)
+    shown = yaml.safe_load(brhub("-o", "json", "job", "show", "job-1").out)["claim"]
+    assert (shown["victims"], shown["made_ms"]) == (["lease-1", "lease-2"], "1970-01-01T00:00:00.001Z")
+    assert shown["until_ms"].endswith("Z")
+    small.add_job("job-2", "QUEUED")
+    assert "claim" not in brhub("job", "show", "job-2").out
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ async def test_metrics_tell_what_operators_alert_on(console: Console) -> None:
         ("brhub_hub_leases", "cairo"): 1, ("brhub_agent_link", "ONLINE", "cairo", "main"): 1,
         ("brhub_node_offered", "cairo", "cpu", "main", "n1"): 4_000,
         ("brhub_node_leased", "cairo", "cpu", "main", "n1"): 1_000,
-        ("brhub_placements_total",): 1, ("brhub_job_wait_seconds_count",): 1, ("brhub_hub_draining", "cairo"): 0,
+        ("brhub_placements_total",): 1, ("brhub_preemptions_total",): 0, ("brhub_job_wait_seconds_count",): 1, ("brhub_hub_draining", "cairo"): 0,
     }  # fmt: skip
     assert {key: found.get(key) for key in expected} == expected
     assert found["brhub_queue_oldest_seconds",] >= 5

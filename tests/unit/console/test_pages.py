@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from federation.console.reading import NODE_ROWS_MAX, QUEUE_MAX
+from federation.domain.ids import JobId
 from federation.domain.job import JobState
 from federation.lifecycle.job import Trigger
+from federation.scheduling.plan import Plan, Preemption
 from tests.support.builders import a_node, some_resources
 from tests.support.console import ADMIN, AISHA, OMAR, Console, a_console
 from tests.support.console_scene import furnish
@@ -123,6 +125,30 @@ async def test_a_log_that_is_long_is_shown_from_a_line_near_its_end(console: Con
     assert shown.endswith("ligne numéro 9999\n")
     assert f'data-offset="{len(lines)}"' in html
     assert re.search(r"The first \d+\.\d KiB are left out", html)
+
+
+async def test_a_job_that_others_make_room_for_says_so(console: Console) -> None:
+    """What is ending for it and until when it is waited for, and what happened to both."""
+    await asyncio.to_thread(console.hub)
+    guest = console.submit("r1", per_task=some_resources(cpus=4), preemptible=True)
+    await asyncio.to_thread(console.reaches, guest, JobState.LEASED)
+    owner = console.submit("r2", per_task=some_resources(cpus=4))
+
+    def decide() -> None:
+        lease = console.desk.world.lease_for(JobId(guest))
+        assert lease is not None
+        wanted = Preemption(owner, lease.agent_key, lease.nodes, (lease.id,), lost_ms=1)
+        assert console.desk.rounds.commit(Plan(0, preemptions=(wanted,))).preemptions == 1
+
+    await asyncio.to_thread(decide)
+    async with console.client(AISHA) as browser:
+        waits = (await browser.get(f"/jobs/{owner}")).text
+        ends = (await browser.get(f"/jobs/{guest}")).text
+    assert '1 ending at <a href="/hubs/cairo">cairo</a>, given up in' in waits
+    assert "CLAIM_HELD" in waits
+    assert "Others were told to end for it at cairo" in waits
+    assert "PREEMPTED" in ends
+    assert "Told to end, to make room for a job with a better right (PREEMPTED)" in ends
 
 
 async def test_a_page_does_not_wait_for_a_hub_that_does_not_answer(

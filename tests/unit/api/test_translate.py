@@ -1,0 +1,98 @@
+"""Between wire and nouns: devices, kinds, reclaim times and claims, and what cannot be said is refused by field."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from federation.api.translate import agent_in, claim_out, job_out, node_in, spec_in
+from federation.domain.hub import RECLAIM_MS_DEFAULT, RECLAIM_MS_MAX
+from federation.domain.quantities import resources
+from federation.errors import Code, FederationError
+from federation.v1 import common_pb2, hub_pb2, job_pb2
+from tests.support.builders import NOON_MS, a_claim, a_job
+
+
+def a_spec(placement: int = job_pb2.PLACEMENT_UNSPECIFIED, *per_task: tuple[str, str, int]) -> job_pb2.JobSpec:
+    """A spec of one cpu and these."""
+    spec = job_pb2.JobSpec(version=1, name="a-job", engine="command", entrypoint="run.py")
+    spec.demand.placement = placement  # type: ignore[assignment]
+    for name, kind, amount in (("cpu", "", 1_000), *per_task):
+        spec.demand.per_task.add(name=name, kind=kind, amount=amount)
+    return spec
+
+
+def an_introduction(**changes: Any) -> hub_pb2.OpenSessionRequest:
+    """An agent with one node."""
+    nodes = [hub_pb2.Node(name="n1")]
+    return hub_pb2.OpenSessionRequest(hub_id="cairo", agent_id="main", instance_id="i", nodes=nodes, **changes)
+
+
+def refused(call: Any) -> tuple[Code, str]:
+    """With which code and by which field."""
+    with pytest.raises(FederationError) as caught:
+        call()
+    return caught.value.code, caught.value.metadata["field"]
+
+
+def test_tasks_are_spread_where_the_spec_says_so() -> None:
+    """Packed is the default and can be said; what is of tomorrow is refused."""
+    styles = (job_pb2.PLACEMENT_UNSPECIFIED, job_pb2.PLACEMENT_PACK, job_pb2.PLACEMENT_SPREAD)
+    assert [spec_in(a_spec(style)).spread for style in styles] == [False, False, True]
+    assert refused(lambda: spec_in(a_spec(9))) == (Code.INVALID_ARGUMENT, "demand.placement")
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (("gpu", "", 1_500), "resources.gpus"),
+        (("gpu", "a|", 500), "resources.gpu_model"),
+        (("memory", "ddr5", 1), "resources"),
+    ],
+)
+def test_a_spec_that_no_machine_could_take_is_refused(asked: tuple[str, str, int], field: str) -> None:
+    """Whatever program sent it: the client's own checks can be got around."""
+    assert refused(lambda: spec_in(a_spec(0, asked))) == (Code.INVALID_ARGUMENT, field)
+
+
+def test_kinds_of_what_has_none_are_added_up() -> None:
+    """A hub that tells its memory apart offers the sum; a gpu's kind may not read as two."""
+    told = [("memory", "ddr4", 3), ("memory", "ddr5", 4), ("gpu", "a", 500), ("gpu", "b", 1_000), ("cpu", "big", 8)]
+    offered = [common_pb2.Resource(name=name, kind=kind, amount=amount) for name, kind, amount in told]
+    node = node_in(hub_pb2.Node(name="n1", offered=offered, capacity=offered))
+    assert node.offered == node.capacity == resources(
+        ("cpu", "", 8), ("gpu", "a", 500), ("gpu", "b", 1_000), ("memory", "", 7)
+    )  # fmt: skip
+    both = hub_pb2.Node(name="n1", offered=[common_pb2.Resource(name="gpu", kind="a|b", amount=1_000)])
+    assert refused(lambda: node_in(both)) == (Code.INVALID_ARGUMENT, "nodes.offered")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [({}, RECLAIM_MS_DEFAULT), ({"reclaim_ms": 0}, 0), ({"reclaim_ms": 5_000}, 5_000)]
+)
+def test_a_hub_says_how_fast_it_takes_its_machines_back(said: dict[str, int], expected: int) -> None:
+    """At once is something else than nothing said: agents of before get the default."""
+    assert agent_in(an_introduction(**said), "s").reclaim_ms == expected
+
+
+@pytest.mark.parametrize("reclaim_ms", [-1, RECLAIM_MS_MAX + 1])
+def test_a_reclaim_time_out_of_range_is_refused(reclaim_ms: int) -> None:
+    """By field."""
+    told = an_introduction(reclaim_ms=reclaim_ms)
+    assert refused(lambda: agent_in(told, "s")) == (Code.INVALID_ARGUMENT, "reclaim_ms")
+
+
+def test_a_claim_is_shown_with_its_job() -> None:
+    """While it has one."""
+    claim = a_claim(devices=((0, 2), ()))
+    job = a_job()
+    spec = replace(job, spec_bytes=a_spec().SerializeToString())
+    assert not job_out(spec).HasField("claim")
+    shown = job_out(replace(spec, claim=claim)).claim
+    assert shown == claim_out(claim)
+    assert [list(one.places) for one in shown.devices] == [[0, 2], []]
+    assert (shown.hub_id, list(shown.victims), shown.made_ms, shown.lost_ms) == (
+        "cairo", ["lease-of-a-guest"], NOON_MS, 5_000,
+    )  # fmt: skip
