@@ -1,12 +1,13 @@
-"""Before and after a change of policy: the table for people and the document for programs.
+"""Before and after a change of policy: tables for people and a document for programs.
 
-Each hub has a line for each policy and one for the difference, green where waiting is shorter and red where it is longer;
-a hub for which nothing changes has one line. Deliberately not here: how the figures come about (`federation/simulation`).
+One table tells of waiting and one of machines, so that each fits a screen. In both, each hub has a line for each policy
+and one for the difference, green where waiting is shorter and red where it is longer; a hub for which nothing changes has
+one line. Deliberately not here: how the figures come about (`federation/simulation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,9 +101,15 @@ def _hours(milli_ms: int) -> float:
 
 # ---- for people -------------------------------------------------------------------------------------------------------
 def show(seen: Seen) -> None:
-    """Print the table, and below it what it means."""
-    print_table(table(seen.before, seen.after))
-    print()
+    """Print both tables, and below them what they mean."""
+    everybody = [*seen.before.hubs, *seen.after.hubs]
+    for title, columns in (
+        ("waiting, by the hub of those who waited", _waiting(everybody)),
+        ("machines, by their hub", _working(everybody)),
+    ):
+        print(title)
+        print_table(table(seen.before, seen.after, columns))
+        print()
     for line in words(seen):
         print(line)
 
@@ -113,9 +120,10 @@ def words(seen: Seen) -> Iterator[str]:
     length = duration(history.ends_ms - history.begins_ms)
     begins = rfc3339(history.begins_ms) or "the beginning"
     yield f"{_counted(len(history.jobs))}; use and guest hours from {begins}, for {length}."
-    before = "the policy that the history names" if seen.policy_known else "everybody alike, as without a policy file"
-    yield f"before: {before}. JOBS and waiting: of the hub's own people. GAVE: hours its machines worked for others' jobs;"
-    yield "TOOK: hours that others' machines worked for its jobs. USED: of what it offers."
+    yield "GAVE: hours that a hub's machines worked for others' jobs; TOOK: hours that others' machines worked for its jobs."
+    yield "USED: of what it offers. " + (
+        "Before is the policy that the history names." if seen.policy_known else "Before is everybody alike."
+    )
     if seen.recorded.jobs:
         was, replayed = seen.recorded, seen.before.total.waits
         yield (
@@ -134,86 +142,97 @@ def _counted(jobs: int) -> str:
     return "1 job" if jobs == 1 else f"{jobs} jobs"
 
 
-def table(before: Figures, after: Figures) -> Table:
-    """Two or three lines a hub, then the whole federation."""
-    pairs = [*zip(before.hubs, after.hubs, strict=True), (before.total, after.total)]
-    columns = _Columns([figures for pair in pairs for figures in pair])
-    made = tables.table(["HUB", "POLICY", *columns.names])
-    for was, will in pairs:
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its head, what stands in it for a hub, and for the difference between two."""
+
+    head: str
+    cell: Callable[[HubFigures], str]
+    change: Callable[[HubFigures, HubFigures], str]
+
+
+def table(before: Figures, after: Figures, columns: Sequence[Column]) -> Table:
+    """Three lines a hub, or one where nothing that shows is different; then the whole federation."""
+    made = tables.table(["HUB", "POLICY", *(f">{column.head}" for column in columns)])
+    for was, will in [*zip(before.hubs, after.hubs, strict=True), (before.total, after.total)]:
         hub = FEDERATION if was is before.total else plain(was.hub_id) or NO_HUB
-        old, new = columns.cells(was), columns.cells(will)
+        old, new = ([column.cell(figures) for column in columns] for figures in (was, will))
         if old == new:
             made.add_row(hub, "both", *old)
         else:
             made.add_row(hub, "before", *old)
             made.add_row("", "after", *new)
-            made.add_row("", "change", *columns.changes(was, will))
+            made.add_row("", "change", *(column.change(was, will) for column in columns))
     return made
 
 
-class _Columns:
-    """Which columns there are: GPUs, preemption and waiting without end only where there are any."""
-
-    def __init__(self, figures: list[HubFigures]) -> None:
-        self._gpus = any(hub.work["gpu"].offered for hub in figures)
-        self._stuck = any(hub.still_waiting for hub in figures)
-        self._preempted = any(hub.preempted for hub in figures)
-
-    @property
-    def names(self) -> list[str]:
-        """The heads."""
-        return [
-            ">JOBS",
-            *([">NEVER START"] if self._stuck else []),
-            ">MEAN WAIT", ">P95 WAIT", ">LONGEST", ">SLOWDOWN",
-            *([">PREEMPTED"] if self._preempted else []),
-            ">CPU USED",
-            *([">GPU USED"] if self._gpus else []),
-            ">GAVE CPU H", ">TOOK CPU H",
-            *([">GAVE GPU H", ">TOOK GPU H"] if self._gpus else []),
-        ]  # fmt: skip
-
-    def cells(self, hub: HubFigures) -> list[str]:
-        """One line."""
-        waits, cpu, gpu = hub.waits, hub.work["cpu"], hub.work["gpu"]
-        times = [waits.mean_ms, waits.p95_ms, waits.longest_ms]
-        return [
-            str(waits.jobs),
-            *([str(hub.still_waiting)] if self._stuck else []),
-            *([_time(value) if waits.jobs else "-" for value in times]),
-            f"{waits.mean_bounded_slowdown:.2f}" if waits.jobs else "-",
-            *([str(hub.preempted)] if self._preempted else []),
-            _percent(cpu),
-            *([_percent(gpu)] if self._gpus else []),
-            _worked(cpu.given), _worked(cpu.taken),
-            *([_worked(gpu.given), _worked(gpu.taken)] if self._gpus else []),
-        ]  # fmt: skip
-
-    def changes(self, was: HubFigures, will: HubFigures) -> list[str]:
-        """The difference, signed; what is not different is a dot."""
-        cpus, gpus = (was.work["cpu"], will.work["cpu"]), (was.work["gpu"], will.work["gpu"])
-        return [
-            _signed(will.waits.jobs - was.waits.jobs, "{:.0f}"),
-            *([_lower(will.still_waiting - was.still_waiting, "{:.0f}")] if self._stuck else []),
-            *_waited(was.waits, will.waits),
-            *([_lower(will.preempted - was.preempted, "{:.0f}")] if self._preempted else []),
-            _points(*cpus),
-            *([_points(*gpus)] if self._gpus else []),
-            *_guests(*cpus),
-            *(_guests(*gpus) if self._gpus else []),
-        ]
-
-
-def _waited(old: Waits, new: Waits) -> list[str]:
-    """Differences of mean, p95, longest and slowdown; none where there is nothing to compare with."""
-    if not (old.jobs and new.jobs):
-        return [SAME] * 4
-    return [
-        _sooner(old.mean_ms, new.mean_ms),
-        _sooner(old.p95_ms, new.p95_ms),
-        _sooner(old.longest_ms, new.longest_ms),
-        _lower(new.mean_bounded_slowdown - old.mean_bounded_slowdown, "{:.2f}"),
+def _waiting(hubs: Sequence[HubFigures]) -> list[Column]:
+    """Of jobs that ended; those that never start and those that were preempted only where there are any."""
+    columns = [
+        Column(
+            "JOBS",
+            lambda hub: str(hub.waits.jobs),
+            lambda was, will: _signed(will.waits.jobs - was.waits.jobs, "{:.0f}"),
+        )
     ]
+    if any(hub.still_waiting for hub in hubs):
+        columns.append(_count("NEVER START", lambda hub: hub.still_waiting))
+    columns += [
+        _wait("MEAN WAIT", lambda waits: waits.mean_ms),
+        _wait("P95 WAIT", lambda waits: waits.p95_ms),
+        _wait("LONGEST", lambda waits: waits.longest_ms),
+        Column(
+            "SLOWDOWN",
+            lambda hub: f"{hub.waits.mean_bounded_slowdown:.2f}" if hub.waits.jobs else "-",
+            lambda was, will: (
+                _lower(will.waits.mean_bounded_slowdown - was.waits.mean_bounded_slowdown, "{:.2f}")
+                if was.waits.jobs and will.waits.jobs
+                else SAME
+            ),
+        ),
+    ]
+    if any(hub.preempted for hub in hubs):
+        columns.append(_count("PREEMPTED", lambda hub: hub.preempted))
+    return columns
+
+
+def _working(hubs: Sequence[HubFigures]) -> list[Column]:
+    """Of cores, and of GPUs where there are any."""
+    columns = _machines("cpu")
+    if any(hub.work["gpu"].offered for hub in hubs):
+        columns += _machines("gpu")
+    return columns
+
+
+def _machines(name: str) -> list[Column]:
+    return [
+        Column(
+            f"{name.upper()} USED",
+            lambda hub: _percent(hub.work[name]),
+            lambda was, will: _points(was.work[name], will.work[name]),
+        ),
+        _guests(f"GAVE {name.upper()} H", lambda hub: hub.work[name].given),
+        _guests(f"TOOK {name.upper()} H", lambda hub: hub.work[name].taken),
+    ]
+
+
+def _count(head: str, of: Callable[[HubFigures], int]) -> Column:
+    return Column(head, lambda hub: str(of(hub)), lambda was, will: _lower(of(will) - of(was), "{:.0f}"))
+
+
+def _wait(head: str, of: Callable[[Waits], float]) -> Column:
+    def change(was: HubFigures, will: HubFigures) -> str:
+        return _sooner(of(was.waits), of(will.waits)) if was.waits.jobs and will.waits.jobs else SAME
+
+    return Column(head, lambda hub: _time(of(hub.waits)) if hub.waits.jobs else "-", change)
+
+
+def _guests(head: str, of: Callable[[HubFigures], int]) -> Column:
+    def change(was: HubFigures, will: HubFigures) -> str:
+        hours = (of(will) - of(was)) / MILLI_MS_PER_HOUR
+        return _signed(hours, "{:,.1f}" if abs(hours) >= FEW_HOURS else "{:.2f}")
+
+    return Column(head, lambda hub: _worked(of(hub)), change)
 
 
 def _time(length_ms: float) -> str:
@@ -264,11 +283,3 @@ def _points(was: Work, will: Work) -> str:
     if was.used_share is None or will.used_share is None:
         return SAME
     return _signed(100 * (will.used_share - was.used_share), "{:.1f}")
-
-
-def _guests(was: Work, will: Work) -> list[str]:
-    changes = []
-    for old, new in ((was.given, will.given), (was.taken, will.taken)):
-        hours = (new - old) / MILLI_MS_PER_HOUR
-        changes.append(_signed(hours, "{:,.1f}" if abs(hours) >= FEW_HOURS else "{:.2f}"))
-    return changes

@@ -67,21 +67,22 @@ def test_before_and_after_as_one_document(brhub: Brhub, history: Path, tmp_path:
     assert (found["recorded"], found["notes"], found["begins"]) == (None, [], "2026-10-01T00:00:00.000Z")
 
 
-def test_the_table_says_what_changes_and_what_does_not(brhub: Brhub, history: Path, tmp_path: Path) -> None:
-    """Numbers stand right, differences have a sign, and a policy that changes nothing shows one line a hub."""
+def test_tables_say_what_changes_and_what_does_not(brhub: Brhub, history: Path, tmp_path: Path) -> None:
+    """Numbers stand right, differences have a sign, and a hub for which nothing changes has one line."""
     same = brhub("simulate", "--history", history, "--policy", policy_file(tmp_path, ""))
-    assert (same.status, same.out.count("both"), "change" in same.out) == (0, 3, False)
-    closed = policy_file(tmp_path, CLOSED)
-    said = brhub("simulate", "--history", history, "--policy", closed)
-    lines = said.out.splitlines()
-    assert lines[0].split()[:3] == ["HUB", "POLICY", "JOBS"]
-    assert [line.split()[0] for line in lines[1:10]] == [
-        "cairo", "after", "change", "shenzhen", "after", "change", "(all)", "after", "change",
+    assert (same.status, same.out.count("both"), "change" in same.out) == (0, 6, False)
+    said = brhub("simulate", "--history", history, "--policy", policy_file(tmp_path, CLOSED))
+    waiting, machines, words = said.out.split("\n\n")
+    assert [line.split()[:2] for line in waiting.splitlines()[2:]] == [
+        ["cairo", "both"], ["shenzhen", "before"], ["after", "3"], ["change", "·"],
+        ["(all)", "before"], ["after", "4"], ["change", "·"],
     ]  # fmt: skip
-    assert {"GPU", "USED"} <= set(lines[0].split())
-    assert ("-2.0" in lines[3], "+1h00m" in lines[6]) == (True, True)
-    assert "NEVER" not in lines[0]
-    assert "everybody alike" in said.out
+    assert "+1h00m" in waiting.splitlines()[5]
+    assert machines.splitlines()[1].split("  ")[0] == "HUB"
+    assert [("-2.00" in line, "+2.00" in line) for line in machines.splitlines()[4::3]] == [(True, False)] * 3
+    assert max(len(line) for line in said.out.splitlines()) <= 120
+    assert "NEVER START" not in waiting
+    assert "Before is everybody alike" in words
 
 
 def test_jobs_that_would_never_start_are_told(brhub: Brhub, history: Path, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_jobs_that_would_never_start_are_told(brhub: Brhub, history: Path, tmp_p
     shut = policy_file(tmp_path, 'hubs: {cairo: {offer: {cpus: "50%"}}, shenzhen: {offer: {cpus: "50%"}}}')
     said = brhub("simulate", "--history", history, "--policy", shut)
     assert "after: 4 jobs would never start: 4 SHAPE_NEVER_FITS" in said.out
-    assert "NEVER START" in said.out.splitlines()[0]
+    assert "NEVER START" in said.out.splitlines()[1]
 
 
 def test_the_policy_that_the_history_names_is_before(brhub: Brhub, tmp_path: Path) -> None:
