@@ -35,6 +35,7 @@ from benchmarks.apparatus.packing_run import (
     start,
 )
 from federation.scheduling.fragmentation import COVERED, Mix, Sort, standings, tables_of
+from federation.scheduling.lore import LOOKS_PER_MIX
 
 POLICIES = {
     "ours": OURS,
@@ -44,8 +45,6 @@ POLICIES = {
     "dot_prod": DOT_PROD,
     "random": RANDOM,
 }
-LEARN_EVERY = 64
-"""Arrivals after which `ours_learning` looks whether the mix has drifted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +169,20 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _run_learning(case: Case, setting: Setting, known: Known, memory: Memory, outcome: Outcome) -> int:
-    """Ours, knowing at first nothing and then what has arrived; how often tables were made."""
-    mix, learned, changes = Mix(), 0, 0
+    """Ours, knowing at first nothing and then what has arrived, dropped or not; how often tables were made.
+
+    As the planner learns (`federation/scheduling/lore.py`): it looks at the mix each time a part of it has come.
+    """
+    mix, learned, changes, begin = Mix(halve_after=0), 0, 0, 0
     sorts = [Sort(pod.cpu, pod.milli, pod.gpus, kinds_of(pod.spec, case.cluster.models)) for pod in case.trace.pods]
     known = known._replace(tables=tables_of(()))
     start(OURS, setting, known, memory)
-    for begin in range(0, len(setting.arrivals), LEARN_EVERY):
-        end = min(begin + LEARN_EVERY, len(setting.arrivals))
+    while begin < len(setting.arrivals):
+        end = min(begin + begin // LOOKS_PER_MIX + 1, len(setting.arrivals))
         changes = run(OURS, setting, known, memory, outcome, (begin, end), changes)
         for shape in setting.arrivals[begin:end].tolist():
             mix.see(sorts[shape])
+        begin = end
         if mix.drifted():
             known = known._replace(tables=mix.tables())
             start(OURS, setting, known, memory)
