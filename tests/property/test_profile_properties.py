@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from federation.scheduling.kernels.profile import (
     reserve,
 )
 
-ROWS, RESOURCES = 40, 2
+ROWS, RESOURCES = 220, 2
 Amounts = tuple[int, ...]
 
 instants = st.integers(0, 40)
@@ -26,6 +28,7 @@ needs = st.tuples(st.integers(0, 6), st.integers(0, 6))
 ends = st.lists(st.tuples(instants, needs), max_size=6)
 stretches = st.lists(st.tuples(instants, instants, needs), max_size=12)
 questions = st.lists(st.tuples(needs, st.integers(0, 30), instants), min_size=1, max_size=6)
+crowds = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400), needs), min_size=30, max_size=60)
 frees = st.tuples(st.integers(-4, 12), st.integers(-4, 12))
 
 
@@ -78,12 +81,12 @@ def both(now_ms: int, free: Amounts, ends: list[tuple[int, Amounts]]) -> tuple[P
 def same(profiles: Profiles, slow: SlowProfile) -> None:
     """Rows ascend, begin now, and say what is free at every instant."""
     begin, rows = int(profiles.first[1]), int(profiles.length[1])
-    times = [int(at_ms) for at_ms in profiles.times[begin : begin + rows]]
+    steps = [(int(profiles.times[row]), tuple(profiles.free[row].tolist())) for row in range(begin, begin + rows)]
+    times = [at_ms for at_ms, _ in steps]
     assert times[0] == slow.now_ms
     assert times == sorted(set(times))
-    for at_ms in range(slow.now_ms, 45):
-        row = begin + max(at for at in range(rows) if times[at] <= at_ms)
-        assert tuple(int(amount) for amount in profiles.free[row]) == slow.free(at_ms)
+    for at_ms in {slow.now_ms, *times, *(since_ms for since_ms, _, _ in slow.changes)}:
+        assert next(free for since_ms, free in reversed(steps) if since_ms <= at_ms) == slow.free(at_ms)
 
 
 @settings(max_examples=300, deadline=None)
@@ -106,6 +109,33 @@ def test_the_kernel_gives_the_twins_answers(
         assert earliest(profiles, 1, wanted, duration_ms, at_ms) == slow.earliest(need, duration_ms, at_ms)
         assert fits_at(profiles, 1, wanted, duration_ms, at_ms) == slow.fits(need, duration_ms, at_ms)
         assert fits_now(profiles, 1, wanted, duration_ms) == slow.fits(need, duration_ms, now_ms)
+
+
+@settings(max_examples=40, deadline=None)
+@given(instants, frees, ends, crowds, questions, st.randoms(use_true_random=False))
+def test_a_crowded_profile_gives_the_twins_answers(
+    now_ms: int,
+    free: Amounts,
+    ends: list[tuple[int, Amounts]],
+    taken: list[tuple[int, int, Amounts]],
+    asked: list[tuple[Amounts, int, int]],
+    dice: Random,
+) -> None:
+    """Hundreds of rows, half of them joined again: the same answers."""
+    profiles, slow = both(now_ms, tuple(60 * amount for amount in free), ends)
+    for start_ms, end_ms, need in taken:
+        assert reserve(profiles, 1, start_ms, end_ms, np.array(need))
+        slow.take(start_ms, end_ms, need)
+    same(profiles, slow)
+    for start_ms, end_ms, need in dice.sample(taken, len(taken) // 2):
+        assert release(profiles, 1, start_ms, end_ms, np.array(need))
+        slow.take(start_ms, end_ms, need, 1)
+    same(profiles, slow)
+    for need, duration_ms, at_ms in asked:
+        wanted = tuple(20 * amount for amount in need)
+        found = earliest(profiles, 1, np.array(wanted), 5 * duration_ms, 10 * at_ms)
+        assert found == slow.earliest(wanted, 5 * duration_ms, 10 * at_ms)
+        assert fits_at(profiles, 1, np.array(wanted), 5 * duration_ms, 10 * at_ms) == (found == max(now_ms, 10 * at_ms))
 
 
 @settings(max_examples=200, deadline=None)
@@ -134,14 +164,14 @@ def test_what_is_given_back_was_never_taken(
     free: Amounts,
     ends: list[tuple[int, Amounts]],
     taken: list[tuple[int, int, Amounts]],
-    dice: object,
+    dice: Random,
 ) -> None:
     """Reservations released in any order leave no more rows than there were, and the room of before."""
     profiles, slow = both(now_ms, free, ends)
     rows = int(profiles.length[1])
     for start_ms, end_ms, need in taken:
         assert reserve(profiles, 1, start_ms, end_ms, np.array(need))
-    dice.shuffle(taken)  # type: ignore[attr-defined]
+    dice.shuffle(taken)
     for start_ms, end_ms, need in taken:
         assert release(profiles, 1, start_ms, end_ms, np.array(need))
     assert int(profiles.length[1]) <= rows
