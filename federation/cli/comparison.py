@@ -120,10 +120,9 @@ def words(seen: Seen) -> Iterator[str]:
     length = duration(history.ends_ms - history.begins_ms)
     begins = rfc3339(history.begins_ms) or "the beginning"
     yield f"{_counted(len(history.jobs))}; use and guest hours from {begins}, for {length}."
-    yield "GAVE: hours that a hub's machines worked for others' jobs; TOOK: hours that others' machines worked for its jobs."
-    yield "USED: of what it offers. " + (
-        "Before is the policy that the history names." if seen.policy_known else "Before is everybody alike."
-    )
+    yield "H GAVE: hours of a core (after GPU USED: of a GPU) that a hub's machines worked for others' jobs; H TOOK: that others'"
+    before = "Before is the policy that the history names." if seen.policy_known else "Before is everybody alike."
+    yield f"machines worked for its jobs. USED: of what it offers. {before}"
     if seen.recorded.jobs:
         was, replayed = seen.recorded, seen.before.total.waits
         yield (
@@ -211,8 +210,8 @@ def _machines(name: str) -> list[Column]:
             lambda hub: _percent(hub.work[name]),
             lambda was, will: _points(was.work[name], will.work[name]),
         ),
-        _guests(f"GAVE {name.upper()} H", lambda hub: hub.work[name].given),
-        _guests(f"TOOK {name.upper()} H", lambda hub: hub.work[name].taken),
+        _guests("H GAVE", lambda hub: hub.work[name].given),
+        _guests("H TOOK", lambda hub: hub.work[name].taken),
     ]
 
 
