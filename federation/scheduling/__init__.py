@@ -1,7 +1,8 @@
 """Where and when jobs run: pure decisions on plain arrays, behind one door, `plan_round`.
 
-`rows` are the inputs, `state` what is remembered between rounds, `order` whose turn it is, `placing` where a gang
-goes, `plan` the outcome, `explaining` the words; `reference` is the slow obvious twin. No clock, no randomness, no I/O.
+`rows` are the inputs; `state` what is remembered between rounds, with `fleet`, `waiting`, `leases`, `levels`, `demand` and
+`lore` as its parts; `kernels` decide; `rounds` is the round; `plan` the outcome; `explaining` the words; `reference` the
+slow obvious twin. README.md is the method in one page. No clock, no randomness, no I/O.
 """
 
 from federation.scheduling.explaining import explain
