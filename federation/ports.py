@@ -13,7 +13,7 @@ from typing import Protocol
 
 from federation.domain.hub import Agent, Hub
 from federation.domain.ids import AgentKey, JobId, LeaseId
-from federation.domain.job import Job, JobState
+from federation.domain.job import Job, JobState, Owner
 from federation.domain.lease import Lease
 from federation.domain.usage import UsageInterval
 
@@ -51,6 +51,17 @@ class RequestRow:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedRow:
+    """How long a lease was in use, of stretches that ended within one day."""
+
+    lease: Lease
+    owner: Owner
+    used_ms: int
+    end_ms: int
+    """When the last of them ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobFilter:
     """Which jobs a page shows; empty means all."""
 
@@ -80,6 +91,9 @@ class Loaded:
     leases: tuple[Lease, ...]
     hubs: tuple[Hub, ...]
     agents: tuple[Agent, ...]
+
+
+DAY_MS = 86_400_000
 
 
 class Transaction(Protocol):
@@ -142,6 +156,9 @@ class Store(Protocol):
 
     def usage_of(self, lease_id: LeaseId) -> tuple[UsageInterval, ...]:
         """The stretches of one lease, by index."""
+
+    def used_since(self, moment_ms: int) -> Sequence[UsedRow]:
+        """What was used in stretches that ended since then, a row for each lease and day, by lease and end."""
 
     def close(self) -> None:
         """Give back connections and files."""

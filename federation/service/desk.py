@@ -58,7 +58,7 @@ class Desk:
         self.logs = LogDesk()
         self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
         self.writer = Writer(self.store, self.world, self.clock, self.switchboard)
-        self.rounds = Rounds(self.writer, self.clock, self.ids, outside.policy)
+        self.rounds = Rounds(self.writer, self.clock, self.ids, outside.policy, self.store.used_since)
         self.began_ms = self.clock.now_ms()
         self._submit = SubmitJobs(self.store, self.ids)
         self._door: LoopDoor | None = None

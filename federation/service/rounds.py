@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from federation.domain.ids import JobId
@@ -17,10 +18,18 @@ from federation.domain.job import Job, JobState
 from federation.domain.lease import PREEMPTED, Lease
 from federation.domain.usage import UsageInterval
 from federation.errors import FederationError
-from federation.ports import Clock, IdSource
+from federation.ports import Clock, IdSource, UsedRow
 from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
 from federation.scheduling.explaining import Explanation
-from federation.scheduling.rows import DeltaCollector, agent_row, claim_row, lease_row, queued_from, usage_row
+from federation.scheduling.rows import (
+    DeltaCollector,
+    LeaseRow,
+    agent_row,
+    claim_row,
+    lease_row,
+    queued_from,
+    usage_row,
+)
 from federation.service.committing import Accepted, commit_plan
 from federation.service.world import Unit, World
 from federation.service.writer import Writer
@@ -34,6 +43,8 @@ REFUSAL_PAUSE_MS = 5_000
 PASSING_REFUSALS = frozenset({"ROOM_TAKEN", "ENGINE_UNAVAILABLE", "STORE_FULL"})
 NO_REFUSALS = frozenset({"LEASE_RAN_OUT", PREEMPTED})
 """Why a job waits again though its hub did not say no: it was cut off, or the job made room for another."""
+HALF_LIVES_RECALLED = 8
+"""After a start, use older than this is forgotten: less than half a percent of it would count."""
 RETRY_S = 1.0
 """After a round that failed."""
 log = logging.getLogger(__name__)
@@ -53,8 +64,17 @@ class Figures:
 class Rounds:
     """The loop. `collect` is called by the writer after each commit, everything else by its own thread."""
 
-    def __init__(self, writer: Writer, clock: Clock, ids: IdSource, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        clock: Clock,
+        ids: IdSource,
+        policy: Policy | None = None,
+        recall: Callable[[int], Sequence[UsedRow]] = lambda _: (),
+    ) -> None:
+        """`recall` says what was used since a moment: fairness must not begin anew with each start."""
         self.figures = Figures()
+        self._recall = recall
         self._writer = writer
         self._clock = clock
         self._ids = ids
@@ -79,9 +99,15 @@ class Rounds:
         self._thread.start()
 
     def take_in(self, world: World) -> None:
-        """Gather everything, as for a first round."""
+        """Gather everything, as for a first round, and what was used before."""
+        now_ms = self._clock.now_ms()
+        used = self._recall(max(0, now_ms - HALF_LIVES_RECALLED * self._policy.fairness.half_life_ms))
         with self._guard:
+            self._gathered = DeltaCollector()
             self._claims.clear()
+            for row in used:
+                interval = UsageInterval(row.lease.id, 0, row.end_ms - row.used_ms, row.end_ms)
+                self._gathered.used(usage_row(_as_heard(interval, row.lease, now_ms), _lease_of(row)))
             for agent in world.agents.values():
                 self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
             for job in world.jobs.values():
@@ -248,5 +274,21 @@ class Rounds:
 def _as_heard(interval: UsageInterval, lease: Lease, now_ms: int) -> UsageInterval:
     """The stretch where our clock has it: a hub whose clock is wrong by a year has used its machines today all the same."""
     length_ms = interval.end_ms - interval.start_ms
-    start_ms = max(lease.granted_ms, min(interval.start_ms, now_ms - length_ms))
-    return replace(interval, start_ms=start_ms, end_ms=start_ms + length_ms)
+    end_ms = min(max(interval.end_ms, lease.granted_ms + length_ms), now_ms)
+    return replace(interval, start_ms=end_ms - length_ms, end_ms=end_ms)
+
+
+def _lease_of(row: UsedRow) -> LeaseRow:
+    """Of a lease that may be long over, what use is counted by."""
+    lease, owner = row.lease, row.owner
+    return LeaseRow(
+        lease_id=lease.id,
+        job_id=lease.job_id,
+        key=lease.agent_key,
+        nodes=lease.nodes,
+        per_task=lease.per_task,
+        home_hub=owner.home_hub,
+        project=owner.project,
+        user=owner.subject,
+        expires_ms=row.end_ms,
+    )

@@ -31,7 +31,7 @@ from federation.domain.lease import Lease, LeaseState
 from federation.domain.quantities import Amount, DevicesByTask, Resources
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, Fault, FederationError
-from federation.ports import EventRow, RequestRow
+from federation.ports import EventRow, RequestRow, UsedRow
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -398,3 +398,9 @@ def usage_of(row: Row) -> UsageInterval:
     """The reverse of `usage_row`."""
     lease_id, index, start_ms, end_ms = row
     return UsageInterval(LeaseId(lease_id), index, start_ms, end_ms)
+
+
+def used_of(row: Row) -> UsedRow:
+    """From a lease's columns, its job's owner, and how long it was in use until when."""
+    home_hub, project, issuer, subject, used_ms, end_ms = row[-6:]
+    return UsedRow(lease_of(row[:-6]), Owner(home_hub, project, issuer, subject), int(used_ms), end_ms)

@@ -18,7 +18,7 @@ from federation.domain.job import Job, JobState
 from federation.domain.lease import Lease
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, Fault, FederationError
-from federation.ports import EventRow, JobFilter, Loaded, Page, RequestRow, Transaction
+from federation.ports import DAY_MS, EventRow, JobFilter, Loaded, Page, RequestRow, Transaction, UsedRow
 from federation.store import faults
 
 _INCARNATION = 1
@@ -218,6 +218,25 @@ class MemoryStore:
         with self._lock:
             intervals = self._tables.usage.get(lease_id, {})
             return tuple(intervals[index] for index in sorted(intervals))
+
+    def used_since(self, moment_ms: int) -> Sequence[UsedRow]:
+        """What was used in stretches that ended since then, by lease and day."""
+        found: dict[tuple[str, int], list[UsageInterval]] = {}
+        with self._lock:
+            tables = self._tables
+            for lease_id, intervals in tables.usage.items():
+                for one in intervals.values():
+                    if one.end_ms >= moment_ms and lease_id in tables.leases:
+                        found.setdefault((lease_id, one.end_ms // DAY_MS), []).append(one)
+            return tuple(
+                UsedRow(
+                    tables.leases[lease_id],
+                    tables.jobs[tables.leases[lease_id].job_id].owner,
+                    sum(one.end_ms - one.start_ms for one in found[lease_id, day]),
+                    max(one.end_ms for one in found[lease_id, day]),
+                )
+                for lease_id, day in sorted(found)
+            )
 
     def close(self) -> None:
         """Nothing to give back; what was stored stays readable as long as somebody holds this object."""

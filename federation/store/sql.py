@@ -20,7 +20,7 @@ from federation.domain.job import Job, JobState
 from federation.domain.lease import Lease
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, FederationError
-from federation.ports import EventRow, JobFilter, Loaded, Page, RequestRow, Transaction
+from federation.ports import EventRow, JobFilter, Loaded, Page, RequestRow, Transaction, UsedRow
 from federation.store import codec, faults
 from federation.store.sqlite import SqliteFile
 from federation.store.statements import IN_MAX, padded
@@ -227,6 +227,10 @@ class SqlStore:
     def usage_of(self, lease_id: LeaseId) -> tuple[UsageInterval, ...]:
         """The stretches of one lease, by index."""
         return codec.decoded(codec.usage_of, self._ask(self._sql.usage_of, (lease_id,)))
+
+    def used_since(self, moment_ms: int) -> Sequence[UsedRow]:
+        """What was used in stretches that ended since then, by lease and day."""
+        return codec.decoded(codec.used_of, self._ask(self._sql.used_since, (moment_ms,)))
 
     def close(self) -> None:
         """Give back connections and files."""

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql import ClauseElement
 
-from federation.ports import JobFilter
+from federation.ports import DAY_MS, JobFilter
 from federation.store import schema
 
 _NO_OFFSET: Any = literal(0, literal_execute=True)  # SQLAlchemy writes one for SQLite in any case
@@ -71,6 +71,7 @@ class Statements:
         self.usage_of = self._text(
             select(usage).where(usage.c.lease_id == _given("lease_id")).order_by(usage.c.idx), ("lease_id",)
         )
+        self.used_since = self._used_since()
         self.last_seq = self._text(select(func.max(events.c.seq)), ())
         self.incarnation = self._text(
             select(schema.meta.c.value).where(schema.meta.c.name == literal("incarnation", literal_execute=True)),
@@ -78,6 +79,26 @@ class Statements:
         )
         self.requests_of = functools.lru_cache(maxsize=16)(self._requests_of)
         self._jobs_page = functools.lru_cache(maxsize=256)(self._page)
+
+    def _used_since(self) -> str:
+        leases, jobs, usage = schema.leases, schema.jobs, schema.usage
+        day = usage.c.end_ms // literal(DAY_MS, literal_execute=True)
+        last_ms = func.max(usage.c.end_ms)
+        query = (
+            select(
+                *leases.columns,
+                *(jobs.c.home_hub, jobs.c.project, jobs.c.issuer, jobs.c.subject),
+                func.sum(usage.c.end_ms - usage.c.start_ms),
+                last_ms,
+            )
+            .select_from(usage)
+            .join(leases, leases.c.id == usage.c.lease_id)
+            .join(jobs, jobs.c.id == leases.c.job_id)
+            .where(usage.c.end_ms >= _given("moment_ms"))
+            .group_by(leases.c.id, jobs.c.id, day)
+            .order_by(leases.c.id, last_ms)
+        )
+        return self._text(query, ("moment_ms",))
 
     def page(self, where: JobFilter, before_seq: int, limit: int) -> tuple[str, tuple[Any, ...]]:
         """The SQL and parameters of one page, newest first, with one row more than `limit` to see whether it ends."""

@@ -11,7 +11,7 @@ from federation.domain.ids import LeaseId
 from federation.domain.job import Job, JobState, Owner
 from federation.domain.lease import LeaseState
 from federation.errors import Code, FederationError
-from federation.ports import JobFilter, Loaded, Store
+from federation.ports import DAY_MS, JobFilter, Loaded, Store, UsedRow
 from federation.store import open_store
 from tests.contract.store_builders import (
     AISHA,
@@ -252,6 +252,27 @@ def test_usage_is_posted_once(store: Store) -> None:
             transaction.commit()
     assert store.usage_of(LeaseId("lease-00000001")) == (interval(0), interval(1), interval(2))
     assert store.usage_of(LeaseId("lease-00000002")) == ()
+
+
+def test_use_is_recalled_by_lease_and_day(store: Store) -> None:
+    """Whose it was and how long, also of leases and jobs that are over; what ended before the moment is left out."""
+    first, second = job(1), full_job(2)
+    ended = lease(1, first, state=LeaseState.ENDED)
+    kept = lease(2, second)
+    with store.begin() as transaction:
+        transaction.put_jobs([first, second])
+        transaction.put_leases([ended, kept])
+        transaction.put_usage([interval(0, start_ms=10, end_ms=20), interval(1, start_ms=20, end_ms=50)])
+        transaction.put_usage([interval(2, start_ms=50, end_ms=DAY_MS + 7)])
+        transaction.put_usage([interval(0, "lease-00000002", 30, 45), interval(0, "lease-of-nobody", 30, 45)])
+        transaction.commit()
+    assert list(store.used_since(0)) == [
+        UsedRow(ended, first.owner, 40, 50),
+        UsedRow(ended, first.owner, DAY_MS + 7 - 50, DAY_MS + 7),
+        UsedRow(kept, second.owner, 15, 45),
+    ]
+    assert [row.used_ms for row in store.used_since(45)] == [30, DAY_MS + 7 - 50, 15]
+    assert list(store.used_since(2 * DAY_MS)) == []
 
 
 def test_lease_needs_its_job(store: Store) -> None:

@@ -271,6 +271,19 @@ def test_use_is_told_to_the_planner_once(control: ControlUnderTest) -> None:
     assert [one.index for one in control.store.usage_of(lease.id)] == [0, 1, 2]
 
 
+def test_use_is_not_forgotten_by_a_restart(control: ControlUnderTest) -> None:
+    """What was used before counts once, as before: fairness does not begin anew."""
+    guest, at_ms = a_guest(control), control.clock.at_ms
+    control.clock.at_ms += 60_000
+    report = control.report(guest, Trigger.RUN_SUCCEEDED, usage=((0, at_ms, at_ms + 10), (1, at_ms + 10, at_ms + 15)))
+    control.sync(report)
+    before = control.rounds._gathered.take().usage
+    control.boot()
+    (told,) = control.rounds._gathered.take().usage
+    assert dict(told.used)["cpu"] == sum(dict(row.used)["cpu"] for row in before) == 15 * 4_000
+    assert (told.owner, told.host_hub, told.end_ms) == (before[-1].owner, "cairo", at_ms + 15)
+
+
 def test_a_hubs_wrong_clock_does_not_move_its_use(control: ControlUnderTest) -> None:
     """What is told to have been used in a million years, or in the year of the moon landing, was used just now."""
     guest, at_ms = a_guest(control), control.clock.at_ms

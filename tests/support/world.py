@@ -109,7 +109,7 @@ class ControlUnderTest:
         """Start, or start again, from the store."""
         self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
         self.writer = InlineWriter(self.store, self.world, self.clock, self.switchboard)
-        self.rounds = Rounds(self.writer, self.clock, self.ids)
+        self.rounds = Rounds(self.writer, self.clock, self.ids, recall=self.store.used_since)
         self.rounds.take_in(self.world)
         self._submit = SubmitJobs(self.store, self.ids)
 
