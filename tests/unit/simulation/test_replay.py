@@ -10,6 +10,7 @@ from federation.domain.plan import ReasonCode
 from federation.errors import Code, FederationError
 from federation.scheduling import Delta, Plan, PlannerState, Policy, plan_round
 from federation.scheduling.plan import Placement, Preemption
+from federation.scheduling.prediction import Runtimes
 from federation.scheduling.rows import LeaseRow, QueuedJob
 from federation.simulation import Outcome, Replay, Run
 from federation.simulation import replay as replay_module
@@ -135,6 +136,20 @@ def test_a_predictor_is_told_of_ends_and_asked_at_arrivals(monkeypatch: pytest.M
     for _ in range(2):
         replay.run(jobs)
         assert seen == {"a": 0, "b": 1, "c": MINUTE}
+
+
+def test_expected_runtimes_come_from_what_ended_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planner's own prediction is such a predictor: the mean of the user's last two of the sort."""
+    seen: dict[str, int] = {}
+
+    def watching(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -> tuple[PlannerState, Plan]:
+        seen.update({row.job_id: row.expected_ms for row in delta.queued})
+        return plan_round(state, delta, policy, now_ms)
+
+    monkeypatch.setattr(replay_module, "plan_round", watching)
+    jobs = [job("a", 0, MINUTE), job("b", HOUR, 3 * MINUTE), job("c", 2 * HOUR, 1), job("bos", 2 * HOUR, 1, user="bo")]
+    Replay([agent("cairo", cpus(1))], Policy(), predictor=Runtimes).run(jobs)
+    assert seen == {"a": 0, "b": MINUTE, "c": 2 * MINUTE, "bos": 0}
 
 
 class _PushyPlanner:
