@@ -272,7 +272,7 @@ def plot(path: Path, moment: Moment) -> None:
     ordered = sorted(moment.shares)
     names = ("exact progressive filling", "ours", FCFS)
     series = [
-        Series(name, tuple((float(at), share[which]) for at, share in enumerate(ordered, 1)))
+        Series(name, tuple((float(at), share[which]) for at, share in enumerate(ordered, 1)), dots=which > 0)
         for which, name in enumerate(names)
     ]
     write_chart(

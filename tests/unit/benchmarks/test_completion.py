@@ -20,7 +20,7 @@ from benchmarks.apparatus.philly import (
     workload,
 )
 from benchmarks.apparatus.pooled import first_come, shortest_remaining
-from benchmarks.completion import ORACLE, OURS, PASSING, STRICT, Completions, figures
+from benchmarks.completion import ORACLE, OURS, OURS_SHORT, PASSING, STRICT, Completions, figures
 from federation.domain.quantities import amount_of
 from federation.errors import FederationError
 
@@ -61,9 +61,12 @@ def test_the_oracle_knows_who_comes_next() -> None:
 def test_the_gain_is_a_part_of_the_oracles() -> None:
     """Half way from first come to the oracle is half the gain; where the oracle gains nothing there is none."""
     of = Completions(
-        {name: np.asarray([hours]) for name, hours in ((STRICT, 10.0), (PASSING, 2.0), (ORACLE, 2.0), (OURS, 6.0))}
+        {
+            name: np.asarray([hours])
+            for name, hours in ((STRICT, 10.0), (PASSING, 2.0), (ORACLE, 2.0), (OURS, 6.0), (OURS_SHORT, 5.0))
+        }
     )
-    assert (of.gain(STRICT), of.gain(PASSING)) == (0.5, 0.0)
+    assert (of.gain(OURS, STRICT), of.gain(OURS, PASSING)) == (0.5, 0.0)
     assert {figure.metric for figure in figures(of, SMALL, "t", 1.0)} == {"mean_completion_h", "share_of_oracles_gain"}
 
 
