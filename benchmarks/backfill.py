@@ -121,7 +121,7 @@ def decided_anew(
     """The loop that decides at every event."""
 
     def served(log: Log, procs: int) -> Int64:
-        rule = Rule(reservations, procs // HEADROOM if headroom else 0, SHORT_MS // 1_000)
+        rule = Rule(reservations, -(-procs // HEADROOM) if headroom else 0, SHORT_MS // 1_000)
         return serve(log, line(log), others(log), procs, rule)
 
     return served

@@ -23,11 +23,15 @@ What goes with it (in the round, not here), found on the curve of mean bounded s
 - of those, one that may run over `SHORT_MS` also leaves `HEADROOM` (`policy.py`) of the site free, so that the next short
   job finds room. Jobs that are at the front of the line need not.
 
-Measured with `python -m benchmarks backfill`, chosen on a hundred starts and on altered copies of the log; the three
-constants lie on a plateau (8 to 20 h, 36 to 60 h, 16 to 64 processors, a sixteenth to a fifth of the site).
+Measured with `python -m benchmarks backfill`. The constants were chosen on a hundred starts and on altered copies of the
+log, not on the published ten, and lie on a plateau: 8 to 12 h, 36 to 60 h, 16 to 64 processors, a thirtieth to an eighth
+of the site all do about as well. Single figures are noisy: with the same constants and another origin of time, the ten
+published starts give 38 +- 5 in slowdown. More headroom costs capacity that a site in lasting overload misses (mean wait
+at 106 % demand: 28 h without, 38 h with a twelfth, 45 h with an eighth, for slowdowns of 260, 182 and 195).
 What else was tried, and lost: other powers of runtime and size, gates for wide jobs by the hour of day, candidates by
-area or width, jumping the line whenever a wide job happens to fit. Logarithmic ageing is this project's own; for orders
-that are computed from runtime and size see Carastan-Santos and de Camargo, SC'17.
+area or width (shorter in the mean, longer for the last), jumping the line whenever a wide job happens to fit.
+Logarithmic ageing is this project's own; for orders that are computed from runtime and size see Carastan-Santos and de
+Camargo, SC'17.
 
 Deliberately not here: how long a job is expected to run (`prediction.py`), and whose line goes first (`kernels/turns.py`).
 """

@@ -23,7 +23,8 @@ PROMISES_MAX = 250_000
 """For all agents together, shared out evenly."""
 
 
-HEADROOM = 8
+HEADROOM = 12
+"""Who jumps the line for long leaves one part in so many of the site free, with `short_first`."""
 SHORT_MS = 5 * 60_000
 """What may not run longer than this may use the headroom."""
 
