@@ -24,18 +24,18 @@ from federation.scheduling.kernels import index as ix
 
 NODES, HUBS, CLASSES = 10_000, 200, 64
 SWEEPS: dict[str, tuple[int, ...]] = {
-    "nodes": (1_250, 2_500, 5_000, 10_000, 20_000, 40_000),
+    "nodes": (1_250, 2_500, 5_000, 10_000, 20_000),
     "hubs": (50, 100, 200, 400, 800),
-    "classes": (16, 32, 64, 128, 256, 512),
+    "classes": (16, 32, 64, 128, 256),
 }
 SWEEPS_QUICK: dict[str, tuple[int, ...]] = {
     "nodes": (1_250, 5_000, 20_000),
     "hubs": (50, 200, 800),
     "classes": (16, 64, 256),
 }
-JOBS, JOBS_QUICK = 40_000, 10_000
-ROUNDS, ROUNDS_QUICK = 3, 1
-SCANS = 60
+JOBS, JOBS_QUICK = 20_000, 8_000
+ROUNDS, ROUNDS_QUICK = 2, 1
+SCANS = 40
 POLICIES = {"ours": ix.SHIPPED, "best_fit": ix.BEST_FIT}
 
 

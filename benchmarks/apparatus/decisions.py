@@ -15,7 +15,7 @@ from benchmarks.apparatus.fleets import CPU, Demand, Fleet
 from federation.scheduling.fragmentation import Sort, standings, tables_of, typical
 from federation.scheduling.kernels import index as ix
 from federation.scheduling.kernels import room
-from federation.scheduling.kernels.jit import kernel, lean
+from federation.scheduling.kernels.jit import inline, kernel, lean
 from federation.scheduling.kernels.room import DEVICE_MILLI, Float64, Int64, Nodes, Shapes, UInt64
 from federation.scheduling.kernels.score import Tables, gain, phi
 
@@ -120,7 +120,7 @@ def copied(of: World, running: Ring) -> tuple[World, Ring]:
 
 
 # -- the index --------------------------------------------------------------------------------------------------------
-@lean
+@inline
 def ask(index: ix.Index, of: World, shape: int, home: int) -> ix.Choice:
     """Best fit of all nodes, or the shipped rule with its choice of agent."""
     if index.rule == ix.BEST_FIT:

@@ -318,6 +318,8 @@ def _update(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: in
 
 
 # -- questions --------------------------------------------------------------------------------------------------------
+# The two that look at every agent become part of the kernel that asks (make it a lean one): handing so many arrays on
+# from call to call costs more than the 200 agents.
 @lean
 def best_node(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shape: int, agent: int) -> Choice:
     """Where at `agent` a task of `shape` goes best: the highest score, of equals the first node."""
@@ -328,7 +330,7 @@ def best_node(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shape:
     return _choice(index, nodes, shapes, tables, line, agent)
 
 
-@lean
+@inline
 def best_agent(
     index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shape: int, open_agents: Int64, liking: Int64
 ) -> Choice:
@@ -355,7 +357,7 @@ def best_agent(
         level = following
 
 
-@lean
+@inline
 def _best_of_level(
     index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int, among: tuple[Int64, Int64, int]
 ) -> int:
@@ -381,7 +383,7 @@ def _best_of_level(
     return found
 
 
-@lean
+@inline
 def best_of_all(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shape: int) -> Choice:
     """The node with the highest score of all, of equals the first."""
     line, lines = _line(index.lines, index.tally, LINES, shape), index.lines
