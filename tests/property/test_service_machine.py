@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -569,4 +569,10 @@ def on(lease: Lease, key: AgentKey, node: str) -> bool:
 
 def test_no_sequence_of_anything_breaks_a_promise() -> None:
     """A hundred and twenty life stories of a federation, or two thousand with `./run long`."""
-    run_state_machine_as_test(ServiceMachine, settings=settings(max_examples=EXAMPLES, stateful_step_count=50))
+    patient = settings(
+        max_examples=EXAMPLES,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],  # the planner's kernels may have to be compiled first
+    )
+    run_state_machine_as_test(ServiceMachine, settings=patient)
