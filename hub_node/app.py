@@ -85,7 +85,7 @@ def connect(config: AgentConfig) -> Parts:
             return (NodeReport(config.node_name, offer, capacity, load_now.cpu_milli, load_now.memory_available_bytes),)
 
         settings = Settings(server=config.server, token=config.token, ca=config.ca)
-        about = introduction(config, journal.instance_id, policy.reclaim_s)
+        about = introduction(config, journal.instance_id, policy)
         link = Link(settings, about, nodes, _log_sizes(staging), state.put)
         log.info("agent %s of hub %s offers %s", config.agent_id, config.hub_id, offer)
         return Parts(journal, state, Tools(staging, Registry(config), link, config.hub_id, state.put))
@@ -104,7 +104,7 @@ def _log_sizes(staging: Staging) -> Callable[[Run], int]:
     return size_bytes
 
 
-def introduction(config: AgentConfig, instance_id: str, reclaim_s: int) -> Introduction:
+def introduction(config: AgentConfig, instance_id: str, policy: SharePolicy) -> Introduction:
     """Who this agent is. Raises: FederationError for a dataset's policy that is none."""
     return Introduction(
         hub_id=config.hub_id,
@@ -113,7 +113,8 @@ def introduction(config: AgentConfig, instance_id: str, reclaim_s: int) -> Intro
         title=config.title,
         engines=config.offered_engines,
         datasets=tuple(_announced(config)),
-        reclaim_ms=reclaim_s * 1_000,
+        reclaim_ms=policy.reclaim_s * 1_000,
+        takes_back=policy.takes_back,
     )
 
 

@@ -58,6 +58,7 @@ class Introduction:
     datasets: tuple[DatasetReport, ...]
     reclaim_ms: int = 60_000
     """What the hub's policy gives a preempted guest."""
+    takes_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +218,7 @@ class Link:
             runs=self._reports(runs),
             title=about.title,
             reclaim_ms=about.reclaim_ms,
+            takes_back=about.takes_back,
         )
         began_s = time.monotonic()
         answer: hub_pb2.OpenSessionResponse = self._unary(self._stub.OpenSession, request)

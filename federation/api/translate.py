@@ -321,6 +321,7 @@ def agent_in(message: hub_pb2.OpenSessionRequest, session_id: str) -> Agent:
         datasets=tuple(dataset_in(dataset) for dataset in message.datasets),
         features=tuple(sorted(set(message.features))),
         reclaim_ms=_reclaim_ms(message),
+        takes_back=message.takes_back,
     )
 
 
@@ -415,6 +416,7 @@ def _agent_out(agent: Agent, leased: dict[tuple[str, str], dict[tuple[str, str],
         features=agent.features,
         round_trip_ms=agent.round_trip_ms,
         reclaim_ms=agent.reclaim_ms,
+        takes_back=agent.takes_back,
     )
 
 

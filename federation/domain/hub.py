@@ -73,6 +73,8 @@ class Agent:
     round_trip_ms: int = -1
     reclaim_ms: int = RECLAIM_MS_DEFAULT
     """How long a preempted guest has between SIGTERM and SIGKILL: the hub's own policy."""
+    takes_back: bool = False
+    """Whether guests that may run longer than that must be preemptible."""
     sync_seq: int = 0
     """The newest call of the session that was heard. Not stored: a session ends with the process that opened it."""
 

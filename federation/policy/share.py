@@ -12,6 +12,7 @@ accept:
   max_replicas: 16
   gpu_fractions: false                    # two jobs on one GPU share its memory without a wall
 reclaim_s: 60                             # how long a preempted job has before it is ended
+takes_back: false                         # true: no guest that may run longer than that, unless it is preemptible
 ```
 Evaluated on plain values, so that the control plane can foresee what the hub's own word will be; the hub's is final.
 Deliberately not here: data policies (`data.py`), hours of the day (a later version of the file).
@@ -116,6 +117,8 @@ class SharePolicy:
     replicas_max: int = REPLICAS_MAX
     gpu_fractions: bool = False
     reclaim_s: int = RECLAIM_S_DEFAULT
+    takes_back: bool = False
+    """Whether the hub's own users never wait longer than `reclaim_s` for machines that guests use."""
 
 
 def load_share_policy(path: Path) -> SharePolicy:
@@ -130,7 +133,7 @@ def parse_share_policy(text: str, *, toml: bool = False) -> SharePolicy:
 
 def share_policy(document: Mapping[str, Any]) -> SharePolicy:
     """The policy in a mapping. Raises: as `load_share_policy`."""
-    only_keys(document, ("version", "offer", "accept", "reclaim_s"), "the file")
+    only_keys(document, ("version", "offer", "accept", "reclaim_s", "takes_back"), "the file")
     whole(document.get("version", VERSION), "version", VERSION, VERSION)
     offer = section(document.get("offer", {}), "offer")
     only_keys(offer, tuple(_UNITS), "offer")
@@ -147,6 +150,7 @@ def share_policy(document: Mapping[str, Any]) -> SharePolicy:
         replicas_max=whole(accept.get("max_replicas", REPLICAS_MAX), "accept.max_replicas", 1, REPLICAS_MAX),
         gpu_fractions=flag(accept.get("gpu_fractions", False), "accept.gpu_fractions"),
         reclaim_s=whole(document.get("reclaim_s", RECLAIM_S_DEFAULT), "reclaim_s", 0, RECLAIM_S_MAX),
+        takes_back=flag(document.get("takes_back", False), "takes_back"),
     )
 
 

@@ -276,6 +276,7 @@ def agent_row(agent: Agent, hub: Hub) -> AgentRow:
         datasets=agent.datasets,
         round_trip_ms=agent.round_trip_ms,
         reclaim_ms=agent.reclaim_ms,
+        takes_back=agent.takes_back,
     )
 
 

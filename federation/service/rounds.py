@@ -21,9 +21,11 @@ from federation.errors import FederationError
 from federation.ports import Clock, IdSource, UsedRow
 from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
 from federation.scheduling.explaining import Explanation
+from federation.scheduling.prediction import Runtimes
 from federation.scheduling.rows import (
     DeltaCollector,
     LeaseRow,
+    QueuedJob,
     agent_row,
     claim_row,
     lease_row,
@@ -85,6 +87,8 @@ class Rounds:
         self._state_guard = threading.Lock()
         self._refusals: dict[JobId, dict[str, tuple[str, int]]] = {}
         """job -> hub -> (why, ask again at; 0: never)."""
+        self._runtimes = Runtimes()
+        """What jobs ran lately. Kept in memory only: after a start it is learned anew."""
         self._claims: set[JobId] = set()
         """Jobs whose claims the planner knows of."""
         self._wake = threading.Event()
@@ -112,7 +116,7 @@ class Rounds:
                 self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
             for job in world.jobs.values():
                 if job.state is JobState.QUEUED:
-                    self._gathered.queued(queued_from(job))
+                    self._gathered.queued(self._row_of(job))
                     self._collect_claim(job)
             for lease in world.leases.values():
                 self._gathered.lease_started(lease_row(lease, world.jobs[lease.job_id]))
@@ -154,6 +158,8 @@ class Rounds:
 
     def _collect_job(self, job: Job, now_ms: int) -> None:
         self._collect_claim(job)
+        if job.state is JobState.SUCCEEDED and 0 < job.started_ms <= job.ended_ms:
+            self._runtimes.ran(queued_from(job), job.ended_ms - job.started_ms)
         if job.state is not JobState.QUEUED:
             self._gathered.dequeued(job.id)
             if job.state.terminal or job.state is JobState.RUNNING:
@@ -162,7 +168,12 @@ class Rounds:
         if job.reason is not None and job.reason.code not in NO_REFUSALS and job.hub_id and job.attempts:
             until_ms = now_ms + REFUSAL_PAUSE_MS if job.reason.code in PASSING_REFUSALS else 0
             self._refusals.setdefault(job.id, {})[job.hub_id] = (job.reason.message, until_ms)
-        self._gathered.queued(queued_from(job, tuple(sorted(self._refusals.get(job.id, ())))))
+        self._gathered.queued(self._row_of(job))
+
+    def _row_of(self, job: Job) -> QueuedJob:
+        """What the planner sees of a job that waits: with who refused it, and how long it is expected to run."""
+        row = queued_from(job, tuple(sorted(self._refusals.get(job.id, ()))))
+        return replace(row, expected_ms=self._runtimes.expected_ms(row))
 
     def ask_again(self, unit: Unit) -> None:
         """Forget refusals whose pause is over. A command for the writer, with the expiry tick."""
@@ -173,7 +184,7 @@ class Rounds:
                     del by_hub[hub_id]
                 job = unit.world.jobs.get(job_id)
                 if over and job is not None and job.state is JobState.QUEUED:
-                    self._gathered.queued(queued_from(job, tuple(sorted(by_hub))))
+                    self._gathered.queued(self._row_of(job))
                 if not by_hub:
                     del self._refusals[job_id]
             if self._gathered:
@@ -182,8 +193,7 @@ class Rounds:
     def explain(self, job: Job) -> Explanation:
         """Why `job` waits, or where it would run; on the state of the last round. From any thread but the writer's."""
         with self._guard:
-            refused = dict(self._refusals.get(job.id, {}))
-        row = queued_from(job, tuple(sorted(refused)))
+            row = self._row_of(job)
         with self._state_guard:
             return explain(self._state, self._policy, row, self._clock.now_ms())
 

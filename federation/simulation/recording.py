@@ -128,6 +128,7 @@ def _agents(hub: hub_pb2.Hub) -> Iterable[AgentRow]:
             engines=tuple(agent.engines),
             datasets=datasets,
             reclaim_ms=agent.reclaim_ms,
+            takes_back=agent.takes_back,
         )
 
 

@@ -28,7 +28,10 @@ def agents_under(shares: Shares, agents: Iterable[AgentRow]) -> tuple[AgentRow, 
 
 def _agent_under(policy: SharePolicy, row: AgentRow) -> AgentRow:
     return replace(
-        row, nodes=tuple(_node_under(policy, node) for node in row.nodes), reclaim_ms=policy.reclaim_s * 1_000
+        row,
+        nodes=tuple(_node_under(policy, node) for node in row.nodes),
+        reclaim_ms=policy.reclaim_s * 1_000,
+        takes_back=policy.takes_back,
     )
 
 

@@ -322,13 +322,14 @@ def agent_row(agent: Agent) -> Row:
         _json(agent.features),
         agent.round_trip_ms,
         agent.reclaim_ms,
+        int(agent.takes_back),
     )
 
 
 def agent_of(row: Row) -> Agent:
     """The reverse of `agent_row`."""
     hub_id, agent_id, instance_id, session_id, version, link, last_sync_ms, *rest = row
-    nodes, engines, datasets, features, round_trip_ms, reclaim_ms = rest
+    nodes, engines, datasets, features, round_trip_ms, reclaim_ms, takes_back = rest
     return Agent(
         hub_id=HubId(hub_id),
         agent_id=AgentId(agent_id),
@@ -343,6 +344,7 @@ def agent_of(row: Row) -> Agent:
         features=_texts(features),
         round_trip_ms=round_trip_ms,
         reclaim_ms=reclaim_ms,
+        takes_back=bool(takes_back),
     )
 
 

@@ -165,6 +165,7 @@ agents = Table(
     _text("features"),
     _int("round_trip_ms"),
     Column("reclaim_ms", BigInteger, nullable=False, server_default="60000"),
+    Column("takes_back", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("hub_id", "agent_id"),
     sqlite_with_rowid=False,
 )

@@ -248,6 +248,7 @@ class Agent(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     ROUND_TRIP_MS_FIELD_NUMBER: _builtins.int
     RECLAIM_MS_FIELD_NUMBER: _builtins.int
+    TAKES_BACK_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Its name, unique within the hub."""
     version: _builtins.str
@@ -260,6 +261,8 @@ class Agent(_message.Message):
     """The round trip that it measured to the control plane; -1 when it has not."""
     reclaim_ms: _builtins.int
     """How long a preempted guest has there between SIGTERM and SIGKILL."""
+    takes_back: _builtins.bool
+    """Whether guests that may run longer than that must be preemptible."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
         """Its machines."""
@@ -284,10 +287,11 @@ class Agent(_message.Message):
         features: _abc.Iterable[_builtins.str] | None = ...,
         round_trip_ms: _builtins.int = ...,
         reclaim_ms: _builtins.int = ...,
+        takes_back: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "engines", b"engines", "features", b"features", "last_sync_ms", b"last_sync_ms", "link", b"link", "nodes", b"nodes", "reclaim_ms", b"reclaim_ms", "round_trip_ms", b"round_trip_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "engines", b"engines", "features", b"features", "last_sync_ms", b"last_sync_ms", "link", b"link", "nodes", b"nodes", "reclaim_ms", b"reclaim_ms", "round_trip_ms", b"round_trip_ms", "takes_back", b"takes_back", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -358,6 +362,7 @@ class OpenSessionRequest(_message.Message):
     RUNS_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     RECLAIM_MS_FIELD_NUMBER: _builtins.int
+    TAKES_BACK_FIELD_NUMBER: _builtins.int
     hub_id: _builtins.str
     """Its hub."""
     agent_id: _builtins.str
@@ -374,6 +379,10 @@ class OpenSessionRequest(_message.Message):
     """The hub's name for people."""
     reclaim_ms: _builtins.int
     """How long its policy gives a preempted guest between SIGTERM and SIGKILL; absent means a minute."""
+    takes_back: _builtins.bool
+    """Whether its own users never wait longer than that: then no guest runs there that may run longer, unless it can be
+    preempted.
+    """
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it can do beyond the first protocol."""
@@ -410,10 +419,11 @@ class OpenSessionRequest(_message.Message):
         runs: _abc.Iterable[Global___RunReport] | None = ...,
         title: _builtins.str = ...,
         reclaim_ms: _builtins.int | None = ...,
+        takes_back: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reclaim_ms", b"_reclaim_ms", "reclaim_ms", b"reclaim_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reclaim_ms", b"_reclaim_ms", "agent_id", b"agent_id", "agent_version", b"agent_version", "datasets", b"datasets", "engines", b"engines", "features", b"features", "hub_id", b"hub_id", "instance_id", b"instance_id", "nodes", b"nodes", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "reclaim_ms", b"reclaim_ms", "runs", b"runs", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reclaim_ms", b"_reclaim_ms", "agent_id", b"agent_id", "agent_version", b"agent_version", "datasets", b"datasets", "engines", b"engines", "features", b"features", "hub_id", b"hub_id", "instance_id", b"instance_id", "nodes", b"nodes", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "reclaim_ms", b"reclaim_ms", "runs", b"runs", "takes_back", b"takes_back", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reclaim_ms: _TypeAlias = _typing.Literal["reclaim_ms"]  # noqa: Y015
     _WhichOneofArgType__reclaim_ms: _TypeAlias = _typing.Literal["_reclaim_ms", b"_reclaim_ms"]  # noqa: Y015

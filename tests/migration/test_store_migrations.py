@@ -153,7 +153,7 @@ def _filled_at_first_schema(folder: Path) -> tuple[Path, Job, Lease, Agent]:
         ("jobs", codec.job_row(of)[:-1]),
         ("specs", codec.spec_row(of)),
         ("leases", codec.lease_row(held)[:-1]),
-        ("agents", codec.agent_row(speaks)[:-1]),
+        ("agents", codec.agent_row(speaks)[:-2]),
     ):
         connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
     connection.commit()
@@ -171,12 +171,16 @@ def test_store_of_before_claims_and_devices_goes_on(tmp_path: Path) -> None:
     with store.begin() as transaction:
         transaction.put_jobs([claiming])
         transaction.put_leases([replace(held, devices=((1,),))])
-        transaction.put_agents([replace(speaks, reclaim_ms=0)])
+        transaction.put_agents([replace(speaks, reclaim_ms=0, takes_back=True)])
         transaction.commit()
     store.close()
     store = open_store(f"sqlite:///{path}")
     loaded = store.load()
-    assert (loaded.jobs[0].claim, loaded.leases[0].devices, loaded.agents[0].reclaim_ms) == (claiming.claim, ((1,),), 0)
+    assert (loaded.jobs[0].claim, loaded.leases[0].devices, loaded.agents[0].takes_back) == (
+        claiming.claim,
+        ((1,),),
+        True,
+    )
     store.close()
     assert _revision(path) == schema.HEAD
 

@@ -19,10 +19,12 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("claim", sa.Text(), nullable=True))
     op.add_column("leases", sa.Column("devices", sa.Text(), nullable=False, server_default="[]"))
     op.add_column("agents", sa.Column("reclaim_ms", sa.BigInteger(), nullable=False, server_default="60000"))
+    op.add_column("agents", sa.Column("takes_back", sa.BigInteger(), nullable=False, server_default="0"))
 
 
 def downgrade() -> None:
     """Remove the columns, and with them every claim."""
-    for table, column in (("agents", "reclaim_ms"), ("leases", "devices"), ("jobs", "claim")):
+    columns = (("agents", "takes_back"), ("agents", "reclaim_ms"), ("leases", "devices"), ("jobs", "claim"))
+    for table, column in columns:
         with op.batch_alter_table(table) as batch:
             batch.drop_column(column)

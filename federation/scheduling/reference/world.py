@@ -1,9 +1,4 @@
-"""The slow obvious twin of `plan_round`: dictionaries and loops, one job at a time, no memory between rounds.
-
-It takes everything as one full `Delta` and gives the same `Plan`, exactly; the property tests hold the fast core to
-it. It shares the row and plan types with the core, what a use of the past counts (`fairness.py`), and none of its
-decisions. Nothing else may import it.
-"""
+"""The twin's round: everybody's turns, one job at a time, over a world that is made anew each time."""
 
 from __future__ import annotations
 
@@ -13,201 +8,16 @@ from dataclasses import dataclass, field
 from federation.domain.hub import HubState, LinkState
 from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
-from federation.domain.quantities import CPU, DEVICE_MILLI, DISK, GPU, MEMORY, Resources, devices_of, need_of
+from federation.domain.quantities import Resources, need_of
 from federation.scheduling.fairness import UseLedger, contributed_share, contribution_weight
 from federation.scheduling.kernels.score import Tables
 from federation.scheduling.plan import LADDER, STEP, DemandKey, Placement, Plan, Preemption, Waiting, demand_key
 from federation.scheduling.policy import PROMISES_MAX, SHORT_MS, Order, Policy
+from federation.scheduling.reference.room import NAMES, Agent, Node, Score, amount
 from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, QueuedJob
 
 Level = tuple[str, ...]
-NAMES = (GPU, CPU, MEMORY, DISK)
-TASKS_COUNTED_MAX = 1_000
 ORDER_COST = 0.2
-
-
-def amount(of: Resources, name: str) -> int:
-    """What a task takes of `name`, kinds together; GPUs as whole devices or a share of one."""
-    if name == GPU:
-        need = need_of(of)
-        return need.devices * need.milli
-    return sum(entry.amount for entry in of if entry.name == name)
-
-
-class _Node:
-    """A machine, what is free on it, and its devices one by one."""
-
-    def __init__(self, name: str, offered: Resources) -> None:
-        self.name = name
-        self.offered = {name: sum(entry.amount for entry in offered if entry.name == name) for name in NAMES}
-        self.devices = devices_of(offered)
-        self.free = {name: self.offered[name] for name in (CPU, MEMORY, DISK)}
-        self.left = [device.milli for device in self.devices]
-
-    def hold(self, task: Resources, places: tuple[int, ...] | None, sign: int = 1) -> None:
-        """One task more, or (-1) less; `places` None: nobody knows which devices it has."""
-        need = need_of(task)
-        for name in self.free:
-            self.free[name] -= sign * amount(task, name)
-        if need.devices:
-            for place, device in enumerate(self.devices):
-                if place in places if places is not None else need.takes(device.kind):
-                    self.left[place] -= sign * need.milli
-
-    def room(self, task: Resources) -> int:
-        """How many tasks fit."""
-        if any(entry.name not in NAMES for entry in task):
-            return 0
-        fitting = TASKS_COUNTED_MAX
-        for name, free in self.free.items():
-            if amount(task, name):
-                fitting = min(fitting, max(free, 0) // amount(task, name))
-        need = need_of(task)
-        if need.devices:
-            usable = [left for left, device in zip(self.left, self.devices, strict=True) if need.takes(device.kind)]
-            fitting = min(fitting, sum(max(left, 0) // need.milli for left in usable) // need.devices)
-        return fitting
-
-    def lacking(self, task: Resources) -> float:
-        """The largest part of any need that is not free."""
-        need = need_of(task)
-        parts = [0.0]
-        for name, free in self.free.items():
-            wanted = amount(task, name)
-            if wanted > max(free, 0):
-                parts.append(float(wanted - max(free, 0)) / float(wanted))
-        if need.devices:
-            able = sum(
-                need.takes(device.kind) and left >= need.milli
-                for left, device in zip(self.left, self.devices, strict=True)
-            )
-            parts.append(float(max(0, need.devices - able)) / float(need.devices))
-        return max(parts)
-
-    def choices(self, task: Resources) -> list[tuple[int, ...]]:
-        """The places that one task may take: one choice, or for a share one for each device with room."""
-        need = need_of(task)
-        able = [
-            place
-            for place, device in enumerate(self.devices)
-            if need.devices and need.takes(device.kind) and self.left[place] >= need.milli
-        ]
-        if need.devices and need.milli < DEVICE_MILLI:
-            return [(place,) for place in able]
-        return [tuple(able[: need.devices])]
-
-
-@dataclass
-class _Score:
-    """The placement score, as `kernels/score.py` describes it."""
-
-    tables: Tables
-    kinds: dict[str, int]
-
-    def phi(self, node: _Node) -> float:
-        tables, levels = self.tables, node.left
-        if not levels:
-            return 0.0
-        bits = [self.kinds[device.kind] for device in node.devices]
-        idle, worth = 0, 0.0
-        for left in levels:
-            if left > 0:
-                idle += left
-                worth += float(tables.bids[left])
-        fragments = tables.frequency_bare * idle
-        for row in range(len(tables.milli)):
-            milli, kinds = int(tables.milli[row]), int(tables.kinds[row])
-            serves = [left >= milli and bool(kinds >> bit & 1) for left, bit in zip(levels, bits, strict=True)]
-            stuck = sum(left for left, able in zip(levels, serves, strict=True) if not able and left > 0)
-            lost = int(tables.cpu[row]) > node.free[CPU] or int(tables.devices[row]) > sum(serves)
-            fragments += float(tables.frequency[row]) * (idle if lost else stuck)
-        gpus, cores = idle / 1000.0, float(max(node.free[CPU], 0))
-        stranded = 0.0
-        for row in range(len(tables.cpu_per_gpu)):
-            lacking = gpus - cores / float(tables.cpu_per_gpu[row])
-            if lacking <= 0.0:
-                break
-            stranded += float(tables.volume[row]) * lacking
-        return fragments / 1000.0 + stranded - tables.bid_weight * worth
-
-    def best(self, node: _Node, task: Resources) -> tuple[float, tuple[int, ...]]:
-        """(score of one task there, its places)."""
-        if not node.devices:
-            parts = [amount(task, name) / free for name, free in node.free.items() if amount(task, name)]
-            taken = 0.0
-            for part in parts:
-                taken += part
-            return (taken / len(parts) if parts else 1.0), ()
-        before, least = self.phi(node), math.inf
-        chosen: tuple[int, ...] = ()
-        for places in node.choices(task):
-            node.hold(task, places)
-            after = self.phi(node)
-            node.hold(task, places, -1)
-            if after < least:
-                least, chosen = after, places
-        return math.floor((before - least) / self.tables.step) * self.tables.step, chosen
-
-
-class _Agent:
-    """An agent, its machines, and its room over time."""
-
-    def __init__(self, row: AgentRow) -> None:
-        self.row = row
-        self.nodes = [_Node(node.name, node.offered) for node in row.nodes]
-        self.offered = {name: sum(node.offered[name] for node in self.nodes) for name in NAMES}
-        self.used = dict.fromkeys(NAMES, 0)
-        self.endings: list[tuple[int, dict[str, int]]] = []
-        """(when, what): what runs or was started gives its room back."""
-        self.promises: list[tuple[int, int, dict[str, int]]] = []
-        """(from, until, what)."""
-        self.backlog = 0
-        self.draining = False
-
-    def load(self) -> float:
-        return max([0.0, *(float(self.used[name]) / float(there) for name, there in self.offered.items() if there)])
-
-    def work(self, need: dict[str, int], duration_ms: int) -> int:
-        shares = [float(need[name]) / float(there) for name, there in self.offered.items() if there]
-        return int(max([0.0, *shares]) * 1024.0) * min(duration_ms, 2**32)
-
-    def room(self, task: Resources) -> int:
-        return min(TASKS_COUNTED_MAX, sum(node.room(task) for node in self.nodes))
-
-    def count(self, need: dict[str, int], end_ms: int) -> None:
-        for name in NAMES:
-            self.used[name] += need[name]
-        self.endings.append((end_ms, need))
-
-    def free_at(self, at_ms: int, now_ms: int) -> dict[str, int]:
-        free = {name: self.offered[name] - self.used[name] for name in NAMES}
-        for end_ms, need in self.endings:
-            if max(end_ms, now_ms + 1) <= at_ms:
-                free = {name: free[name] + need[name] for name in NAMES}
-        for from_ms, until_ms, need in self.promises:
-            if from_ms <= at_ms < until_ms:
-                free = {name: free[name] - need[name] for name in NAMES}
-        return free
-
-    def keeps_promises(self, need: dict[str, int], from_ms: int, duration_ms: int, now_ms: int) -> bool:
-        """Whether `need` is free from `from_ms` on for so long."""
-        changes = {max(end_ms, now_ms + 1) for end_ms, _ in self.endings}
-        changes |= {at for promise in self.promises for at in promise[:2]}
-        instants = [from_ms, *(at for at in changes if from_ms < at < from_ms + duration_ms)]
-        return all(
-            need[name] <= free[name] or not need[name]
-            for free in (self.free_at(at, now_ms) for at in instants)
-            for name in NAMES
-        )
-
-    def earliest(self, need: dict[str, int], duration_ms: int, now_ms: int) -> int | None:
-        """When a gang that does not start now can start."""
-        changes = {max(end_ms, now_ms + 1) for end_ms, _ in self.endings}
-        changes |= {at for promise in self.promises for at in promise[:2]}
-        for at in sorted({now_ms + 1} | {at for at in changes if at > now_ms}):
-            if self.keeps_promises(need, at, duration_ms, now_ms):
-                return at
-        return None
 
 
 @dataclass
@@ -226,16 +36,16 @@ class _World:
     policy: Policy
     now_ms: int
     tables: Tables
-    agents: list[_Agent] = field(default_factory=list)
+    agents: list[Agent] = field(default_factory=list)
     share: dict[Level, dict[str, float]] = field(default_factory=dict)
     placed: dict[str, Placement] = field(default_factory=dict)
     promised: dict[str, tuple[AgentKey, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.agents = [_Agent(row) for row in sorted(self.full.agents, key=lambda row: row.key)]
+        self.agents = [Agent(row) for row in sorted(self.full.agents, key=lambda row: row.key)]
         self.by_key = {agent.row.key: agent for agent in self.agents}
         kinds = sorted({device.kind for agent in self.agents for node in agent.nodes for device in node.devices})
-        self.score = _Score(self.tables, {kind: bit for bit, kind in enumerate(kinds)})
+        self.score = Score(self.tables, {kind: bit for bit, kind in enumerate(kinds)})
         self.ledger = UseLedger.of(self.full.usage, self.policy.fairness.half_life_ms)
         self.offered = {name: sum(agent.offered[name] for agent in self.agents) for name in NAMES}
         self.held: dict[Level, dict[str, int]] = {}
@@ -278,7 +88,7 @@ class _World:
             agent.backlog += agent.work(need, max(1, end_ms - self.now_ms))
 
     # -- who may run where --------------------------------------------------------------------------------------------
-    def lasting_step(self, agent: _Agent, job: QueuedJob) -> int:
+    def lasting_step(self, agent: Agent, job: QueuedJob) -> int:
         row, hub_id = agent.row, agent.row.key[0]
         codes = [ReasonCode.WOULD_RUN]
         if row.link is not LinkState.ONLINE:
@@ -293,7 +103,7 @@ class _World:
             codes.append(ReasonCode.SHARE_POLICY)
         for name, version in job.inputs:
             codes.append(self.data_code(row, name, version, job.home_hub))
-        if _Agent(row).room(job.per_task) < job.replicas:
+        if Agent(row).room(job.per_task) < job.replicas:
             codes.append(ReasonCode.SHAPE_NEVER_FITS)
         return max(STEP[code] for code in codes)
 
@@ -313,7 +123,7 @@ class _World:
             return job.hubs_prefer.index(hub_id)
         return len(job.hubs_prefer) + (0 if hub_id == job.home_hub else 1)
 
-    def open_agents(self, job: QueuedJob, home_only: bool) -> list[_Agent]:
+    def open_agents(self, job: QueuedJob, home_only: bool) -> list[Agent]:
         return [
             agent
             for agent in self.agents
@@ -322,7 +132,7 @@ class _World:
             and self.welcome(agent, job)
         ]
 
-    def welcome(self, agent: _Agent, job: QueuedJob) -> bool:
+    def welcome(self, agent: Agent, job: QueuedJob) -> bool:
         """Whether its hub can have its machines back from this job in time."""
         owner = agent.row.key[0] == job.home_hub
         return owner or job.preemptible or not agent.row.takes_back or job.runtime_limit_ms <= agent.row.reclaim_ms
@@ -345,7 +155,7 @@ class _World:
         self.placed[job.job_id] = Placement(job.job_id, agent.row.key, names, devices)
         return True
 
-    def may_jump(self, agent: _Agent, need: dict[str, int], job: QueuedJob) -> bool:
+    def may_jump(self, agent: Agent, need: dict[str, int], job: QueuedJob) -> bool:
         """Whether a start now delays no promise made there before, and leaves the headroom that it has to."""
         if not agent.promises:
             return True
@@ -356,8 +166,8 @@ class _World:
                     return False
         return agent.keeps_promises(need, self.now_ms, job.runtime_limit_ms, self.now_ms)
 
-    def gang(self, agent: _Agent, job: QueuedJob) -> list[tuple[_Node, tuple[int, ...]]]:
-        chosen: list[tuple[_Node, tuple[int, ...]]] = []
+    def gang(self, agent: Agent, job: QueuedJob) -> list[tuple[Node, tuple[int, ...]]]:
+        chosen: list[tuple[Node, tuple[int, ...]]] = []
         task, here = job.per_task, None
         while len(chosen) < job.replicas:
             if here is None or job.spread or not here.room(task):
@@ -367,7 +177,7 @@ class _World:
             chosen.append((here, places))
         return chosen
 
-    def best_node(self, agent: _Agent, task: Resources, chosen: list[tuple[_Node, tuple[int, ...]]]) -> _Node:
+    def best_node(self, agent: Agent, task: Resources, chosen: list[tuple[Node, tuple[int, ...]]]) -> Node:
         best: tuple[float, float, int] | None = None
         for at, node in enumerate(agent.nodes):
             if node.room(task):
@@ -408,10 +218,10 @@ class _World:
             for priority in sorted({job.priority for job in jobs})
         )
 
-    def drain_for(self, agent: _Agent, job: QueuedJob) -> None:
+    def drain_for(self, agent: Agent, job: QueuedJob) -> None:
         """Keep the nodes free that lack least, until they would hold the gang when they are idle."""
         agent.draining = True
-        idle = {id(node): fresh for node, fresh in zip(agent.nodes, _Agent(agent.row).nodes, strict=True)}
+        idle = {id(node): fresh for node, fresh in zip(agent.nodes, Agent(agent.row).nodes, strict=True)}
         held, kept = 0, set[int]()
         while held < job.replicas:
             able = [node for node in agent.nodes if id(node) not in kept and idle[id(node)].room(job.per_task)]
@@ -548,11 +358,11 @@ class _World:
                 found.append((math.ceil(elapsed_ms * max([0.0, *shares])), lease.lease_id))
         return sorted(found)
 
-    def hold_guest(self, agent: _Agent, lease: LeaseRow, sign: int) -> None:
+    def hold_guest(self, agent: Agent, lease: LeaseRow, sign: int) -> None:
         self.hold_tasks(agent, lease.per_task, lease.nodes, lease.devices, sign)
 
     def hold_tasks(
-        self, agent: _Agent, task: Resources, names: tuple[str, ...], devices: tuple[tuple[int, ...], ...], sign: int
+        self, agent: Agent, task: Resources, names: tuple[str, ...], devices: tuple[tuple[int, ...], ...], sign: int
     ) -> None:
         for at, name in enumerate(names):
             for node in agent.nodes:
