@@ -21,12 +21,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.apparatus import decisions as de
 from benchmarks.apparatus import fleets
+from benchmarks.apparatus.plot import Chart, Series, write_chart
 from benchmarks.figures import Baseline, Figure, emit, median, say
 from federation.scheduling.kernels import index as ix
 
@@ -67,6 +69,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=64, help="shapes of tasks, 8 or more")
     parser.add_argument("--jobs", type=int, help=f"decisions a turn (default {JOBS:,}; quick {JOBS_QUICK:,})")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="draw every turn's rate, beside the published ones"
+    )
     parser.add_argument("--homes", action="store_true", help="each job likes its own hub best")
 
 
@@ -94,6 +99,8 @@ def measure(chosen: argparse.Namespace) -> None:
                 rates[name].append(rate)
     medians = {name: median(found) for name, found in rates.items()}
     table(medians, rates)
+    if chosen.plot:
+        draw(chosen.plot, rates)
     seconds = time.monotonic() - began_s
     config = {
         "nodes": chosen.nodes, "hubs": chosen.hubs, "classes": chosen.classes, "jobs": jobs, "seed": chosen.seed,
@@ -201,3 +208,14 @@ def table(medians: dict[str, float], rates: dict[str, list[float]]) -> None:
         say(f"{name:40} {value:12,.0f}  {', '.join(f'{rate:,.0f}' for rate in rates[name])}")
     for name, rate in PUBLISHED:
         say(f"{name:40} {rate:12,}  {PUBLISHED_SOURCE}")
+
+
+def draw(file: Path, rates: dict[str, list[float]]) -> None:
+    """Every turn of every policy; what was published as a line of its own."""
+    turns = range(1, ROUNDS + 1)
+    lines = [Series(name, tuple(zip(map(float, turns), found, strict=True))) for name, found in rates.items()]
+    name, rate = PUBLISHED[0]
+    lines.append(
+        Series(f"{name} (published, more than scheduling)", tuple((float(turn), float(rate)) for turn in turns))
+    )
+    write_chart(file, Chart("Decisions a second on one core", "turn", "decisions a second", tuple(lines), y_log=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,9 +106,10 @@ def test_the_bare_index_finds_the_least_free_cpu_that_is_enough() -> None:
     assert de.least_with(buckets, 1_000_000) == -1
 
 
-def test_figures_are_of_the_promised_policies(capsys: pytest.CaptureFixture[str]) -> None:
-    """Four lines of JSON, one a policy, above zero, and the published rates only for people."""
-    throughput.measure(argparse.Namespace(**SMALL, jobs=200, quick=True, homes=False))
+def test_figures_are_of_the_promised_policies(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Four lines of JSON, one a policy, above zero; the published rates only for people; a chart where asked."""
+    throughput.measure(argparse.Namespace(**SMALL, jobs=200, quick=True, homes=False, plot=tmp_path / "rates.svg"))
+    assert "best_fit" in (tmp_path / "rates.svg").read_text()
     told = capsys.readouterr()
     lines = [json.loads(line) for line in told.out.splitlines()]
     assert [line["config"]["policy"] for line in lines] == ["ours", "best_fit", "scan", "index"]
