@@ -2,8 +2,7 @@
 
 A decision is one task placed and one released. A seeded fleet (`apparatus/fleets.py`) is filled until 75 % of its GPU
 milli are taken; then tasks come, and for each the oldest running one ends, so that the load stays. No job prefers a
-hub, unless `--homes` is given: then each comes from some hub and likes that best, and a plain scan need look there
-only. Policies:
+hub, unless `--homes` is given: then each comes from some hub and likes that best. Policies:
 
 - `ours`: the shipped rule with its choice of agent, through the index;
 - `best_fit`: exact best fit over all nodes, through the index;
@@ -69,9 +68,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=64, help="shapes of tasks, 8 or more")
     parser.add_argument("--jobs", type=int, help=f"decisions a turn (default {JOBS:,}; quick {JOBS_QUICK:,})")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE.svg", help="draw every turn's rate, beside the published ones"
-    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw microseconds a decision in every turn")
     parser.add_argument("--homes", action="store_true", help="each job likes its own hub best")
 
 
@@ -213,9 +210,12 @@ def table(medians: dict[str, float], rates: dict[str, list[float]]) -> None:
 def draw(file: Path, rates: dict[str, list[float]]) -> None:
     """Every turn of every policy; what was published as a line of its own."""
     turns = range(1, ROUNDS + 1)
-    lines = [Series(name, tuple(zip(map(float, turns), found, strict=True))) for name, found in rates.items()]
+    lines = [
+        Series(name, tuple((float(turn), 1e6 / rate) for turn, rate in zip(turns, found, strict=True)))
+        for name, found in rates.items()
+    ]
     name, rate = PUBLISHED[0]
     lines.append(
-        Series(f"{name} (published, more than scheduling)", tuple((float(turn), float(rate)) for turn in turns))
+        Series(f"{name} (published, more than scheduling)", tuple((float(turn), 1e6 / rate) for turn in turns))
     )
-    write_chart(file, Chart("Decisions a second on one core", "turn", "decisions a second", tuple(lines), y_log=True))
+    write_chart(file, Chart("A decision on one core", "turn", "microseconds", tuple(lines), y_log=True))
