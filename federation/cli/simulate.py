@@ -103,13 +103,14 @@ def _compare(session: Session, history_file: Path, policy_file: Path) -> None:
 
 
 def _figures(history: History, policy: FederationPolicy, which: str) -> Figures:
+    from federation.scheduling.prediction import Runtimes
     from federation.simulation.figures import figures
     from federation.simulation.replay import Replay
     from federation.simulation.sharing import agents_under, jobs_under
 
     agents, jobs = agents_under(policy.hubs, history.agents), jobs_under(policy.hubs, history.jobs)
     with _bar(which) as progress:
-        outcome = Replay(agents, policy.order, progress=progress).run(jobs)
+        outcome = Replay(agents, policy.order, predictor=Runtimes, progress=progress).run(jobs)
     return figures(jobs, agents, outcome, history.begins_ms, history.ends_ms)
 
 

@@ -52,6 +52,8 @@ def explain(
     left = state.fleet.nodes if planned else _left_by_plan(state)
     found = _Asked(state, key, lasting, left)
     steps = found.steps(placed=planned is not None)
+    if planned is not None:
+        steps[state.fleet.index[planned.key]] = STEP[ReasonCode.WOULD_RUN]
     reasons = _hub_reasons(found, steps)
     reasons += [
         words.reason(ReasonCode.NO_AGENT, "no agent of this hub has reported yet", hub_id)
