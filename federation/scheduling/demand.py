@@ -143,7 +143,7 @@ class Demands:
         self._sorts = _Numbers[DemandKey]()
         self._likings = _Numbers[Liking]()
         self._pairs = _Numbers[tuple[int, int]]()
-        self._shape: Int32 = np.zeros(0, np.int32)
+        self._shape: Int64 = np.zeros(0, np.int64)
         self._replicas: Int64 = np.zeros(0, np.int64)
         self._spread = np.zeros(0, np.uint8)
         self._steps: Steps = np.zeros((0, 0), np.uint8)

@@ -9,7 +9,7 @@ from federation.scheduling.fleet import COLUMNS, Fleet
 from federation.scheduling.kernels.fill import PLACED, RESERVED, Agents, Counted, Limits, Out, Round, Work, fill
 from federation.scheduling.kernels.gangs import Taste
 from federation.scheduling.kernels.profile import profiles_for
-from federation.scheduling.kernels.reasons import reasons
+from federation.scheduling.kernels.reasons import Asked, reasons
 from federation.scheduling.levels import tree_for
 from federation.scheduling.plan import STEP, Placement, Plan, Reservation, Waiting
 from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, SHORT_MS, TASKS_MAX, Policy
@@ -104,7 +104,7 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         agents=_agents_of(fleet, state),
         sorts=sorts,
         line=line,
-        levels=state.levels.arrays(fleet, state.ledger, state.usage_seen, policy, now_ms),
+        levels=state.levels.arrays(fleet, state.ledger, policy, now_ms),
         tree=tree_for(levels),
         work=work,
         out=out,
@@ -176,7 +176,8 @@ def _waiting(state: PlannerState, of: Round, ready: tuple[Placement, ...]) -> tu
     steps = np.zeros((len(left), len(state.fleet.hub_ids)), np.uint8)
     full = int(of.out.counters[0]) == of.limits.placements
     if steps.size:
-        reasons(of, state.fleet.nodes, sorts, STEPS, full, steps)
+        asked = Asked(sorts, of.sorts, of.shapes, of.agents.hub_first)
+        reasons(asked, state.fleet.nodes, of.work.room, of.work.counted, STEPS, full, steps)
     rules = state.demands.feasibility
     return tuple(
         Waiting(key, jobs, row.tobytes(), rules.overall(key, row))

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federation.scheduling.kernels.gangs import TASKS_MAX, Taste, place_packed, place_spread, tasks_at
-from federation.scheduling.kernels.jit import lean
+from federation.scheduling.kernels.jit import inline, lean, part
 from federation.scheduling.kernels.profile import NEVER_MS, Profiles, build, earliest, fits_now, reserve
 from federation.scheduling.kernels.room import Float64, Int32, Int64, Nodes, Shapes, lacking, tasks_on_node
 from federation.scheduling.kernels.turns import Levels, Tree, drop_top, grow, plant, sink
@@ -53,7 +53,7 @@ class Agents(NamedTuple):
 class Sorts(NamedTuple):
     """Sorts of jobs (S), likings (K) and pairs of the two (C)."""
 
-    shape: Int32
+    shape: Int64
     replicas: Int64
     spread: UInt8
     steps: UInt8
@@ -204,7 +204,7 @@ def fill(of: Round) -> None:
             begin = end
 
 
-@lean
+@inline
 def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
     """Serve the jobs at `begin` to `end` of the order; False when the round is full."""
     levels, tree, work = of.levels, of.tree, of.work
@@ -244,7 +244,7 @@ def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
     return True
 
 
-@lean
+@inline
 def _serve(of: Round, user: int, home_only: bool) -> int:
     """The user's next job that starts, or is promised a start: SERVED; NEXT when none is left; FULL."""
     line, sorts, work, out = of.line, of.sorts, of.work, of.out
@@ -281,7 +281,7 @@ def _serve(of: Round, user: int, home_only: bool) -> int:
     return NEXT
 
 
-@lean
+@part
 def work_of(need: Int64, offered: Int64, duration_ms: int) -> int:
     """How much work `need` int64 (T,) is at an agent that offers `offered`: dominant share in 1/1,024, rounded down, x ms.
 
@@ -294,14 +294,14 @@ def work_of(need: Int64, offered: Int64, duration_ms: int) -> int:
     return int(largest * 1024.0) * min(duration_ms, 2**32)
 
 
-@lean
+@inline
 def _weigh(need: Int64, totals: Int64, shape: int, replicas: int) -> None:
     """Into `need` int64 (T,) what a gang takes in all."""
     for column in range(len(need)):
         need[column] = totals[shape, column] * replicas
 
 
-@lean
+@inline
 def _count_share(levels: Levels, user: int, need: Int64, offered: Int64) -> None:
     """A gang that takes `need` uses up a turn of the user, the project and the hub."""
     level = user
@@ -310,7 +310,7 @@ def _count_share(levels: Levels, user: int, need: Int64, offered: Int64) -> None
         level = int(levels.parent[level])
 
 
-@lean
+@part
 def tasks_now(counted: Counted, room: Nodes, shapes: Shapes, shape: int, agent: int) -> int:
     """How many tasks fit at an agent now, 0 to `TASKS_MAX`."""
     if counted.tasks_of[shape, agent] != counted.version[agent]:
@@ -320,7 +320,7 @@ def tasks_now(counted: Counted, room: Nodes, shapes: Shapes, shape: int, agent: 
     return int(counted.tasks[shape, agent])
 
 
-@lean
+@inline
 def _welcome(of: Round, liking: int, duration: int, agent: int) -> bool:
     """Whether a job may run so long at an agent: its own users always, guests within its limit or if they can be preempted."""
     limit = of.agents.guest_limit[agent]
@@ -329,7 +329,7 @@ def _welcome(of: Round, liking: int, duration: int, agent: int) -> bool:
     )
 
 
-@lean
+@part
 def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: int) -> int:
     """The agent where a job starts now: best liked, then least loaded, then first; -1 when none has room for it."""
     sorts, work = of.sorts, of.work
@@ -361,7 +361,7 @@ def _choose(of: Round, sort: int, liking: int, duration: int, first: int, last: 
         work.excluded[best] = ticket
 
 
-@lean
+@inline
 def _leaves_headroom(of: Round, agent: int) -> bool:
     """Whether `work.need` may be taken at an agent, and enough is left for short jobs."""
     for column in range(len(of.work.need)):
@@ -371,7 +371,7 @@ def _leaves_headroom(of: Round, agent: int) -> bool:
     return True
 
 
-@lean
+@part
 def _start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
     """Start a job at an agent that has room; False when the round's answer is full."""
     sorts, work, out = of.sorts, of.work, of.out
@@ -409,7 +409,7 @@ def _start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
     return True
 
 
-@lean
+@part
 def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bool) -> bool:
     """Reserve the earliest start at the job's best agent, as if all had room: best liked, least promised, first."""
     sorts, work, out = of.sorts, of.work, of.out
@@ -463,7 +463,7 @@ def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bo
     return True
 
 
-@lean
+@part
 def _drain_for(of: Round, agent: int, shape: int, replicas: int, start_ms: int) -> None:
     """Keep nodes free for a gang that lacks no room in sum, but room in one place: else small jobs could fill it for ever.
 
@@ -496,7 +496,7 @@ def _drain_for(of: Round, agent: int, shape: int, replicas: int, start_ms: int) 
     work.counted.version[agent] = of.out.counters[4]
 
 
-@lean
+@inline
 def _begin_profile(profiles: Profiles, agents: Agents, agent: int, now_ms: int, free_now: Int64) -> None:
     """An agent's room over time: what its leases give back."""
     begin, end = agents.lease_first[agent], agents.lease_first[agent + 1]

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from federation.scheduling.kernels.fill import Round, UInt8, tasks_now
+from typing import NamedTuple
+
+from federation.scheduling.kernels.fill import Counted, Sorts, UInt8, tasks_now
 from federation.scheduling.kernels.gangs import TASKS_MAX, tasks_at
 from federation.scheduling.kernels.jit import lean
-from federation.scheduling.kernels.room import Int64, Nodes
+from federation.scheduling.kernels.room import Int64, Nodes, Shapes
+
+
+class Asked(NamedTuple):
+    """Whose reasons are asked for."""
+
+    sorts: Int64
+    """Numbers in `of`."""
+    of: Sorts
+    shapes: Shapes
+    hub_first: Int64
+    """(H + 1,) agents of each hub."""
 
 
 @lean
-def reasons(of: Round, before: Nodes, sorts: Int64, codes: UInt8, full: bool, steps: UInt8) -> None:
-    """Into `steps` uint8 (len(sorts), H) the obstacle of each of `sorts` at each hub.
+def reasons(
+    asked: Asked, before: Nodes, after: Nodes, counted: Counted, codes: UInt8, full: bool, steps: UInt8
+) -> None:
+    """Into `steps` uint8 (len(asked.sorts), H) the obstacle of each sort at each hub.
 
-    `before` is the room that the round began with; `codes` are the steps for: others were first, a promised start is in
-    the way, no room. `full`: the round ended before everybody had a turn.
+    `before` is the room that the round began with, `after` what it left; `codes` are the steps for: others were first, a
+    promised start is in the way, no room. `full`: the round ended before everybody had a turn.
     """
-    for row in range(len(sorts)):
-        sort = int(sorts[row])
-        shape, replicas = int(of.sorts.shape[sort]), int(of.sorts.replicas[sort])
+    for row in range(len(asked.sorts)):
+        sort = int(asked.sorts[row])
+        shape, replicas = int(asked.of.shape[sort]), int(asked.of.replicas[sort])
         for hub in range(steps.shape[1]):
             lowest = 255
-            for agent in range(of.agents.hub_first[hub], of.agents.hub_first[hub + 1]):
-                step = int(of.sorts.steps[sort, agent])
+            for agent in range(asked.hub_first[hub], asked.hub_first[hub + 1]):
+                step = int(asked.of.steps[sort, agent])
                 if step == 0:
-                    begin, end = of.work.counted.first[agent], of.work.counted.first[agent + 1]
-                    if tasks_now(of.work.counted, of.work.room, of.shapes, shape, agent) >= replicas:
+                    begin, end = counted.first[agent], counted.first[agent + 1]
+                    if tasks_now(counted, after, asked.shapes, shape, agent) >= replicas:
                         step = int(codes[0] if full else codes[1])
-                    elif tasks_at(before, of.shapes, shape, begin, end, TASKS_MAX) >= replicas:
+                    elif tasks_at(before, asked.shapes, shape, begin, end, TASKS_MAX) >= replicas:
                         step = int(codes[0])
                     else:
                         step = int(codes[2])

@@ -59,14 +59,18 @@ def tasks_on_node(nodes: Nodes, shapes: Shapes, shape: int, node: int, most: int
         need = shapes.need[shape, column]
         if need > 0:
             fitting = min(fitting, int(max(nodes.free[node, column], 0) // need))
+            if fitting == 0:
+                return 0
     milli = shapes.milli[shape]
-    if milli == 0 or fitting == 0:
+    if milli == 0:
         return fitting
-    slots = 0
+    slots, enough = 0, fitting * shapes.devices[shape]
     for device in range(nodes.device_first[node], nodes.device_first[node + 1]):
         if (shapes.kinds[shape] >> np.uint64(nodes.device_kind[device])) & np.uint64(1):
             slots += max(nodes.device_free[device], 0) // milli
-    return min(fitting, int(slots // shapes.devices[shape]))
+            if slots >= enough:  # also keeps the compiler from making a vector loop ten times as long of it
+                return fitting
+    return int(slots // shapes.devices[shape])
 
 
 @lean
