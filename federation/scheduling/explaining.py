@@ -191,7 +191,7 @@ def _overall(found: _Asked, policy: Policy, job: QueuedJob, steps: Steps, now_ms
         return [words.reason(ReasonCode.UNKNOWN_DATASET, message, datasets=named)]
     if found.open and int(steps.min()) == STEP[ReasonCode.FAIRNESS_TURN]:
         share, own = (
-            state.levels.share_of(level, state.fleet, state.ledger, state.usage_seen, policy, now_ms)
+            state.levels.share_of(level, state.fleet, state.ledger, policy, now_ms)
             for level in ((job.home_hub,), job.owner)
         )
         message = (

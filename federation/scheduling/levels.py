@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from federation.scheduling.fairness import UseLedger, contributed_share, contribution_weight
+from federation.scheduling.fairness import UseLedger, contributed_share, contribution_weight, dominant_share
 from federation.scheduling.fleet import COLUMNS, Fleet, grown
 from federation.scheduling.kernels.room import Float64, Int32, Int64
 from federation.scheduling.kernels.turns import Levels, Tree
@@ -29,7 +29,8 @@ def levels_of(owner: OwnerKey) -> tuple[Level, Level, Level]:
 class _Past(NamedTuple):
     """What use of late makes of the levels, remembered."""
 
-    stamp: tuple[int, ...]
+    bucket: tuple[int, int]
+    """(half-life, which bucket it is)."""
     fleet: Fleet
     policy: Policy
     used: Float64
@@ -49,6 +50,8 @@ class LevelTable:
         self._hubs: Int32 = np.zeros(0, np.int32)
         self._hubs_of: Fleet | None = None
         self._past: _Past | None = None
+        self._changed: set[Level] = set()
+        """For whom use was posted since."""
         self._paths: list[Level] = []
 
     def __len__(self) -> int:
@@ -81,9 +84,9 @@ class LevelTable:
             self.held[level] += totals
             level = int(self._parent[level])
 
-    def arrays(self, fleet: Fleet, ledger: UseLedger, usage_seen: int, policy: Policy, now_ms: int) -> Levels:
+    def arrays(self, fleet: Fleet, ledger: UseLedger, policy: Policy, now_ms: int) -> Levels:
         """Where everybody stands at `now_ms`: the largest of (held + used of late) / offered, over the weight."""
-        past = self._past_at(fleet, ledger, usage_seen, policy, now_ms)
+        past = self._past_at(fleet, ledger, policy, now_ms)
         offered = fleet.offered_totals
         share = np.zeros(past.used.shape)
         np.divide(self.held[: len(self)] + past.used, offered, out=share, where=offered > 0)
@@ -96,31 +99,39 @@ class LevelTable:
             rank=share.max(axis=1, initial=0.0) / past.weight,
         )
 
-    def _past_at(self, fleet: Fleet, ledger: UseLedger, usage_seen: int, policy: Policy, now_ms: int) -> _Past:
-        """What does not change from round to round: computed when use was posted, its decay moved on, or somebody came."""
-        stamp = (len(self), usage_seen, ledger.half_life_ms, now_ms // ledger.bucket_ms)
-        known = self._past
-        if known is not None and known.stamp == stamp and known.fleet is fleet and known.policy is policy:
-            return known
-        used = np.zeros((len(self), len(COLUMNS)))
-        for level in ledger.levels():
-            at = self.ids.get(level)
-            for name, mean in ledger.decayed(level, now_ms).items() if at is not None else ():
-                if name in COLUMNS:
-                    used[at, COLUMNS[name]] = mean
-        past, offered = np.zeros(used.shape), fleet.offered_totals
-        np.divide(used, offered, out=past, where=offered > 0)
-        weight = self._weights(fleet, ledger, policy, now_ms)
-        use = past.max(axis=1, initial=0.0) / weight
-        self._past = _Past(stamp, fleet, policy, used, weight, use)
-        return self._past
+    def use_posted(self, owner: OwnerKey, host_hub: str) -> None:
+        """A stretch of `owner`'s use of the machines of `host_hub` was posted."""
+        self._changed.update(levels_of(owner))
+        self._changed.add((host_hub,))
 
-    def share_of(
-        self, level: Level, fleet: Fleet, ledger: UseLedger, usage_seen: int, policy: Policy, now_ms: int
-    ) -> float:
+    def _past_at(self, fleet: Fleet, ledger: UseLedger, policy: Policy, now_ms: int) -> _Past:
+        """What use of late makes of everybody: computed again for whom use was posted, for all when its decay moved on."""
+        bucket, known = (ledger.half_life_ms, now_ms // ledger.bucket_ms), self._past
+        if known is None or known.bucket != bucket or known.fleet is not fleet or known.policy is not policy:
+            nobody = np.zeros(0)
+            known = _Past(bucket, fleet, policy, np.zeros((0, len(COLUMNS))), nobody, nobody)
+        elif not self._changed and len(known.weight) == len(self):
+            return known
+        count, before = len(self), len(known.weight)
+        past = _Past(
+            bucket, fleet, policy, grown(known.used, count), grown(known.weight, count), grown(known.use, count)
+        )
+        offered, hubs = fleet.offered_by_name(), len(fleet.hub_ids)
+        changed = {at for level in self._changed if (at := self.ids.get(level)) is not None}
+        for at in sorted(changed | set(range(before, count))):
+            level = self._paths[at]
+            means = ledger.decayed(level, now_ms)
+            past.used[at] = [means.get(name, 0.0) for name in COLUMNS]
+            past.weight[at] = self._weight(level, ledger, policy, now_ms, (offered, hubs))
+            past.use[at] = dominant_share({}, means, offered, 1.0) / past.weight[at]
+        self._changed.clear()
+        self._past = past
+        return past
+
+    def share_of(self, level: Level, fleet: Fleet, ledger: UseLedger, policy: Policy, now_ms: int) -> float:
         """The weighted dominant share of a level, held and in use of late; 0 for one that nobody knows."""
         at = self.ids.get(level)
-        return 0.0 if at is None else float(self.arrays(fleet, ledger, usage_seen, policy, now_ms).rank[at])
+        return 0.0 if at is None else float(self.arrays(fleet, ledger, policy, now_ms).rank[at])
 
     def hub_rows(self, fleet: Fleet) -> Int32:
         """(L,) each level's home hub in the fleet, -1 where it has no agents."""
@@ -129,19 +140,18 @@ class LevelTable:
             self._hubs_of = fleet
         return self._hubs
 
-    def _weights(self, fleet: Fleet, ledger: UseLedger, policy: Policy, now_ms: int) -> Float64:
-        weights = np.ones(len(self))
-        for level, at in self.ids.items():
-            if len(level) == 1:
-                base = policy.hub_weights.get(level[0], 1.0)
-                given = ledger.contributed(level[0], now_ms)
-                share = contributed_share(given, fleet.offered_by_name(), len(fleet.hub_ids)) if given else 0.0
-                weights[at] = contribution_weight(base, share, policy.fairness)
-            elif len(level) == 2:
-                weights[at] = policy.project_weights.get((level[0], level[1]), 1.0)
-            else:
-                weights[at] = policy.user_weights.get((level[0], level[1], level[2]), 1.0)
-        return weights
+    def _weight(
+        self, level: Level, ledger: UseLedger, policy: Policy, now_ms: int, there: tuple[dict[str, int], int]
+    ) -> float:
+        """The weight of a level; `there` is what is offered by name, and by how many hubs."""
+        if len(level) == 1:
+            base = policy.hub_weights.get(level[0], 1.0)
+            given = ledger.contributed(level[0], now_ms)
+            share = contributed_share(given, *there) if given else 0.0
+            return contribution_weight(base, share, policy.fairness)
+        if len(level) == 2:
+            return policy.project_weights.get((level[0], level[1]), 1.0)
+        return policy.user_weights.get((level[0], level[1], level[2]), 1.0)
 
     def _name_places(self) -> Int64:
         if self._named != len(self.ids):

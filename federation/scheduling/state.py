@@ -47,8 +47,6 @@ class PlannerState:
     fleet: Fleet = field(default_factory=Fleet)
     levels: LevelTable = field(default_factory=LevelTable)
     ledger: UseLedger = field(default_factory=UseLedger)
-    usage_seen: int = 0
-    """Rows of use so far: what the standings were computed of."""
     tasks: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     """(shapes, A) room counted in tasks ..."""
     tasks_of: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
@@ -84,7 +82,7 @@ class PlannerState:
             self._make_claim(claim)
         for usage in delta.usage:
             self.ledger.add(usage)
-        self.usage_seen += len(delta.usage)
+            self.levels.use_posted(usage.owner, usage.host_hub)
         wanted = (policy or Policy()).fairness.half_life_ms
         self.ledger = self.ledger.with_half_life(wanted)
         self.lore.settle(self.fleet)
