@@ -29,6 +29,8 @@ LENGTH = 1_024
 SUBMIT, RUN, ALLOCATED, ASKED, ASKED_TIME, USER = 1, 3, 4, 7, 8, 11
 FIELDS = 18
 HALF_HOUR_S = 1_800
+LOG_RUN_MAX = 12.0
+"""The model's longest job, two days: the tail of its distribution would go on for months."""
 Int64 = npt.NDArray[np.int64]
 
 
@@ -123,10 +125,11 @@ def synthetic(jobs: int, procs: int, load: float, seed: int) -> Log:
     """A log of `jobs` jobs that ask for `load` of `procs` processors, drawn by `seed`."""
     dice = np.random.default_rng(seed)
     sizes = _sizes(dice, jobs, procs)
-    long_share = np.clip(0.78 - 0.0054 * sizes, 0.0, 1.0)
+    short_share = np.clip(0.78 - 0.0054 * sizes, 0.0, 1.0)
     short = dice.gamma(4.2, 0.94, jobs)
     long = dice.gamma(312.0, 0.03, jobs)
-    run = np.exp(np.where(dice.random(jobs) < long_share, short, long)).astype(np.int64) + 1
+    log_run = np.minimum(np.where(dice.random(jobs) < short_share, short, long), LOG_RUN_MAX)
+    run = np.exp(log_run).astype(np.int64) + 1
     submit = _arrivals(dice, jobs, float(np.sum(run * sizes)) / (procs * load))
     return Log("synthetic:lublin", submit, run, run.copy(), sizes, np.full(jobs, -1))
 

@@ -87,6 +87,8 @@ def test_a_drawn_log_stands_in() -> None:
     load = float(np.sum(log.run * log.procs)) / (128 * int(log.submit[-1]))
     assert 1.04 < load < 1.06
     assert (log.procs.min(), log.procs.max()) == (1, 128)
+    assert log.run.min() >= 1
+    assert 10_000 < log.run.max() < 2 * 86_400
     assert (np.diff(log.submit) >= 0).all()
     hours = np.bincount(log.submit // 3600 % 24, minlength=24)
     assert hours[12:18].sum() > 4 * hours[0:6].sum()
