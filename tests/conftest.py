@@ -6,6 +6,7 @@ Fixtures live beside the rooms that use them. Not here: anything that starts a s
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 
 import pytest
@@ -39,6 +40,14 @@ def room_of(path: str) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick rooms first, whole federations last; inside a room the order stays."""
     items.sort(key=lambda item: room_of(str(item.path)))
+
+
+def pytest_collection_finish() -> None:
+    """The planner's machine code is of the sources that are tested."""
+    if "federation.scheduling" in sys.modules:
+        from federation.app.kernels import fresh_kernels
+
+        fresh_kernels("benchmarks")
 
 
 @pytest.hookimpl(wrapper=True)

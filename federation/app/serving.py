@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from federation.api.door import Gate
 from federation.api.hubs import HubServicer
 from federation.api.jobs import JobServicer
+from federation.app.kernels import fresh_kernels
 from federation.app.outside import SortableIds, SystemClock
 from federation.app.policyfile import load_policy
 from federation.app.settings import Settings, read_settings
@@ -61,6 +62,7 @@ class ControlPlane:
         self.tokens = TokenFile(Path(settings.server.tokens_file))
         self.tokens.principals()  # a broken file is told now, not at the first call
         policy = _policy(settings)  # and so is this one
+        fresh_kernels()
         outside = Outside(
             open_store(settings.store_url), SystemClock(), SortableIds(), self.objects, self.tracking, policy
         )

@@ -103,11 +103,13 @@ def _compare(session: Session, history_file: Path, policy_file: Path) -> None:
 
 
 def _figures(history: History, policy: FederationPolicy, which: str) -> Figures:
+    from federation.app.kernels import fresh_kernels
     from federation.scheduling.prediction import Runtimes
     from federation.simulation.figures import figures
     from federation.simulation.replay import Replay
     from federation.simulation.sharing import agents_under, jobs_under
 
+    fresh_kernels()
     agents, jobs = agents_under(policy.hubs, history.agents), jobs_under(policy.hubs, history.jobs)
     with _bar(which) as progress:
         outcome = Replay(agents, policy.order, predictor=Runtimes, progress=progress).run(jobs)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Callable
 
-from infra.bootstrap.environment import child_environment, setup
+from infra.bootstrap.environment import child_environment, setup, warm_kernels
 from infra.bootstrap.places import ROOT, VENV
 from infra.bootstrap.trouble import BootstrapError, say
 
@@ -47,7 +47,8 @@ def start(words: list[str], *, output: int | None = None, extra: dict[str, str] 
 
 def run_setup(_arguments: list[str]) -> int:
     """Only the environment, in .venv; says first how many MB it fetches, and from where."""
-    if not setup():
+    installed = setup()
+    if not warm_kernels() and not installed:
         say("nothing to do")
     return 0
 
@@ -57,6 +58,7 @@ def run_demo(arguments: list[str]) -> int:
     if os.environ.get("DEMO", "") not in ("", "core"):
         raise BootstrapError(f"DEMO={os.environ['DEMO']!r} is not known; write DEMO=core, or leave it out")
     setup()
+    warm_kernels()
     core = ["--core"] if os.environ.get("DEMO") == "core" else []
     keep = ["--keep"] if os.environ.get("KEEP", "0") not in ("", "0") else []
     return start(["brhub", "demo", *core, *keep, *arguments])
@@ -65,12 +67,14 @@ def run_demo(arguments: list[str]) -> int:
 def run_test(arguments: list[str]) -> int:
     """The whole suite, but for what is marked long."""
     setup()
+    warm_kernels()
     return start(["python", "-m", "pytest", "-m", "not long", *arguments])
 
 
 def run_quick(arguments: list[str]) -> int:
     """unit, property and tidy rooms, under 60 s."""
     setup()
+    warm_kernels()
     rooms = [room for room in QUICK_ROOMS if (ROOT / room).is_dir()]
     return start(["python", "-m", "pytest", "-q", "-m", "not long and not heavy", "-n", "4", *(arguments or rooms)])
 
@@ -78,6 +82,7 @@ def run_quick(arguments: list[str]) -> int:
 def run_long(arguments: list[str]) -> int:
     """everything: many seeds, all courses, long fuzz."""
     setup()
+    warm_kernels()
     return start(["python", "-m", "pytest", *arguments], extra={"BRHUB_LONG": "1"})
 
 
@@ -112,6 +117,7 @@ def run_check(arguments: list[str]) -> int:
 def run_bench(arguments: list[str]) -> int:
     """[NAME] [OPTIONS]: every benchmark, or one; JSON lines into benchmarks/out/NAME.jsonl."""
     setup()
+    warm_kernels()
     folder = ROOT / "benchmarks" / "out"
     folder.mkdir(parents=True, exist_ok=True)
     names = arguments[:1] if arguments and not arguments[0].startswith("-") else benchmark_names()
@@ -143,6 +149,7 @@ def benchmark_names() -> list[str]:
 def run_up(arguments: list[str]) -> int:
     """A federation of three hubs that stays, in .brhub/."""
     setup()
+    warm_kernels()
     words = ["brhub", "up", "--hubs", "3", "--dir", STATE_FOLDER, "--detach", "--sample-data"]
     return start([*words, *arguments])
 

@@ -20,7 +20,17 @@ from pathlib import Path
 
 from infra.bootstrap import java, node
 from infra.bootstrap.index import IndexSettings, read_settings, uv_environment
-from infra.bootstrap.places import LOCKS, ROOT, STAMP, VENV, VENV_PYTHON, cache_folder, short
+from infra.bootstrap.places import (
+    KERNELS,
+    KERNELS_STAMP,
+    LOCKS,
+    ROOT,
+    STAMP,
+    VENV,
+    VENV_PYTHON,
+    cache_folder,
+    short,
+)
 from infra.bootstrap.trouble import BootstrapError, say
 from infra.bootstrap.uv import get_uv
 
@@ -125,6 +135,30 @@ def setup() -> bool:
         node.install_proxy(env)
         STAMP.write_text(json.dumps({"digest": digest_of_inputs(), "java": found_java}), encoding="utf-8")
         say("ready")
+    return True
+
+
+def digest_of_kernels() -> str:
+    """SHA-256 over what the planner's machine code is made of: its sources, and the packages that compile them."""
+    total = hashlib.sha256((LOCKS / "all.txt").read_bytes())
+    for path in sorted(KERNELS.rglob("*.py")):
+        total.update(path.relative_to(KERNELS).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def warm_kernels() -> bool:
+    """Compile the planner's kernels, unless that was done for these very sources; whether there was anything to do.
+
+    That it fails stops nobody: what is not compiled now is compiled when it is first called.
+    """
+    digest = digest_of_kernels()
+    with contextlib.suppress(OSError):
+        if KERNELS_STAMP.read_text(encoding="ascii") == digest:
+            return False
+    say("compiling the planner's kernels")
+    words = [str(VENV_PYTHON), "-m", "federation.app.kernels"]
+    if subprocess.run(words, env=child_environment(), cwd=str(ROOT)).returncode == 0:
+        KERNELS_STAMP.write_text(digest, encoding="ascii")
     return True
 
 

@@ -13,6 +13,8 @@ LOCKS = ROOT / "infra" / "locks"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "digital-br-setup.json"
+KERNELS_STAMP = VENV / "digital-br-kernels.txt"
+KERNELS = ROOT / "federation" / "scheduling"
 
 
 def cache_folder() -> Path:
