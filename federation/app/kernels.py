@@ -3,8 +3,8 @@
 Numba keeps what it compiled beside the source, or in the user's cache folder where it may not write there, and looks
 at one file only: the one that a function is written in. A kernel that calls one of another file would go on with the
 old one when that file changes. So a stamp lies beside the machine code: a digest of all sources that it may be made of
-and of the versions of what made it; where it differs, all of the machine code goes. `python -m federation.app.kernels`
-compiles everything once, as `./run setup` does. Deliberately not here: kernels.
+and of the versions of what made it; where it differs, all of the machine code goes. `./run setup`
+calls `prepare`, which compiles everything once. Deliberately not here: kernels.
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ def fresh_kernels(*others: str) -> bool:
             both = digest_of([*sources, *map(Path, sys.modules[name].__path__)])
             found += [_freshen(folder, both) for folder in sorted(folders_of(name))]
     return any(found)
+
+
+def prepare() -> None:
+    """Have all machine code on disk."""
+    fresh_kernels()
+    warm_up()
 
 
 def digest_of(folders: Iterable[Path]) -> str:
@@ -138,8 +144,3 @@ def _alone_in(folder: Path) -> Iterator[Path]:
     with stamp.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield stamp
-
-
-if __name__ == "__main__":
-    fresh_kernels()
-    warm_up()

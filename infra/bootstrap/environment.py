@@ -156,7 +156,7 @@ def warm_kernels() -> bool:
         if KERNELS_STAMP.read_text(encoding="ascii") == digest:
             return False
     say("compiling the planner's kernels")
-    words = [str(VENV_PYTHON), "-m", "federation.app.kernels"]
+    words = [str(VENV_PYTHON), "-c", "from federation.app.kernels import prepare; prepare()"]
     if subprocess.run(words, env=child_environment(), cwd=str(ROOT)).returncode == 0:
         KERNELS_STAMP.write_text(digest, encoding="ascii")
     return True

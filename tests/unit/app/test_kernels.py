@@ -11,7 +11,7 @@ import pytest
 
 from federation.app import kernels
 from federation.app.kernels import STAMP, digest_of, folders_of, fresh_kernels
-from federation.scheduling.kernels.fill import fill as fill_kernel
+from federation.scheduling.kernels import fill as module_of_fill
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_folder_that_nobody_may_write_is_left_alone(cache: Path) -> None:
 
 def test_numba_says_where_it_keeps_the_planners_machine_code() -> None:
     """A folder of the kernels, wherever that is here."""
-    assert Path(fill_kernel.stats.cache_path) in folders_of(kernels.PLANNER)
+    assert Path(vars(module_of_fill)["fill"].stats.cache_path) in folders_of(kernels.PLANNER)
 
 
 def test_a_warm_up_leaves_nothing_to_compile() -> None:
