@@ -23,6 +23,8 @@ PROMISES_MAX = 250_000
 """For all agents together, shared out evenly."""
 
 
+PROMISE_AFTER_MS = 4 * 3_600_000
+PROMISE_AFTER_MS_MAX = 30 * 86_400_000
 HEADROOM = 12
 """Who jumps the line for long leaves one part in so many of the site free, with `short_first`."""
 SHORT_MS = 5 * 60_000
@@ -54,6 +56,10 @@ class Policy:
     """Promised starts at each agent that later jobs may not delay: 1 is EASY backfill, 0 promises nothing. None: what
     goes best with the order, as many as there may be with `age` and one with `short_first`."""
 
+    promise_after_ms: int | None = None
+    """Who has waited so long is promised a start; until then everybody who fits passes. None: what goes best with the
+    order, four hours with `age` and at once with `short_first`."""
+
     def __post_init__(self) -> None:
         for what in ("hub_weights", "project_weights", "user_weights"):
             for name, weight in getattr(self, what).items():
@@ -64,6 +70,7 @@ class Policy:
         for what, value, least, most in (
             ("placements_max", self.placements_max, 1, PLACEMENTS_MAX),
             ("reservations", self.promises_max, 0, RESERVATIONS_MAX),
+            ("promise_after_ms", self.patience_ms, 0, PROMISE_AFTER_MS_MAX),
         ):
             if type(value) is not int or not least <= value <= most:
                 raise invalid(f"{what} of {value} is out of range", hint=f"Use {least} to {most}.", field=what)
@@ -76,6 +83,13 @@ class Policy:
         if self.reservations is not None:
             return self.reservations
         return RESERVATIONS_MAX if self.order is Order.AGE else 1
+
+    @property
+    def patience_ms(self) -> int:
+        """How long a job waits before it is promised a start."""
+        if self.promise_after_ms is not None:
+            return self.promise_after_ms
+        return PROMISE_AFTER_MS if self.order is Order.AGE else 0
 
     @property
     def headroom(self) -> int:

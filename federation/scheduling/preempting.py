@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from federation.domain.ids import AgentKey
-from federation.scheduling.kernels.fill import RESERVED, Round
+from federation.scheduling.kernels.fill import PLACED, Round
 from federation.scheduling.kernels.gangs import place_packed, place_spread, tasks_at
 from federation.scheduling.kernels.room import Nodes
 from federation.scheduling.plan import Placement, Preemption
@@ -37,15 +37,11 @@ def preemptions(state: PlannerState, of: Round, placements: tuple[Placement, ...
     """The claims of a round; `of` is as the kernels left it, `placements` is what it starts."""
     guests = _guests(state, of.limits.now_ms)
     made: list[Preemption] = []
-    seen: set[int] = set()
-    for at in of.out.promised[: of.out.counters[5]].tolist() if guests else ():
-        agent, slot = int(of.out.agent[at]), int(of.line.order[at])
-        if of.out.status[at] != RESERVED or agent in seen or agent not in guests:
+    for agent in sorted(guests):
+        at = int(of.work.blocked[agent])
+        if at < 0 or of.out.status[at] == PLACED:
             continue
-        job = state.job(state.queue.id_at(slot))
-        if job.home_hub != state.fleet.keys[agent][0]:
-            continue
-        seen.add(agent)
+        job = state.job(state.queue.id_at(int(of.line.order[at])))
         room = _left(state, state.fleet.keys[agent], placements)
         claim = _claim(state, of, job, room, agent, guests[agent])
         if claim is not None:

@@ -62,7 +62,7 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
     ends = state.lease_table.endings(fleet)
     promises = min(policy.promises_max, max(1, PROMISES_MAX // max(1, agents)), waiting)
     rows = np.diff(ends.first) + (1 + 2 * promises + min(waiting, policy.placements_max))
-    counters = np.zeros(6, np.int64)
+    counters = np.zeros(5, np.int64)
     counters[4] = state.versions
     work = Work(
         room=fleet.room(),
@@ -72,6 +72,7 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         dead=np.full(len(sorts.pair_sort), 2**62, np.int64),
         capped=np.zeros(len(sorts.pair_sort), np.uint8),
         profiles=profiles_for(rows, len(COLUMNS)),
+        blocked=np.full(agents, -1, np.int32),
         reserved=np.zeros(agents, np.int64),
         draining=np.zeros(agents, np.uint8),
         backlog=np.zeros(agents, np.int64),
@@ -92,7 +93,6 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         agent=np.zeros(waiting, np.int32),
         start_ms=np.zeros(waiting, np.int64),
         placed=np.zeros(min(waiting, policy.placements_max), np.int32),
-        promised=np.zeros(waiting, np.int32),
         nodes=np.empty(TASKS_MAX, np.int64),
         devices=np.empty(DEVICES_MAX, np.int64),
     )
@@ -109,7 +109,13 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         work=work,
         out=out,
         limits=Limits(
-            now_ms, policy.placements_max, promises, policy.headroom, SHORT_MS, bool((state.guest_limits >= 0).any())
+            now_ms=now_ms,
+            placements=policy.placements_max,
+            reservations=promises,
+            headroom=policy.headroom,
+            short_ms=SHORT_MS,
+            promise_after_ms=policy.patience_ms,
+            guests_limited=bool((state.guest_limits >= 0).any()),
         ),
     )
 

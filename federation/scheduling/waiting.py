@@ -120,7 +120,7 @@ class Queue:
     # -- answers ------------------------------------------------------------------------------------------------------
     def line(self) -> Line:
         """The columns that a round looks at."""
-        return Line(self.order, self._pair, self._owner, self._limit, self._priority, self._aside)
+        return Line(self.order, self._pair, self._owner, self._limit, self._priority, self._aside, self._submitted)
 
     def id_at(self, slot: int) -> str:
         """The job in a slot."""

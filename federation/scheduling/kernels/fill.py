@@ -3,7 +3,7 @@
 First the owners: jobs of a hub's own users on that hub's machines, so that no guest comes before them there. Then
 everybody everywhere. Within each, class by class; within a class by weighted dominant share (`turns.py`); of one user
 by line position. A job that cannot start gets a reservation at its best agent while that has fewer than the limit:
-from then on nothing starts there that would delay it (conservative backfill). Its owner's turn is used by it.
+from then on nothing starts there that would delay it (conservative backfill), once it has waited for a while.
 Reservations are made anew in every round. Room only shrinks while a round goes on, so what did not fit is not tried
 again. Deliberately not here: what is checked at the door, and words.
 """
@@ -82,6 +82,8 @@ class Line(NamedTuple):
     priority: UInt8
     aside: UInt8
     """1: not in this round, because a claim holds its room already."""
+    submitted: Int64
+    """ms"""
 
 
 class Counted(NamedTuple):
@@ -109,6 +111,8 @@ class Work(NamedTuple):
     capped: UInt8
     """(C,) its best agent makes no more promises."""
     profiles: Profiles
+    blocked: Int32
+    """(A,) place in the order of the first of its own hub's jobs that found no room there, -1: none."""
     reserved: Int64
     """(A,) promises made."""
     draining: UInt8
@@ -132,7 +136,7 @@ class Work(NamedTuple):
 
 
 class Out(NamedTuple):
-    """What a round decides. Counters in `counters`: placements, tasks, devices, tickets, versions, promises."""
+    """What a round decides. Counters in `counters`: placements, tasks, devices, tickets, versions."""
 
     counters: Int64
     status: UInt8
@@ -143,8 +147,6 @@ class Out(NamedTuple):
     """(Q,) of promises."""
     placed: Int32
     """(placements,) places in the order, as decided."""
-    promised: Int32
-    """(Q,) places in the order of who was promised a start, as decided."""
     nodes: Int64
     devices: Int64
 
@@ -160,6 +162,8 @@ class Limits(NamedTuple):
     """Who jumps the line leaves one part in so many free, 0: nobody need ..."""
     short_ms: int
     """... unless it may run no longer than this."""
+    promise_after_ms: int
+    """Who has waited so long is promised a start."""
     guests_limited: bool
     """Whether any agent limits its guests."""
 
@@ -246,7 +250,7 @@ def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
 
 @inline
 def _serve(of: Round, user: int, home_only: bool) -> int:
-    """The user's next job that starts, or is promised a start: SERVED; NEXT when none is left; FULL."""
+    """The user's next job that starts: SERVED; NEXT when none is left; FULL. Who cannot start is promised a start."""
     line, sorts, work, out = of.line, of.sorts, of.work, of.out
     first, last = 0, len(of.agents.offered)
     if home_only:
@@ -266,18 +270,16 @@ def _serve(of: Round, user: int, home_only: bool) -> int:
             if agent >= 0:
                 if not _start(of, at, sort, agent, duration):
                     return FULL
-                if out.status[at] == WAITS:
-                    _count_share(of.levels, user, work.need, of.agents.offered_totals)
+                _count_share(of.levels, user, work.need, of.agents.offered_totals)
                 out.status[at] = PLACED
                 return SERVED
             if not home_only:
                 work.dead[pair] = duration
-        if out.status[at] != WAITS or (not home_only and work.capped[pair]):
+        patient = of.limits.now_ms - line.submitted[slot] >= of.limits.promise_after_ms
+        if out.status[at] != WAITS or (not home_only and (work.capped[pair] or not patient)):
             continue
-        if _promise(of, at, pair, (first, last), home_only):
+        if _promise(of, at, pair, (first, last), (home_only, patient)):
             out.status[at] = RESERVED
-            _count_share(of.levels, user, work.need, of.agents.offered_totals)
-            return SERVED
     return NEXT
 
 
@@ -410,13 +412,10 @@ def _start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
 
 
 @part
-def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bool) -> bool:
-    """Reserve the earliest start at the job's best agent, as if all had room: best liked, least promised, first."""
-    sorts, work, out = of.sorts, of.work, of.out
-    sort = int(sorts.pair_sort[pair])
-    liking = int(sorts.pair_liking[pair])
+def _best_when_idle(of: Round, sort: int, liking: int, duration: int, span: tuple[int, int]) -> int:
+    """A job's best agent, as if all had room: best liked, least promised, first; -1 when none may ever run it."""
+    sorts, work = of.sorts, of.work
     likes = sorts.liking[liking]
-    duration = of.line.duration[of.line.order[at]]
     best = int(np.int64(-1))
     for agent in range(span[0], span[1]):
         if (
@@ -429,6 +428,25 @@ def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bo
             )
         ):
             best = agent
+    return best
+
+
+@part
+def _promise(of: Round, at: int, pair: int, span: tuple[int, int], how: tuple[bool, bool]) -> bool:
+    """Reserve the earliest start at the job's best agent, as if all had room: best liked, least promised, first.
+
+    `how` is (owners at home only, whether it has waited long enough): of owners, who is first to wait is noted anyway.
+    """
+    home_only, patient = how
+    sorts, work, out = of.sorts, of.work, of.out
+    sort = int(sorts.pair_sort[pair])
+    liking = int(sorts.pair_liking[pair])
+    duration = of.line.duration[of.line.order[at]]
+    best = _best_when_idle(of, sort, liking, duration, span)
+    if home_only and best >= 0 and work.blocked[best] < 0:
+        work.blocked[best] = at
+    if not patient:
+        return False
     if best < 0 or work.reserved[best] >= of.limits.reservations:
         if not home_only and not (of.limits.guests_limited and sorts.stays[liking]):
             work.capped[pair] = 1  # promises only grow, so it stays its best agent, and full
@@ -458,8 +476,6 @@ def _promise(of: Round, at: int, pair: int, span: tuple[int, int], home_only: bo
     work.reserved[best] += 1
     work.backlog[best] += work_of(need, of.agents.offered[best], duration)
     out.agent[at], out.start_ms[at] = best, start_ms
-    out.promised[out.counters[5]] = at
-    out.counters[5] += 1
     return True
 
 

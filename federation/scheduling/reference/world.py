@@ -40,6 +40,7 @@ class _World:
     share: dict[Level, dict[str, float]] = field(default_factory=dict)
     placed: dict[str, Placement] = field(default_factory=dict)
     promised: dict[str, tuple[AgentKey, int]] = field(default_factory=dict)
+    blocked: dict[AgentKey, QueuedJob] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.agents = [Agent(row) for row in sorted(self.full.agents, key=lambda row: row.key)]
@@ -188,23 +189,25 @@ class _World:
         assert best is not None, "there is room"
         return agent.nodes[best[2]]
 
-    def try_promise(self, job: QueuedJob, home_only: bool) -> bool:
+    def try_promise(self, job: QueuedJob, home_only: bool) -> None:
         need = {name: amount(job.per_task, name) * job.replicas for name in NAMES}
         there = self.open_agents(job, home_only)
         if not there:
-            return False
+            return
         agent = min(there, key=lambda agent: (self.liking(agent.row.key[0], job), agent.backlog, agent.row.key))
-        if len(agent.promises) >= self.promises_max:
-            return False
+        if home_only:
+            self.blocked.setdefault(agent.row.key, job)
+        waited_ms = self.now_ms - job.submitted_ms
+        if waited_ms < self.policy.patience_ms or len(agent.promises) >= self.promises_max:
+            return
         start_ms = agent.earliest(need, job.runtime_limit_ms, self.now_ms)
         if start_ms is None:
-            return False
+            return
         if start_ms == self.now_ms + 1 and len(agent.nodes) > 1 and not agent.draining:
             self.drain_for(agent, job)
         agent.promises.append((start_ms, start_ms + job.runtime_limit_ms, need))
         agent.backlog += agent.work(need, job.runtime_limit_ms)
         self.promised[job.job_id] = (agent.row.key, start_ms)
-        return True
 
     def run(self) -> bool:
         """Everybody's turns, owners at home first; False when the round was full before all had theirs."""
@@ -291,12 +294,10 @@ class _World:
                 if len(self.placed) == self.policy.placements_max and self.could_start(job, home_only):
                     return False
                 if self.try_start(job, home_only):
-                    if job.job_id not in self.promised:
-                        self.count_share(job)
-                    served = True
-                elif job.job_id not in self.promised and self.try_promise(job, home_only):
                     self.count_share(job)
                     served = True
+                elif job.job_id not in self.promised:
+                    self.try_promise(job, home_only)
             waiting = [user for user in waiting if user.line]
         return True
 
@@ -309,16 +310,13 @@ class _World:
 
     # -- taking back --------------------------------------------------------------------------------------------------
     def preemptions(self) -> tuple[Preemption, ...]:
-        """For the first promised job at each home, the guests that end."""
+        """For the first of its own jobs that waits at each home, the guests that end."""
         by_id = {job.job_id: job for job in self.full.queued}
-        seen: set[AgentKey] = set()
         made: list[Preemption] = []
-        for job_id, (key, _) in self.promised.items():
-            job = by_id[job_id]
+        for key, job in sorted(self.blocked.items(), key=lambda found: found[0]):
             guests = self.guests(key)
-            if job_id in self.placed or key in seen or key[0] != job.home_hub or not guests:
+            if job.job_id in self.placed or not guests:
                 continue
-            seen.add(key)
             agent = _World(self.full, self.policy, self.now_ms, self.tables).by_key[key]
             for entry in self.placed.values():
                 if entry.key == key:
@@ -341,7 +339,9 @@ class _World:
             nodes, places = tuple(node.name for node, _ in chosen), tuple(held for _, held in chosen)
             devices = places if need_of(job.per_task).devices else ()
             lost_ms = sum(lost for lost, _ in victims)
-            made.append(Preemption(job_id, key, nodes, tuple(lease_id for _, lease_id in victims), lost_ms, devices))
+            made.append(
+                Preemption(job.job_id, key, nodes, tuple(lease_id for _, lease_id in victims), lost_ms, devices)
+            )
         return tuple(made)
 
     def guests(self, key: AgentKey) -> list[tuple[int, str]]:

@@ -76,6 +76,7 @@ def world(
 ) -> tuple[PlannerState, Plan]:
     """State and plan after one round on an empty federation."""
     delta = Delta(agents=agents, queued=jobs, leases_started=leases)
+    policy = {"promise_after_ms": 0} | policy
     return plan_round(PlannerState(), delta, Policy(**policy), now_ms=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,6 +68,17 @@ def test_with_one_promise_later_jobs_may_delay_the_second() -> None:
     assert where(planned(agent("cairo", cpus(4)), jobs=everybody, leases=(HELD,), reservations=1)) == {
         "filler": "cairo"
     }
+
+
+def test_a_promise_is_made_to_who_has_waited() -> None:
+    """Four hours with `age` unless a policy says otherwise: until then what fits passes."""
+    state = PlannerState()
+    held = replace(HELD, expires_ms=10**9)
+    delta = Delta(agents=(agent("cairo", cpus(4)),), queued=(WIDE, small("long", 20_000)), leases_started=(held,))
+    state, plan = plan_round(state, delta, Policy(), 4 * 60 * MINUTE_MS - 1)
+    assert where(plan) == {"long": "cairo"}
+    state, plan = plan_round(state, Delta(), Policy(), 4 * 60 * MINUTE_MS)
+    assert where(plan) == {}
 
 
 def test_without_promises_anything_passes() -> None:

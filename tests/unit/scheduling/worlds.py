@@ -183,6 +183,7 @@ class World:
             placements_max=self.dice.choice((1, 3, 10_000)),
             reservations=self.dice.choice((None, 0, 1, 2, 1_000)),
             order=self.dice.choice(tuple(Order)),
+            promise_after_ms=self.dice.choice((None, 0, 0, 4)),
         )
 
     def everything(self) -> Delta:
