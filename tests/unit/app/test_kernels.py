@@ -93,4 +93,6 @@ def test_a_warm_up_leaves_nothing_to_compile() -> None:
     code = (
         "from tests.support.compiled import new_signatures\nmissing = new_signatures()\nassert not missing, missing\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3], timeout=110)
+    words = [sys.executable, "-c", code]
+    said = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=110)
+    assert said.returncode == 0, said.stderr
