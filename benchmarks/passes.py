@@ -118,7 +118,7 @@ def rounds_for(queued: int, *, quick: bool) -> int:
 def measured(queued: int, nodes: int, hubs: int, rounds: int, seed: int) -> Measured:
     """A full federation with so many waiting, then so many rounds of churn, then everything once from nothing."""
     crowd = Crowd.of(nodes, hubs, seed)
-    bytes_each = crowd.fill(queued)
+    crowd.fill(queued)
     policy = Policy()
     cpu_s: list[float] = []
     wall_s: list[float] = []
@@ -135,7 +135,7 @@ def measured(queued: int, nodes: int, hubs: int, rounds: int, seed: int) -> Meas
         began_cpu_s = time.thread_time()
         plan_round(PlannerState(), full, policy, crowd.now_ms)
         rebuilt_s.append(time.thread_time() - began_cpu_s)
-    return Measured(cpu_s[2:], wall_s[2:], bytes_each, median(rebuilt_s), crowd.placed)
+    return Measured(cpu_s[2:], wall_s[2:], bytes_each(queued, nodes, hubs, seed), median(rebuilt_s), crowd.placed)
 
 
 class Habit(NamedTuple):
@@ -176,23 +176,16 @@ class Crowd:
         crowd.state, _ = plan_round(crowd.state, Delta(agents=agents_of(fleet, names)), Policy(), crowd.now_ms)
         return crowd
 
-    def fill(self, queued: int) -> float:
-        """Start jobs until the federation is full, then queue so many; the bytes that each of these takes."""
+    def fill(self, queued: int) -> None:
+        """Start jobs until the federation is full, then have so many wait."""
         for _ in range(20):
             self.arrive(5_000)
             self.state, plan = plan_round(self.state, self.coming.take(), Policy(), self.now_ms)
             self.start(plan)
             if len(plan.placements) < CHURN:
                 break
-        rows = tuple(self.job() for _ in range(queued - len(self.state.queue)))
-        gc.collect()
-        tracemalloc.start()
-        self.state.apply(Delta(queued=rows))
-        gc.collect()
-        taken, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
+        self.state.apply(Delta(queued=tuple(self.job() for _ in range(queued - len(self.state.queue)))))
         self.full = True
-        return taken / len(rows)
 
     def step(self) -> Delta:
         """What happened until the next round."""
@@ -302,6 +295,19 @@ def agents_of(fleet: fleets.Fleet, names: list[str]) -> tuple[AgentRow, ...]:
 def model(kind: int) -> str:
     """A model's name."""
     return f"vendor/m{kind}"
+
+
+def bytes_each(queued: int, nodes: int, hubs: int, seed: int) -> float:
+    """What a federation that knows its machines takes more for each job, when so many begin to wait."""
+    crowd = Crowd.of(nodes, hubs, seed)
+    rows = tuple(crowd.job() for _ in range(queued))
+    gc.collect()
+    tracemalloc.start()
+    crowd.state.apply(Delta(queued=rows))
+    gc.collect()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return taken / queued
 
 
 def row_bytes(seed: int) -> float:

@@ -18,7 +18,7 @@ from federation.domain.plan import ReasonCode
 from federation.domain.quantities import Resources
 from federation.policy.data import DataAccess, DataPolicy, may_read
 from federation.scheduling.fleet import Fleet, grown
-from federation.scheduling.kernels.fill import Sorts
+from federation.scheduling.kernels.fill import Int16, Sorts
 from federation.scheduling.kernels.gangs import tasks_by_agent
 from federation.scheduling.kernels.room import Int32, Int64
 from federation.scheduling.plan import LADDER, STEP, DemandKey
@@ -147,7 +147,7 @@ class Demands:
         self._replicas: Int64 = np.zeros(0, np.int64)
         self._spread = np.zeros(0, np.uint8)
         self._steps: Steps = np.zeros((0, 0), np.uint8)
-        self._liking: Int64 = np.zeros((0, 0), np.int64)
+        self._liking: Int16 = np.zeros((0, 0), np.int16)
         self._home_first = np.zeros(0, np.uint8)
         self._home: Int32 = np.zeros(0, np.int32)
         self._stays = np.zeros(0, np.uint8)
@@ -210,7 +210,7 @@ class Demands:
         self.feasibility = Feasibility(agents, fleet)
         self._fleet = fleet
         self._steps = np.zeros((len(self._shape), len(fleet.keys)), np.uint8)
-        self._liking = np.zeros((len(self._home_first), len(fleet.keys)), np.int64)
+        self._liking = np.zeros((len(self._home_first), len(fleet.keys)), np.int16)
         for sort in self._sorts.ids.values():
             self._write_sort(sort)
         for liked in self._likings.ids.values():

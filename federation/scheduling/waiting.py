@@ -65,7 +65,7 @@ class Queue:
             slot = len(self._ids)
             self._ids.append(job.job_id)
             if slot >= len(self._pair):
-                self._grow(max(1024, 2 * slot))
+                self._grow(1024 + slot + slot // 4)
         self.slots[job.job_id] = slot
         self._pair[slot], self._owner[slot] = pair, owner
         self._priority[slot], self._aside[slot], self._preemptible[slot] = job.priority, 0, job.preemptible

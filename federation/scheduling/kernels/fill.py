@@ -23,6 +23,7 @@ from federation.scheduling.kernels.room import Float64, Int32, Int64, Nodes, Sha
 from federation.scheduling.kernels.turns import Levels, Tree, drop_top, grow, plant, sink
 
 UInt8 = npt.NDArray[np.uint8]
+Int16 = npt.NDArray[np.int16]
 NEXT, SERVED, FULL = 0, 1, 2
 WAITS, PLACED, RESERVED = 0, 1, 2
 
@@ -60,7 +61,7 @@ class Sorts(NamedTuple):
     """(S, A) 0 where only room decides."""
     pair_sort: Int32
     pair_liking: Int32
-    liking: Int64
+    liking: Int16
     """(K, A) smaller is better."""
     home_first: UInt8
     """(K,) whether nothing is liked better than home."""
