@@ -31,6 +31,8 @@ from federation.scheduling.rows import AgentRow, LeaseRow, QueuedJob
 
 PLANNER = "federation.scheduling"
 STAMP = "federation-kernels.stamp"
+LATER_MS = 1_000_000_000
+"""Everybody in the small federation has waited long enough for a promise."""
 MACHINE_CODE = ("*.nbi", "*.nbc")
 """Numba's: indices first, so that whoever reads meanwhile finds nothing rather than half of it."""
 
@@ -84,9 +86,9 @@ def warm_up() -> None:
     """Compile, or load, everything that rounds and explanations call, with the types that they call it with."""
     for order in Order:
         policy, delta = Policy(order=order), _small_federation()
-        state, _ = plan_round(PlannerState(), delta, policy, 10)
+        state, _ = plan_round(PlannerState(), delta, policy, LATER_MS)
         for job in delta.queued:
-            explain(state, policy, job, 20)
+            explain(state, policy, job, LATER_MS)
 
 
 def _small_federation() -> Delta:
@@ -103,11 +105,11 @@ def _small_federation() -> Delta:
             _job(3, "b", share, replicas=2, spread=True),
             _job(4, "c", whole, replicas=2, hubs_allow=("b",)),
             _job(5, "c", all_of_it, replicas=3, hubs_allow=("b",)),  # waits for a promised start
-            _job(6, "c", cpu, runtime_limit_ms=1_000),  # looks whether it delays that
+            _job(6, "c", cpu, runtime_limit_ms=1_000, hubs_allow=("b",)),  # looks whether it delays that
         ),
         leases_started=(
-            LeaseRow("l", "j", here, ("0",), share, "b", "p", "u", 5_000, 1, ((0,),), preemptible=True),
-            LeaseRow("m", "k", there, ("0",), cpu, "b", "p", "u", 5_000, 1),
+            LeaseRow("l", "j", here, ("0",), share, "b", "p", "u", 2 * LATER_MS, 1, ((0,),), preemptible=True),
+            LeaseRow("m", "k", there, ("0",), cpu, "b", "p", "u", 2 * LATER_MS, 1),
         ),
     )
 
