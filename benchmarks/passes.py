@@ -38,7 +38,7 @@ from federation.scheduling.rows import AgentRow, DeltaCollector, LeaseRow, Queue
 
 HUBS, CLASSES = 200, 64
 USERS_PER_HUB, HABITS = 10, 5
-LARGE = 1_000_000
+USUAL, LARGE = 100_000, 1_000_000
 ROUNDS, ROUNDS_QUICK = 60, 12
 ROUNDS_LARGE, ROUNDS_LARGE_QUICK = 20, 3
 REBUILDS = 1
@@ -60,7 +60,9 @@ PUBLISHED = (
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--queued", type=int, help="jobs that wait; when left out, 100,000 and then 1,000,000")
+    parser.add_argument(
+        "--queued", type=int, help="jobs that wait; when left out, 100,000 and, unless --quick, then 1,000,000"
+    )
     parser.add_argument("--nodes", type=int, default=10_000)
     parser.add_argument("--hubs", type=int, default=HUBS)
     parser.add_argument("--rounds", type=int, help="rounds that are measured")
@@ -80,7 +82,7 @@ class Measured(NamedTuple):
 
 def measure(chosen: argparse.Namespace) -> None:
     """Print three figures for each length of the queue."""
-    lengths = [chosen.queued] if chosen.queued else [100_000, LARGE]
+    lengths = [chosen.queued] if chosen.queued else [USUAL] if chosen.quick else [USUAL, LARGE]
     series = []
     for queued in lengths:
         began_s = time.monotonic()
