@@ -1,0 +1,158 @@
+"""Attacks on the planner that it withstands: absurd amounts, flapping agents, streams past a gang, churn without end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.domain.quantities import AMOUNT_MAX, resources
+from federation.scheduling import Delta, PlannerState, Policy, plan_round
+from federation.scheduling.plan import Plan
+from federation.scheduling.reference import plan_slowly
+from federation.scheduling.rows import ClaimRow, LeaseRow
+from tests.unit.scheduling.builders import agent, cpus, job, key_of, lease
+from tests.unit.scheduling.worlds import World
+
+seeds = st.integers(0, 2**32 - 1)
+DAY_MS = 86_400_000
+LARGEST = resources(("memory", "", AMOUNT_MAX))
+
+
+def leases_of(state: PlannerState, plan: Plan, now_ms: int) -> tuple[LeaseRow, ...]:
+    """The leases that a commit makes of all that a plan starts."""
+    found = []
+    for entry in plan.placements:
+        wanted = state.job(entry.job_id)
+        times = (now_ms + wanted.runtime_limit_ms, now_ms)
+        found.append(
+            LeaseRow(
+                f"of-{entry.job_id}", entry.job_id, entry.key, entry.nodes, wanted.per_task, *wanted.owner, *times,
+                entry.devices, wanted.preemptible,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds)
+def test_claims_that_the_plan_itself_makes_are_planned_as_the_twin_does(seed: int) -> None:
+    """Every preemption becomes a claim, every start a lease, victims end one by one, and an agent flaps meanwhile."""
+    world, state = World(seed), PlannerState()
+    policy = world.policy()
+    state, plan = plan_round(state, world.everything(), policy, 1)
+    for now_ms in range(2, 8):
+        claims = tuple(
+            ClaimRow(entry.job_id, entry.key, entry.nodes, entry.victims, entry.devices) for entry in plan.preemptions
+        )
+        victims = sorted({victim for claim in state.claims.values() for victim in claim.victims} & state.leases.keys())
+        keys = sorted(state.agents)
+        flapping = (world.agent(world.dice.choice(keys)),) if keys and world.chance(0.3) else ()
+        delta = Delta(
+            agents=flapping,
+            leases_started=leases_of(state, plan, now_ms),
+            claims_made=claims,
+            leases_ended=tuple(victim for victim in victims if world.chance(0.6)),
+        )
+        state, plan = plan_round(state, delta, policy, now_ms)
+        assert plan_slowly(state.full(), policy, now_ms, state.lore.tables) == plan
+
+
+def test_leases_of_far_more_than_is_there_give_no_room() -> None:
+    """500 tasks of the largest amount on a machine that offers next to nothing: it is full, and its neighbour is not."""
+    held = lease("huge", LARGEST, "a", *["n0"] * 500, expires_ms=2**53)
+    wanted = tuple(job(name, resources(("memory", "", 1)), seq=at) for at, name in enumerate(("one", "two")))
+    small = resources(("memory", "", 1))
+    delta = Delta(agents=(agent("a", small), agent("b", small)), queued=wanted, leases_started=(held,))
+    _, plan = plan_round(PlannerState(), delta, Policy(), now_ms=0)
+    assert [(entry.job_id, entry.key[0]) for entry in plan.placements] == [("one", "b")]
+
+
+def test_the_last_millisecond_that_a_time_may_be() -> None:
+    """A thousand jobs that may run for 285,000 years each, promised one after the other, do not overflow."""
+    line = tuple(job(f"job-{at:04d}", cpus(1), seq=at, runtime_limit_ms=2**53) for at in range(1_001))
+    delta = Delta(agents=(agent("a", cpus(1)),), queued=line)
+    _, plan = plan_round(PlannerState(), delta, Policy(), now_ms=2**53 - 1)
+    assert plan.promised is not None
+    starts = plan.promised.starts_ms.tolist()
+    assert starts == sorted(set(starts))
+    assert starts[0] >= 2**53
+
+
+def test_an_agent_without_machines_and_one_that_vanishes_take_nothing_along() -> None:
+    """Leases and claims at agents that are not there hold nothing; when these come back, they hold their room again."""
+    there, bare = agent("a", cpus(4)), agent("b")
+    held = (lease("x", cpus(3), "a"), lease("lost", cpus(1), "nobody"), lease("odd", cpus(1), "b", "n7"))
+    state, _ = plan_round(PlannerState(), Delta(agents=(there, bare), leases_started=held), Policy(), 0)
+    claim = ClaimRow("claimer", there.key, ("n0",), ("x",))
+    asked = Delta(queued=(job("claimer", cpus(1)), job("late", cpus(2), seq=1)), claims_made=(claim,))
+    state, _ = plan_round(state, asked, Policy(), 1)
+    state, plan = plan_round(state, Delta(agents_removed=(there.key,)), Policy(), 2)
+    assert plan.placements == ()
+    state, plan = plan_round(state, Delta(agents=(there,)), Policy(), 3)
+    assert plan.placements == ()
+    state, plan = plan_round(state, Delta(leases_ended=("x",)), Policy(), 4)
+    assert {entry.job_id for entry in plan.placements} == {"claimer", "late"}
+    assert plan_slowly(state.full(), Policy(), 4, state.lore.tables) == plan
+
+
+def test_a_stream_of_small_jobs_does_not_keep_a_gang_out() -> None:
+    """Three small jobs always wait, each new, on two equal hubs: a gang that has waited for a day starts all the same."""
+    policy, state = Policy(), PlannerState()
+    hubs = tuple(agent(hub, cpus(4), cpus(4), cpus(4)) for hub in ("a", "b"))
+    gang = job("gang", cpus(4), "lima", replicas=3, runtime_limit_ms=60_000)
+    delta, ends, count, waiting = Delta(agents=hubs), dict[str, int](), 0, 0
+    for step in range(400):
+        now_ms, coming = DAY_MS + step * 1_000, list[str]()
+        while waiting < 3:
+            count, waiting = count + 1, waiting + 1
+            coming.append(f"small-{count:05d}")
+        rows = [job(name, cpus(1), "oslo", seq=count, runtime_limit_ms=20_000, submitted_ms=now_ms) for name in coming]
+        rows += [replace(gang, seq=count)] if step == 20 else []
+        over = tuple(lease_id for lease_id, end_ms in ends.items() if end_ms <= now_ms)
+        for lease_id in over:
+            del ends[lease_id]
+        state, plan = plan_round(state, replace(delta, queued=tuple(rows), leases_ended=over), policy, now_ms)
+        if any(entry.job_id == "gang" for entry in plan.placements):
+            return
+        delta = Delta(leases_started=leases_of(state, plan, now_ms))
+        waiting -= len(plan.placements)
+        ends |= {row.lease_id: now_ms + 1_000 * (2 + int(row.job_id[-5:]) % 18) for row in delta.leases_started}
+    raise AssertionError("the gang waited for 380 seconds behind jobs of 20")
+
+
+def test_a_hundred_rounds_of_churn_leave_nothing_behind() -> None:
+    """Jobs of ever new wishes come and go: sorts, likings, pairs, slots and what was learned stay as few as wait."""
+    state, _ = plan_round(PlannerState(), Delta(agents=(agent("a", cpus(8)),)), Policy(), 0)
+    for step in range(100):
+        named = tuple(
+            job(f"job-{step}-{at}", cpus(9), f"home-{at}", hubs_prefer=(f"hub-{step}",), hubs_deny=(f"no-{step}",))
+            for at in range(3)
+        )
+        gone = tuple(f"job-{step - 1}-{at}" for at in range(3))
+        state, _ = plan_round(state, Delta(queued=named, dequeued=gone), Policy(), step)
+    demands = state.demands
+    sizes = [len(table.names) for table in (demands._sorts, demands._likings, demands._pairs)]
+    assert max(*sizes, len(state.queue._ids)) <= 6
+    assert len(state.queue) == 3
+
+
+def test_owners_claim_one_after_the_other() -> None:
+    """Two owners, two guests: a claim a round, and no guest is told to end twice."""
+    held = tuple(
+        lease(name, cpus(4), "cairo", name, home_hub="lima", preemptible=True, started_ms=1, expires_ms=500_000)
+        for name in ("n0", "n1")
+    )
+    asked = tuple(job(f"owner-{at}", cpus(4), seq=at, user=f"user-{at}") for at in range(2))
+    delta = Delta(agents=(agent("cairo", cpus(4), cpus(4)),), queued=asked, leases_started=held)
+    state, plan = plan_round(PlannerState(), delta, Policy(), 10)
+    ended: list[str] = []
+    for now_ms in (11, 12):
+        (made,) = plan.preemptions
+        ended += made.victims
+        claim = ClaimRow(made.job_id, key_of("cairo"), made.nodes, made.victims)
+        state, plan = plan_round(state, Delta(claims_made=(claim,)), Policy(), now_ms)
+    assert (sorted(ended), plan.preemptions, plan.placements) == (["n0", "n1"], (), ())
+    state, plan = plan_round(state, Delta(leases_ended=("n1", "n0")), Policy(), 13)
+    assert sorted(entry.job_id for entry in plan.placements) == ["owner-0", "owner-1"]
