@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from federation.domain.job import JobState, Reason
 from federation.lifecycle.job import Trigger
 from federation.scheduling.plan import Placement
+from federation.service.jobs import cancel, find
+from federation.service.world import Unit
 from tests.support.builders import some_resources
 from tests.support.world import ControlUnderTest
 
@@ -54,14 +57,12 @@ def test_a_job_that_is_over_leaves_no_memory_of_its_noes(control: ControlUnderTe
         job_id = control.submit(f"request-{at}", name=f"job-{at}")
         control.round()
         control.sync(control.report(job_id, Trigger.RUN_REFUSED, reason=Reason("NOT_HERE", "never", "cairo")))
-        control.run(lambda unit, job_id=job_id: cancelled(control, unit, job_id))
+        control.run(partial(cancelled, control, job_id))
         control.round()
         assert control.job(job_id).state is JobState.CANCELLED
     assert (control.rounds._refusals, control.rounds._claims, len(control.rounds._state.queue)) == ({}, set(), 0)
 
 
-def cancelled(control: ControlUnderTest, unit: object, job_id: str) -> None:
+def cancelled(control: ControlUnderTest, job_id: str, unit: Unit) -> None:
     """A person ends it."""
-    from federation.service.jobs import cancel, find
-
-    cancel(unit, find(unit, control.store, job_id), "", "test")  # type: ignore[arg-type]
+    cancel(unit, find(unit, control.store, job_id), "", "test")
