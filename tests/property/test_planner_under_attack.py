@@ -156,3 +156,14 @@ def test_owners_claim_one_after_the_other() -> None:
     assert (sorted(ended), plan.preemptions, plan.placements) == (["n0", "n1"], (), ())
     state, plan = plan_round(state, Delta(leases_ended=("n1", "n0")), Policy(), 13)
     assert sorted(entry.job_id for entry in plan.placements) == ["owner-0", "owner-1"]
+
+
+def test_a_claim_on_a_device_past_the_last_never_starts() -> None:
+    """A machine came back with one GPU fewer: the place that the claim kept is not there any more."""
+    asked = job("claimer", cpus(1, gpus=1))
+    for place, starts in ((1, 1), (2, 0)):
+        claim = ClaimRow("claimer", key_of("a"), ("n0",), (), ((place,),))
+        delta = Delta(agents=(agent("a", cpus(4, gpus=2)),), queued=(asked,), claims_made=(claim,))
+        state, plan = plan_round(PlannerState(), delta, Policy(), 0)
+        assert len(plan.placements) == starts
+        assert plan_slowly(state.full(), Policy(), 0, state.lore.tables) == plan
