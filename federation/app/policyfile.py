@@ -11,6 +11,7 @@ order:
   contribution: {gain: 1, cap: 1}     # how much weight a hub gains by giving, and up to how many average hubs' offers
   within_user: age                    # age | short_first: which of one user's jobs goes first
   backfill: conservative              # conservative | easy | none: who may not be delayed by those that come later
+  promise_after: 4h                   # who has waited so long is promised a start; 0s: at once
   placements_max: 10000               # jobs decided on in one round
 hubs:                                 # by hub, each as in its own share policy file (federation/policy/share.py)
   cairo: {offer: {cpus: "75%"}, accept: {max_runtime: 12h}, reclaim_s: 60}
@@ -32,14 +33,14 @@ from federation.policy.document import TEXT_LENGTH_MAX, bad, duration_ms, only_k
 from federation.policy.share import SharePolicy, share_policy
 from federation.scheduling import Policy, fairness
 from federation.scheduling.fairness import FairnessTerms
-from federation.scheduling.policy import PLACEMENTS_MAX, RESERVATIONS_MAX, WEIGHT_MAX, Order
+from federation.scheduling.policy import PLACEMENTS_MAX, PROMISE_AFTER_MS_MAX, RESERVATIONS_MAX, WEIGHT_MAX, Order
 
 VERSION = 1
 HUBS_MAX = 1_000
 DAY_MS = 86_400_000
 _WEIGHTS = {"hubs": ("hub_weights", 1), "projects": ("project_weights", 2), "users": ("user_weights", 3)}
 """By key: the field of `Policy`, and how many names lead to a weight."""
-_KEYS = ("weights", "half_life", "contribution", "within_user", "backfill", "placements_max")
+_KEYS = ("weights", "half_life", "contribution", "within_user", "backfill", "promise_after", "placements_max")
 BACKFILL = {"conservative": RESERVATIONS_MAX, "easy": 1, "none": 0}
 """At each agent: how many starts are promised that later jobs may not delay."""
 
@@ -100,6 +101,10 @@ def _order(document: Mapping[str, Any]) -> Policy:
         given["order"] = Order(_chosen(document["within_user"], "order.within_user", tuple(Order)))
     if "backfill" in document:
         given["reservations"] = BACKFILL[_chosen(document["backfill"], "order.backfill", tuple(BACKFILL))]
+    if "promise_after" in document:
+        given["promise_after_ms"] = duration_ms(
+            document["promise_after"], "order.promise_after", 0, PROMISE_AFTER_MS_MAX
+        )
     if "placements_max" in document:
         given["placements_max"] = whole(document["placements_max"], "order.placements_max", 1, PLACEMENTS_MAX)
     return Policy(fairness=_fairness(document), **given)

@@ -64,3 +64,7 @@ class Lease:
     def preempted(self) -> bool:
         """Whether it was told to end for somebody with a better right: its job waits again afterwards."""
         return self.state is LeaseState.REVOKING and self.revoke_code == PREEMPTED
+
+
+NO_REFUSALS = frozenset({"LEASE_RAN_OUT", PREEMPTED})
+"""Why a job waits again though its hub did not say no: it was cut off, or the job made room for another."""

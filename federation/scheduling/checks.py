@@ -39,6 +39,7 @@ class Holdings:
     def __init__(self) -> None:
         self.offered: dict[str, int] = {}
         self.held: dict[str, int] = {}
+        self.claimed: dict[str, int] = {}
 
     def offer(self, row: AgentRow, sign: int) -> None:
         """An agent comes (1) or goes (-1)."""
@@ -49,6 +50,11 @@ class Holdings:
         """A lease begins (1) or ends (-1)."""
         for name, amount in held_of(row):
             self.held[name] = self.held.get(name, 0) + sign * amount
+
+    def claim(self, row: ClaimRow, per_task: Resources, sign: int) -> None:
+        """A claim begins (1) or ends (-1)."""
+        for name, amount in _together(per_task, len(row.nodes)):
+            self.claimed[name] = self.claimed.get(name, 0) + sign * amount
 
 
 class _BadRowError(Exception):
@@ -91,11 +97,29 @@ def check_delta(state: PlannerState, delta: Delta) -> None:
             (held_of(state.leases[key]) for key in leases.keys() | leases_ended.keys() if key in state.leases),
             (held_of(row) for row in delta.leases_started),
         )
+    if delta.claims_made:
+        _check_claimed(state, delta)
 
 
 def held_of(row: LeaseRow) -> list[tuple[str, int]]:
     """(name, amount) of all that a lease holds, tasks together."""
-    return [(entry.name, entry.amount * len(row.nodes)) for entry in row.per_task]
+    return _together(row.per_task, len(row.nodes))
+
+
+def _together(per_task: Resources, tasks: int) -> list[tuple[str, int]]:
+    return [(entry.name, entry.amount * tasks) for entry in per_task]
+
+
+def _check_claimed(state: PlannerState, delta: Delta) -> None:
+    """What claims hold together must not overflow either; that of a job that does not wait holds nothing."""
+    coming = {job.job_id: job.per_task for job in delta.queued}
+
+    def claimed(row: ClaimRow) -> list[tuple[str, int]]:
+        waits = row.job_id in coming or row.job_id in state.queue
+        per_task = coming.get(row.job_id) or (state.job(row.job_id).per_task if waits else ())
+        return _together(per_task, len(row.nodes))
+
+    _check_totals("claims_made", state.holdings.claimed, (), (claimed(row) for row in delta.claims_made))
 
 
 def _offered(row: AgentRow) -> list[tuple[str, int]]:

@@ -33,7 +33,8 @@ from federation.scheduling.kernels.room import Float64, Int32, Int64, Nodes, Sha
 from federation.scheduling.rows import AgentRow
 
 MODELS_MAX = 64
-"""Different models of GPU in the whole federation: a bit each."""
+"""Different models of GPU in the whole federation: a bit each. Of more, those that fewest hubs offer share the last bit:
+they serve tasks that take any GPU, and nobody can ask for them by name."""
 SHAPES_MAX = 100_000
 S = TypeVar("S", bound=np.generic)
 
@@ -132,13 +133,13 @@ class Fleet:
             for agent, key in enumerate(self.keys)
         ]
         devices = [devices_of(node.offered) for node in nodes]
-        models = sorted({device.kind for of_node in devices for device in of_node})
-        self.kinds: dict[str, int] = {model: bit for bit, model in enumerate(models)}
+        self.kinds: dict[str, int] = {model: bit for bit, model in enumerate(_named_models(self.keys, rows))}
         self.device_first: Int32 = _starts([len(of_node) for of_node in devices]).astype(np.int32)
         self.device_size: Int64 = np.asarray([device.milli for of_node in devices for device in of_node], np.int64)
         self.device_kind: Int32 = np.asarray(
-            [self.kinds[device.kind] for of_node in devices for device in of_node], np.int32
+            [self.kinds.get(device.kind, MODELS_MAX - 1) for of_node in devices for device in of_node], np.int32
         )
+        self.models: tuple[str, ...] = tuple(device.kind for of_node in devices for device in of_node)
         self.scratch: Int64 = np.zeros(int(np.diff(self.device_first).max(initial=0)), np.int64)
         """Room for the devices of the largest node, for kernels to compute in."""
         self.shapes = ShapeTable(self.kinds)
@@ -199,16 +200,16 @@ class Fleet:
             room.free[node] -= sign * self.shapes.arrays.need[shape]
             if self.shapes.arrays.milli[shape]:
                 places = devices[at] if devices is not None and at < len(devices) else None
-                for device in self._held_devices(node, shape, places):
+                for device in self._held_devices(node, per_task, places):
                     room.device_free[device] -= sign * self.shapes.arrays.milli[shape]
         return there
 
-    def _held_devices(self, node: int, shape: int, places: tuple[int, ...] | None) -> list[int]:
+    def _held_devices(self, node: int, per_task: Resources, places: tuple[int, ...] | None) -> list[int]:
         begin, end = int(self.device_first[node]), int(self.device_first[node + 1])
         if places is not None:
             return [begin + place for place in places if begin + place < end]
-        mask = int(self.shapes.arrays.kinds[shape])
-        return [device for device in range(begin, end) if mask >> int(self.device_kind[device]) & 1]
+        need = need_of(per_task)
+        return [device for device in range(begin, end) if need.takes(self.models[device])]
 
     def free_of(self, node: int, entry: Amount) -> int:
         """How much of what `entry` asks for is free on a node."""
@@ -236,6 +237,18 @@ class Fleet:
     def room(self) -> Nodes:
         """A copy of what is free, for a round to take from."""
         return self.nodes._replace(free=self.nodes.free.copy(), device_free=self.nodes.device_free.copy())
+
+
+def _named_models(keys: Iterable[AgentKey], rows: Mapping[AgentKey, AgentRow]) -> list[str]:
+    """The models that have a bit of their own, ascending: all, or those that most hubs offer, equals by name."""
+    hubs: dict[str, set[str]] = {}
+    for key in keys:
+        for node in rows[key].nodes:
+            for model in {entry.kind for entry in node.offered if entry.name == GPU}:
+                hubs.setdefault(model, set()).add(key[0])
+    if len(hubs) <= MODELS_MAX:
+        return sorted(hubs)
+    return sorted(sorted(hubs, key=lambda model: (-len(hubs[model]), model))[: MODELS_MAX - 1])
 
 
 def _starts(counts: list[int]) -> Int64:

@@ -14,8 +14,8 @@ PLACEMENTS_MAX = 10_000
 """A round decides on no more jobs than this; the next round goes on."""
 TASKS_MAX = 100_000
 """Nor on more tasks, all gangs together."""
-DEVICES_MAX = 400_000
-"""Nor on more devices."""
+DEVICES_MAX = 1_024_000
+"""Nor on more devices. The largest gang, 1,000 tasks of 1,024, must fit: it would end every round for ever."""
 WEIGHT_MAX = 1e6
 RESERVATIONS_MAX = 1_000
 """For each agent: a promise more than this far down the line would be no better than a guess."""

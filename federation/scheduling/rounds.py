@@ -33,19 +33,21 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
     may still be used.
     """
     state.apply(delta, policy)
+    state.ledger.forget(now_ms)
     ready = _ready_claims(state)
     of = _round_of(state, policy, now_ms)
     if len(of.line.order) and state.fleet.keys:
         fill(of)
-    started = _placements(state, of)
+    started, promised = _placements(state, of), _reservations(of)
     plan = Plan(
         now_ms,
         ready + started,
         state.fleet.hub_ids,
         _waiting(state, of, ready),
         preemptions(state, of, started),
-        _reservations(of),
+        promised,
     )
+    state.queue.keep_promises(promised.slots, promised.starts_ms)
     state.versions = max(state.versions, int(of.out.counters[4]))
     state.last_plan = plan
     return state, plan
@@ -53,7 +55,7 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
 
 def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
     """The arrays of a round, and room for its answer."""
-    fleet, line, sorts = state.fleet, state.queue.line(), state.demands.arrays()
+    fleet, line, sorts = state.fleet, state.queue.line(now_ms, state.levels), state.demands.arrays()
     agents, waiting, levels = len(fleet.keys), len(line.order), len(state.levels)
     shapes = len(fleet.shapes.totals)
     if len(state.tasks) < shapes:

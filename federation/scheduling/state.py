@@ -228,11 +228,13 @@ class PlannerState:
         if claim.job_id in self.queue:
             self.claims[claim.job_id] = claim
             self.queue.set_aside(claim.job_id, aside=True)
+            self.holdings.claim(claim, self.job(claim.job_id).per_task, 1)
             self._hold_claim(claim, 1)
 
     def _end_claim(self, job_id: str) -> None:
         claim = self.claims.pop(job_id, None)
         if claim is not None:
+            self.holdings.claim(claim, self.job(job_id).per_task, -1)
             self._hold_claim(claim, -1)
             self.queue.set_aside(job_id, aside=False)
 

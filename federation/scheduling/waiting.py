@@ -7,7 +7,7 @@ turn it is among owners is not here (`kernels/turns.py`), nor what a sort of job
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class Queue:
         self._limit: Int64 = np.zeros(0, np.int64)
         self._submitted: Int64 = np.zeros(0, np.int64)
         self._expected: Int64 = np.zeros(0, np.int64)
+        self._promised: Int64 = np.zeros(0, np.int64)
+        """The first start that was promised, 0: none yet."""
         self._gone: list[int] = []
         self._new: list[int] = []
 
@@ -71,6 +73,7 @@ class Queue:
         self._priority[slot], self._aside[slot], self._preemptible[slot] = job.priority, 0, job.preemptible
         self._seq[slot], self._limit[slot] = job.seq, job.runtime_limit_ms
         self._submitted[slot], self._expected[slot] = job.submitted_ms, job.expected_ms
+        self._promised[slot] = 0
         self._position[slot] = self._place_in_line(job)
         self._new.append(slot)
 
@@ -118,9 +121,52 @@ class Queue:
         self._gone = []
 
     # -- answers ------------------------------------------------------------------------------------------------------
-    def line(self) -> Line:
+    def line(self, now_ms: int, levels: LevelTable) -> Line:
         """The columns that a round looks at."""
-        return Line(self.order, self._pair, self._owner, self._limit, self._priority, self._aside, self._submitted)
+        return Line(
+            self.order,
+            self._pair,
+            self._owner,
+            self._limit,
+            self._priority,
+            self._aside,
+            self._submitted,
+            self._due(now_ms, levels),
+        )
+
+    def keep_promises(self, slots: Int32, starts_ms: Int64) -> None:
+        """What a round promised; of several promises the first is remembered."""
+        before = self._promised[slots]
+        self._promised[slots] = np.where(before > 0, np.minimum(before, starts_ms), starts_ms)
+
+    def promises(self) -> dict[str, int]:
+        """By job, the first start that was promised."""
+        slots = self.order[self._promised[self.order] > 0].tolist()
+        return {self._ids[slot]: int(self._promised[slot]) for slot in slots}
+
+    def recall(self, promises: Mapping[str, int]) -> None:
+        """Remember what another state was promised: it is no part of the rows."""
+        self.keep_promises(
+            np.asarray([self.slots[job_id] for job_id in promises], np.int32),
+            np.asarray(list(promises.values()), np.int64),
+        )
+
+    def _due(self, now_ms: int, levels: LevelTable) -> Int32:
+        """Places in the order of those whose promised start has come: the earliest first, equals by owner and line.
+
+        Not in a `short_first` line: there who is passed, and for how long, is the line's own business.
+        """
+        if self._policy_order is not Order.AGE:
+            return np.zeros(0, np.int32)
+        starts = self._promised[self.order]
+        places: list[int] = np.flatnonzero((starts > 0) & (starts <= now_ms)).tolist()
+
+        def rank(place: int) -> tuple[int, OwnerKey, int, int, str]:
+            slot = int(self.order[place])
+            owner = levels.owner_of(int(self._owner[slot]))
+            return (int(starts[place]), owner, int(self._position[slot]), int(self._seq[slot]), self._ids[slot])
+
+        return np.asarray(sorted(places, key=rank), np.int32)
 
     def id_at(self, slot: int) -> str:
         """The job in a slot."""
@@ -161,7 +207,10 @@ class Queue:
     def nbytes(self) -> int:
         """What the columns take, in bytes; the index by id comes on top."""
         columns = (self._pair, self._owner, self._priority, self._aside, self._preemptible, self._seq, self._position)
-        return sum(array.nbytes for array in (*columns, self._limit, self._submitted, self._expected, self.order))
+        return sum(
+            array.nbytes
+            for array in (*columns, self._limit, self._submitted, self._expected, self._promised, self.order)
+        )
 
     # -- order --------------------------------------------------------------------------------------------------------
     def _place_in_line(self, job: QueuedJob) -> int:
@@ -210,6 +259,7 @@ class Queue:
         self._seq, self._position = grown(self._seq, slots), grown(self._position, slots)
         self._limit, self._submitted = grown(self._limit, slots), grown(self._submitted, slots)
         self._expected = grown(self._expected, slots)
+        self._promised = grown(self._promised, slots)
 
     def ids(self) -> Iterable[str]:
         """All that wait."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from federation.domain.ids import JobId
 from federation.domain.job import Job, JobState
-from federation.domain.lease import PREEMPTED, Lease
+from federation.domain.lease import NO_REFUSALS, Lease
 from federation.domain.usage import UsageInterval
 from federation.errors import FederationError
 from federation.ports import Clock, IdSource, UsedRow
@@ -43,8 +43,6 @@ BURST_S = 0.1
 REFUSAL_PAUSE_MS = 5_000
 """A hub that had no room after all is asked again after this; one whose policy said no is not asked again."""
 PASSING_REFUSALS = frozenset({"ROOM_TAKEN", "ENGINE_UNAVAILABLE", "STORE_FULL"})
-NO_REFUSALS = frozenset({"LEASE_RAN_OUT", PREEMPTED})
-"""Why a job waits again though its hub did not say no: it was cut off, or the job made room for another."""
 HALF_LIVES_RECALLED = 8
 """After a start, use older than this is forgotten: less than half a percent of it would count."""
 RETRY_S = 1.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from federation.domain.hub import AGENTS_MAX, AGENTS_PER_HUB_MAX, Agent, Hub, Node
 from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
 from federation.domain.job import Epoch, Job, OnPartition, OutputFile, Reason
-from federation.domain.lease import LEASE_MS_BATCH, LEASE_MS_LAB, SKEW_BOUND_MS, Lease, LeaseState
+from federation.domain.lease import LEASE_MS_BATCH, LEASE_MS_LAB, NO_REFUSALS, SKEW_BOUND_MS, Lease, LeaseState
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, Fault, FederationError
 from federation.lifecycle import agent as lifecycle_agent
@@ -237,8 +237,10 @@ def _take(unit: Unit, store: Store, agent: Agent, runs: Sequence[RunReport], ful
 
 def _report(unit: Unit, agent: Agent, job: Job, report: RunReport) -> None:
     reason = report.reason
-    if reason is None and report.trigger is Trigger.RUN_REFUSED:
-        reason = Reason("REFUSED", "the hub refused it and did not say why", agent.hub_id)
+    if report.trigger is Trigger.RUN_REFUSED and (reason is None or reason.code in NO_REFUSALS):
+        # under a code of our own it would not be remembered as a no, and the job would be sent there without end
+        message = reason.message if reason and reason.message else "the hub refused it and did not say why"
+        reason = Reason("REFUSED", message, agent.hub_id)
     fact = Fact(
         report.trigger,
         report.epoch,

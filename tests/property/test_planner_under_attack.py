@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation.domain.job import REPLICAS_MAX
 from federation.domain.quantities import AMOUNT_MAX, resources
+from federation.errors import Code, FederationError
 from federation.scheduling import Delta, PlannerState, Policy, plan_round
+from federation.scheduling.checks import DEVICES_PER_NODE_MAX
 from federation.scheduling.plan import Plan
+from federation.scheduling.policy import DEVICES_MAX
 from federation.scheduling.reference import plan_slowly
-from federation.scheduling.rows import ClaimRow, LeaseRow
+from federation.scheduling.rows import ClaimRow, LeaseRow, UsageRow
 from tests.unit.scheduling.builders import agent, cpus, job, key_of, lease
 from tests.unit.scheduling.worlds import World
 
@@ -102,7 +107,7 @@ def test_a_stream_of_small_jobs_does_not_keep_a_gang_out() -> None:
     policy, state = Policy(), PlannerState()
     hubs = tuple(agent(hub, cpus(4), cpus(4), cpus(4)) for hub in ("a", "b"))
     gang = job("gang", cpus(4), "lima", replicas=3, runtime_limit_ms=60_000)
-    delta, ends, count, waiting = Delta(agents=hubs), dict[str, int](), 0, 0
+    delta, ends, count, waiting, started = Delta(agents=hubs), dict[str, int](), 0, 0, False
     for step in range(400):
         now_ms, coming = DAY_MS + step * 1_000, list[str]()
         while waiting < 3:
@@ -114,12 +119,13 @@ def test_a_stream_of_small_jobs_does_not_keep_a_gang_out() -> None:
         for lease_id in over:
             del ends[lease_id]
         state, plan = plan_round(state, replace(delta, queued=tuple(rows), leases_ended=over), policy, now_ms)
-        if any(entry.job_id == "gang" for entry in plan.placements):
-            return
+        started = any(entry.job_id == "gang" for entry in plan.placements)
+        if started:
+            break
         delta = Delta(leases_started=leases_of(state, plan, now_ms))
         waiting -= len(plan.placements)
         ends |= {row.lease_id: now_ms + 1_000 * (2 + int(row.job_id[-5:]) % 18) for row in delta.leases_started}
-    raise AssertionError("the gang waited for 380 seconds behind jobs of 20")
+    assert started, "the gang waited for 380 seconds behind jobs of 20"
 
 
 def test_a_hundred_rounds_of_churn_leave_nothing_behind() -> None:
@@ -156,6 +162,48 @@ def test_owners_claim_one_after_the_other() -> None:
     assert (sorted(ended), plan.preemptions, plan.placements) == (["n0", "n1"], (), ())
     state, plan = plan_round(state, Delta(leases_ended=("n1", "n0")), Policy(), 13)
     assert sorted(entry.job_id for entry in plan.placements) == ["owner-0", "owner-1"]
+
+
+def test_more_models_than_there_are_bits() -> None:
+    """Seventy models of GPU: all serve who takes any; those that fewest hubs offer cannot be asked for by name."""
+    rare = [
+        resources(("cpu", "", 1_000), *[("gpu", f"m{at:02d}", 1_000) for at in part])
+        for part in (range(35), range(35, 70))
+    ]
+    common = resources(("cpu", "", 1_000), ("gpu", "z", 1_000))
+    agents = (agent("a", *rare), agent("b", common), agent("c", common))
+    wanted = [("any", ""), ("named", "z"), ("rare", "m69")]
+    asked = tuple(job(name, resources(("gpu", kind, 1_000)), seq=at) for at, (name, kind) in enumerate(wanted))
+    held = lease("old", resources(("gpu", "m69", 1_000)), "a", "n1")
+    state, plan = plan_round(PlannerState(), Delta(agents=agents, queued=asked, leases_started=(held,)), Policy(), 0)
+    assert sorted(entry.job_id for entry in plan.placements) == ["any", "named"]
+    assert state.fleet.nodes.device_free.tolist() == [1_000] * 69 + [0] + [1_000] * 2
+
+
+def test_claims_that_overflow_together_are_refused() -> None:
+    """Two claims of a thousand of the largest tasks each: the second is one too many, and nothing has changed."""
+    asked = tuple(job(name, LARGEST, replicas=1_000, seq=at) for at, name in enumerate(("one", "two")))
+    state, _ = plan_round(PlannerState(), Delta(agents=(agent("a", LARGEST),), queued=asked), Policy(), 0)
+    claims = tuple(ClaimRow(row.job_id, key_of("a"), ("n0",) * 1_000, ("v",)) for row in asked)
+    before = state.full()
+    with pytest.raises(FederationError) as caught:
+        plan_round(state, Delta(claims_made=claims), Policy(), 1)
+    assert (caught.value.metadata["field"], caught.value.code) == ("claims_made", Code.LIMIT_EXCEEDED)
+    assert state.full() == before
+
+
+def test_the_largest_gang_of_devices_does_not_end_every_round() -> None:
+    """What alone is more than a round's answer held would have been first in every round, and nobody after it."""
+    assert DEVICES_MAX >= REPLICAS_MAX * DEVICES_PER_NODE_MAX
+
+
+def test_use_that_counts_no_more_is_forgotten() -> None:
+    """A ledger of years does not grow with them."""
+    state, policy = PlannerState(), Policy()
+    for day in range(0, 1_000, 10):
+        row = UsageRow("a", "p", "u", (("cpu", 1),), day * DAY_MS)
+        state, _ = plan_round(state, Delta(usage=(row,)), policy, day * DAY_MS)
+    assert len(state.ledger.rows()) < 20
 
 
 def test_a_claim_on_a_device_past_the_last_never_starts() -> None:

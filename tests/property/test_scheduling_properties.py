@@ -172,20 +172,27 @@ def test_the_incremental_state_equals_a_rebuild(seed: int, steps: int) -> None:
     world, state = World(seed), PlannerState()
     policy = world.policy()
     for step in range(steps):
-        state, plan = plan_round(state, world.change(step), policy, step)
+        state.apply(world.change(step), policy)
+        promised = state.queue.promises()
         rebuilt = PlannerState()
         rebuilt.apply(state.full(), policy)
-        rebuilt.lore.learn_from(state.lore, rebuilt.fleet)  # what was learned is no part of the rows
+        rebuilt.lore.learn_from(state.lore, rebuilt.fleet)  # what was learned, and promised, is no part of the rows
+        rebuilt.queue.recall(promised)
+        state, plan = plan_round(state, Delta(), policy, step)
         rebuilt, fresh = plan_round(rebuilt, Delta(), policy, step)
         assert described(rebuilt) == described(state)
         assert fresh == plan
-        assert plan_slowly(state.full(), policy, step, state.lore.tables) == plan
+        assert plan_slowly(state.full(), policy, step, state.lore.tables, promised) == plan
         accepted = tuple(lease_of(state, entry) for entry in plan.placements if world.chance(0.5))
-        state, plan = plan_round(state, Delta(leases_started=accepted), policy, step)
-        assert plan_slowly(state.full(), policy, step, state.lore.tables) == plan
+        state.apply(Delta(leases_started=accepted), policy)
+        promised = state.queue.promises()
+        state, plan = plan_round(state, Delta(), policy, step + 9)
+        assert plan_slowly(state.full(), policy, step + 9, state.lore.tables, promised) == plan
         ended = Delta(leases_ended=tuple(row.lease_id for row in accepted if world.chance(0.7)))
-        state, plan = plan_round(state, ended, policy, step)
-        assert plan_slowly(state.full(), policy, step, state.lore.tables) == plan
+        state.apply(ended, policy)
+        promised = state.queue.promises()
+        state, plan = plan_round(state, Delta(), policy, step + 20)
+        assert plan_slowly(state.full(), policy, step + 20, state.lore.tables, promised) == plan
         state.apply(Delta(leases_ended=tuple(row.lease_id for row in accepted)))
 
 

@@ -66,3 +66,12 @@ def test_a_job_that_is_over_leaves_no_memory_of_its_noes(control: ControlUnderTe
 def cancelled(control: ControlUnderTest, job_id: str, unit: Unit) -> None:
     """A person ends it."""
     cancel(unit, find(unit, control.store, job_id), "", "test")
+
+
+@pytest.mark.parametrize("code", ["PREEMPTED", "LEASE_RAN_OUT"])
+def test_a_no_under_a_code_of_ours_is_a_no(control: ControlUnderTest, code: str) -> None:
+    """Else it would not be remembered, and the job would be sent there without end."""
+    job_id = control.submit()
+    control.round()
+    control.sync(control.report(job_id, Trigger.RUN_REFUSED, reason=Reason(code, "no", "cairo")))
+    assert [control.round() for _ in range(5)] == [0] * 5

@@ -1,8 +1,8 @@
 """One round: everybody's jobs in their turn, each started where there is room, or promised a start.
 
 First the owners: jobs of a hub's own users on that hub's machines, so that no guest comes before them there. Then
-everybody everywhere. Within each, class by class; within a class by weighted dominant share (`turns.py`); of one user
-by line position. A job that cannot start gets a reservation at its best agent while that has fewer than the limit:
+everybody everywhere. Within each, class by class; within a class first those whose promised start has come, then by
+weighted dominant share (`turns.py`); of one user by line position. A job that cannot start gets a reservation at its best agent while that has fewer than the limit:
 from then on nothing starts there that would delay it (conservative backfill), once it has waited for a while.
 Reservations are made anew in every round. Room only shrinks while a round goes on, so what did not fit is not tried
 again. Deliberately not here: what is checked at the door, and words.
@@ -85,6 +85,8 @@ class Line(NamedTuple):
     """1: not in this round, because a claim holds its room already."""
     submitted: Int64
     """ms"""
+    due: Int32
+    """Places in the order of those whose promised start has come, the earliest first."""
 
 
 class Counted(NamedTuple):
@@ -226,6 +228,12 @@ def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
                 count += 1
             work.cursor[owner] = at
     work.until[previous] = end
+    for first_due in range(len(of.line.due)):
+        at = int(of.line.due[first_due])
+        owner = int(of.line.owner[of.line.order[at]])
+        here = begin <= at < end and (not home_only or work.level_hub[owner] >= 0)
+        if here and _try(of, at, owner, home_only) == FULL:
+            return False
     plant(levels, tree, work.users[:count])
     root = len(levels.parent)
     while tree.size[root] > 0:
@@ -252,41 +260,51 @@ def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
 @inline
 def _serve(of: Round, user: int, home_only: bool) -> int:
     """The user's next job that starts: SERVED; NEXT when none is left; FULL. Who cannot start is promised a start."""
+    work = of.work
+    while work.cursor[user] < work.until[user]:
+        at = int(work.cursor[user])
+        work.cursor[user] += 1
+        tried = _try(of, at, user, home_only)
+        if tried != NEXT:
+            return tried
+    return NEXT
+
+
+@part
+def _try(of: Round, at: int, user: int, home_only: bool) -> int:
+    """Start a job: SERVED; NEXT when it cannot start now, and is perhaps promised a start; FULL."""
     line, sorts, work, out = of.line, of.sorts, of.work, of.out
     first, last = 0, len(of.agents.offered)
     if home_only:
         hub = int(work.level_hub[user])
         first, last = of.agents.hub_first[hub], of.agents.hub_first[hub + 1]
-    while work.cursor[user] < work.until[user]:
-        at = int(work.cursor[user])
-        work.cursor[user] += 1
-        slot = int(line.order[at])
-        pair = int(line.pair[slot])
-        sort, liking = int(sorts.pair_sort[pair]), int(sorts.pair_liking[pair])
-        if out.status[at] == PLACED or line.aside[slot] or (home_only and not sorts.home_first[liking]):
-            continue
-        duration = line.duration[slot]
-        if home_only or duration < work.dead[pair]:
-            agent = _choose(of, sort, liking, duration, first, last)
-            if agent >= 0:
-                if not _start(of, at, sort, agent, duration):
-                    return FULL
-                _count_share(of.levels, user, work.need, of.agents.offered_totals)
-                out.status[at] = PLACED
-                return SERVED
-            if not home_only:
-                work.dead[pair] = duration
-        patient = of.limits.now_ms - line.submitted[slot] >= of.limits.promise_after_ms
-        if out.status[at] != WAITS or (not home_only and (work.capped[pair] or not patient)):
-            continue
-        if _promise(of, at, pair, (first, last), (home_only, patient)):
-            out.status[at] = RESERVED
+    slot = int(line.order[at])
+    pair = int(line.pair[slot])
+    sort, liking = int(sorts.pair_sort[pair]), int(sorts.pair_liking[pair])
+    if out.status[at] == PLACED or line.aside[slot] or (home_only and not sorts.home_first[liking]):
+        return NEXT
+    duration = line.duration[slot]
+    if home_only or duration < work.dead[pair]:
+        agent = _choose(of, sort, liking, duration, first, last)
+        if agent >= 0:
+            if not _start(of, at, sort, agent, duration):
+                return FULL
+            _count_share(of.levels, user, work.need, of.agents.offered_totals)
+            out.status[at] = PLACED
+            return SERVED
+        if not home_only:
+            work.dead[pair] = duration
+    patient = of.limits.now_ms - line.submitted[slot] >= of.limits.promise_after_ms
+    if out.status[at] != WAITS or (not home_only and (work.capped[pair] or not patient)):
+        return NEXT
+    if _promise(of, at, pair, (first, last), (home_only, patient)):
+        out.status[at] = RESERVED
     return NEXT
 
 
 @part
 def work_of(need: Int64, offered: Int64, duration_ms: int) -> int:
-    """How much work `need` int64 (T,) is at an agent that offers `offered`: dominant share in 1/1,024, rounded down, x ms.
+    """How much work `need` int64 (T,) is at an agent that offers `offered`: dominant share, 1 at most, in 1/1,024, x ms.
 
     Whole numbers, so that sums do not depend on their order; of more than 2^32 ms (49 days) only these count.
     """
@@ -294,7 +312,7 @@ def work_of(need: Int64, offered: Int64, duration_ms: int) -> int:
     for column in range(len(need)):
         if offered[column] > 0:
             largest = max(largest, float(need[column]) / float(offered[column]))
-    return int(largest * 1024.0) * min(duration_ms, 2**32)
+    return int(min(largest, 1.0) * 1024.0) * min(duration_ms, 2**32)
 
 
 @inline

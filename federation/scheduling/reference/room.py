@@ -159,7 +159,7 @@ class Agent:
     def work(self, need: dict[str, int], duration_ms: int) -> int:
         """Dominant share in 1/1,024, times ms."""
         shares = [float(need[name]) / float(there) for name, there in self.offered.items() if there]
-        return int(max([0.0, *shares]) * 1024.0) * min(duration_ms, 2**32)
+        return int(min(1.0, max([0.0, *shares])) * 1024.0) * min(duration_ms, 2**32)
 
     def room(self, task: Resources) -> int:
         """How many tasks fit."""

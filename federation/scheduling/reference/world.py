@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.domain.hub import HubState, LinkState
@@ -41,6 +42,8 @@ class _World:
     placed: dict[str, Placement] = field(default_factory=dict)
     promised: dict[str, tuple[AgentKey, int]] = field(default_factory=dict)
     blocked: dict[AgentKey, QueuedJob] = field(default_factory=dict)
+    due: Mapping[str, int] = field(default_factory=dict)
+    """Promised starts that have come, by job."""
 
     def __post_init__(self) -> None:
         self.agents = [Agent(row) for row in sorted(self.full.agents, key=lambda row: row.key)]
@@ -283,22 +286,32 @@ class _World:
         users: dict[tuple[str, str, str], _User] = {}
         for job in sorted(jobs, key=self.place_in_line):
             users.setdefault(job.owner, _User(job.owner, [])).line.append(job)
+        for job in sorted(jobs, key=lambda job: (self.due.get(job.job_id, 0), job.owner, *self.place_in_line(job))):
+            if job.job_id in self.due and not self.serve(job, home_only):
+                return False
         waiting = list(users.values())
         while waiting:
             user = min(waiting, key=lambda user: [self.rank(level) for level in _levels(user.owner)])
             served = False
             while user.line and not served:
                 job = user.line.pop(0)
-                if job.job_id in self.placed or (home_only and job.hubs_prefer[:1] not in ((), (job.home_hub,))):
-                    continue
-                if len(self.placed) == self.policy.placements_max and self.could_start(job, home_only):
+                before = len(self.placed)
+                if not self.serve(job, home_only):
                     return False
-                if self.try_start(job, home_only):
-                    self.count_share(job)
-                    served = True
-                elif job.job_id not in self.promised:
-                    self.try_promise(job, home_only)
+                served = len(self.placed) > before
             waiting = [user for user in waiting if user.line]
+        return True
+
+    def serve(self, job: QueuedJob, home_only: bool) -> bool:
+        """Start a job, or perhaps promise it a start; False when it could start, but the round is full."""
+        if job.job_id in self.placed or (home_only and job.hubs_prefer[:1] not in ((), (job.home_hub,))):
+            return True
+        if len(self.placed) == self.policy.placements_max and self.could_start(job, home_only):
+            return False
+        if self.try_start(job, home_only):
+            self.count_share(job)
+        elif job.job_id not in self.promised:
+            self.try_promise(job, home_only)
         return True
 
     def could_start(self, job: QueuedJob, home_only: bool) -> bool:
@@ -387,9 +400,16 @@ class _World:
         )
 
 
-def plan_slowly(full: Delta, policy: Policy, now_ms: int, tables: Tables) -> Plan:
-    """The plan of a round over everything that `full` holds; `tables` are what the score knows of the workload."""
-    world = _World(full, policy, now_ms, tables)
+def plan_slowly(
+    full: Delta, policy: Policy, now_ms: int, tables: Tables, promised: Mapping[str, int] | None = None
+) -> Plan:
+    """The plan of a round over everything that `full` holds.
+
+    `tables` are what the score knows of the workload, `promised` the first starts that were promised before, by job.
+    """
+    kept = (promised or {}) if policy.order is Order.AGE else {}
+    due = {job_id: start_ms for job_id, start_ms in kept.items() if start_ms <= now_ms}
+    world = _World(full, policy, now_ms, tables, due=due)
     claims = [
         Placement(job.job_id, claim.key, claim.nodes, claim.devices)
         for job, claim in sorted(world.claims, key=lambda found: found[0].job_id)

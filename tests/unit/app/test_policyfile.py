@@ -86,6 +86,7 @@ def test_every_setting_of_the_planner_can_be_said() -> None:
       contribution: {gain: 0.5, cap: 4}
       within_user: short_first
       backfill: easy
+      promise_after: 20m
       placements_max: 9
     """
     found, plain = order(text), Policy()
@@ -103,7 +104,7 @@ def test_backfill_is_how_many_starts_are_promised(word: str, reservations: int) 
 
 KEYS = st.sampled_from(
     ["version", "order", "hubs", "weights", "projects", "users", "half_life", "contribution", "gain", "cap", "within_user",
-     "backfill", "placements_max", "offer", "accept", "reclaim_s", "cairo"]
+     "backfill", "promise_after", "placements_max", "offer", "accept", "reclaim_s", "cairo"]
 ) | st.text(max_size=4)  # fmt: skip
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none()

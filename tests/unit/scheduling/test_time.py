@@ -12,7 +12,7 @@ from federation.errors import FederationError
 from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
 from federation.scheduling.plan import Placement, Preemption
 from federation.scheduling.policy import RESERVATIONS_MAX, Order
-from federation.scheduling.rows import AgentRow, ClaimRow, LeaseRow, QueuedJob
+from federation.scheduling.rows import AgentRow, ClaimRow, LeaseRow, QueuedJob, UsageRow
 from tests.unit.scheduling.builders import agent, cpus, job, key_of, lease, planned, where, world
 
 MINUTE_MS = 60_000
@@ -68,6 +68,30 @@ def test_with_one_promise_later_jobs_may_delay_the_second() -> None:
     assert where(planned(agent("cairo", cpus(4)), jobs=everybody, leases=(HELD,), reservations=1)) == {
         "filler": "cairo"
     }
+
+
+def test_a_promise_that_has_come_is_kept() -> None:
+    """Ada, who used less of late, has fifty small jobs that go first; from the promised start on the site drains for bo."""
+    ada = tuple(small(f"ada-{at}", 1, seq=at + 5, home="lima", user="ada") for at in range(50))
+    gang = job("gang", cpus(4), "lima", user="bo", seq=1, runtime_limit_ms=10 * MINUTE_MS)
+    use = UsageRow("lima", "default", "bo", (("cpu", 10**12),))
+    policy = Policy(promise_after_ms=0)
+    held = replace(HELD, expires_ms=10 * MINUTE_MS)
+    delta = Delta(agents=(agent("cairo", cpus(4)),), queued=(gang,), leases_started=(held,), usage=(use,))
+    state, plan = plan_round(PlannerState(), delta, policy, 0)
+    assert plan.placements == ()
+    late_ms = 9 * MINUTE_MS + 30_000
+    state, plan = plan_round(state, Delta(queued=ada), policy, late_ms)
+    assert set(where(plan)) == {"ada-0", "ada-1"}
+    running = tuple(
+        lease(entry.job_id, cpus(1), "cairo", job_id=entry.job_id, home_hub="lima", expires_ms=late_ms + MINUTE_MS)
+        for entry in plan.placements
+    )
+    state, plan = plan_round(state, Delta(leases_started=running, leases_ended=("old",)), policy, 10 * MINUTE_MS)
+    assert plan.placements == ()
+    ended = Delta(leases_ended=tuple(row.lease_id for row in running))
+    state, plan = plan_round(state, ended, policy, late_ms + MINUTE_MS)
+    assert where(plan) == {"gang": "cairo"}
 
 
 def test_a_promise_is_made_to_who_has_waited() -> None:
