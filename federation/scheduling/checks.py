@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from federation.domain.hub import AGENTS_MAX, NODES_PER_AGENT_MAX
+from federation.domain.hub import AGENTS_MAX, NODES_PER_AGENT_MAX, Dataset
 from federation.domain.ids import AgentKey
 from federation.domain.job import HUBS_NAMED_MAX, INPUTS_MAX, REPLICAS_MAX, Priority
 from federation.domain.quantities import AMOUNT_MAX, DEVICE_MILLI, GPU, KINDS_MAX, Resources, amount_of
@@ -181,6 +181,16 @@ def _check_text(what: str, value: object) -> None:
         raise _BadRowError(f"{what} of {value!r} is not a name")
 
 
+def _check_texts(what: str, value: object) -> None:
+    if type(value) is not tuple or not all(type(text) is str for text in value):
+        raise _BadRowError(f"{what} of {value!r} are not a tuple of names")
+
+
+def _check_flag(what: str, value: object) -> None:
+    if type(value) is not bool:
+        raise _BadRowError(f"{what} of {value!r} is not true or false")
+
+
 def _check_home(value: object) -> None:
     """A hub's name; the federation's own operators are of no hub."""
     if value != "":
@@ -224,6 +234,10 @@ def _check_agent(row: AgentRow) -> None:
         seen.add(node.name)
         _check_resources(f"node {node.name} offered", node.offered)
         _check_whole(f"node {node.name} gpu", amount_of(node.offered, GPU), 0, DEVICES_PER_NODE_MAX * DEVICE_MILLI)
+    _check_texts("engines", row.engines)
+    if type(row.datasets) is not tuple or not all(type(entry) is Dataset for entry in row.datasets):
+        raise _BadRowError("datasets are not a tuple of them")
+    _check_flag("takes_back", row.takes_back)
     _check_whole("reclaim_ms", row.reclaim_ms, 0, TIME_MS_MAX)
 
 
@@ -241,9 +255,18 @@ def _check_job(job: QueuedJob) -> None:
         raise _BadRowError("per_task is empty: a task that needs nothing would fit without end")
     if type(job.priority) not in (int, Priority) or job.priority not in PRIORITIES:
         raise _BadRowError(f"priority of {job.priority!r} is not one of {PRIORITIES}")
+    if type(job.inputs) is not tuple:
+        raise _BadRowError("inputs are not a tuple")
     if len(job.inputs) > INPUTS_MAX:
         raise _BadRowError(f"{len(job.inputs)} inputs are over the limit of {INPUTS_MAX}")
+    for entry in job.inputs:
+        _check_texts("inputs", entry)
+        if len(entry) != 2:
+            raise _BadRowError(f"inputs of {entry!r} are not (dataset, version)")
+    _check_flag("preemptible", job.preemptible)
+    _check_flag("spread", job.spread)
     for named in (job.hubs_allow, job.hubs_deny, job.hubs_prefer, job.hubs_refused):
+        _check_texts("named hubs", named)
         if len(named) > HUBS_NAMED_MAX:
             raise _BadRowError(f"{len(named)} named hubs are over the limit of {HUBS_NAMED_MAX}")
 

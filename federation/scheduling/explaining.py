@@ -139,6 +139,7 @@ def _left_by_plan(state: PlannerState) -> Nodes:
 def _hub_reasons(found: _Asked, steps: Steps) -> list[Reason]:
     state, key, reasons = found.state, found.key, []
     fleet = state.fleet
+    tasks = found.tasks(fleet.nodes)
     for hub_id, (begin, end) in zip(fleet.hub_ids, pairwise(fleet.hub_first.tolist()), strict=True):
         step = int(steps[begin:end].min())
         code, best = LADDER[step], [at for at in range(begin, end) if steps[at] == step]
@@ -151,7 +152,7 @@ def _hub_reasons(found: _Asked, steps: Steps) -> list[Reason]:
             message = "it would fit here now, but would delay a start that was promised to a job before it"
             reasons.append(words.reason(code, message, hub_id))
         elif code is ReasonCode.CAPACITY:
-            reasons.append(_no_room(found, hub_id, best))
+            reasons.append(_no_room(found, hub_id, best, tasks))
         elif code is ReasonCode.SHAPE_NEVER_FITS:
             reasons.append(words.never_fits(rows, key))
         elif code is ReasonCode.TAKES_BACK:
@@ -163,9 +164,9 @@ def _hub_reasons(found: _Asked, steps: Steps) -> list[Reason]:
     return reasons
 
 
-def _no_room(found: _Asked, hub_id: str, agents: list[int]) -> Reason:
-    """What is shortest at the agent of this hub that comes nearest to taking the job."""
-    fleet, tasks = found.state.fleet, found.tasks(found.state.fleet.nodes)
+def _no_room(found: _Asked, hub_id: str, agents: list[int], tasks: Int64) -> Reason:
+    """What is shortest at the agent of this hub that comes nearest to taking the job; `tasks` (A,) fit now."""
+    fleet = found.state.fleet
     agent = max(agents, key=lambda at: (int(tasks[at]), -at))
     begin, end = int(fleet.first[agent]), int(fleet.first[agent + 1])
 

@@ -35,7 +35,6 @@ from federation.scheduling.rows import AgentRow
 MODELS_MAX = 64
 """Different models of GPU in the whole federation: a bit each. Of more, those that fewest hubs offer share the last bit:
 they serve tasks that take any GPU, and nobody can ask for them by name."""
-SHAPES_MAX = 100_000
 S = TypeVar("S", bound=np.generic)
 
 

@@ -28,6 +28,8 @@ from federation.scheduling.policy import Policy
 from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, QueuedJob
 from federation.scheduling.waiting import Queue
 
+SHAPES_KEPT = 4_096
+
 
 @dataclass(slots=True)
 class PlannerState:
@@ -54,6 +56,8 @@ class PlannerState:
     version: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     """(A,) grows with every change of an agent's room."""
     versions: int = 0
+    shapes_max: int = SHAPES_KEPT
+    """When the fleet knows more shapes of tasks it is built anew, with those that are left."""
     guest_limits: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     """(A,) how long a guest may run that cannot be preempted; -1: as long as it asks for."""
     lore: Lore = field(default_factory=Lore)
@@ -161,6 +165,8 @@ class PlannerState:
             if before is not None:
                 self.holdings.offer(before, -1)
             self.holdings.offer(row, 1)
+        if len(self.fleet.shapes.demands) > self.shapes_max:
+            room = True  # most of them are of jobs long gone
         if room:
             self._build_fleet()
         if room or rules:
@@ -179,6 +185,7 @@ class PlannerState:
             self._hold_claim(claim, 1)
         self.versions += 1
         self.version[:] = self.versions
+        self.shapes_max = max(SHAPES_KEPT, 2 * len(self.fleet.shapes.demands))
 
     def _hold(self, key: AgentKey, nodes: tuple[str, ...], per_task: Resources, devices: object, sign: int) -> None:
         self.fleet.hold(key, nodes, per_task, devices or None, sign)  # type: ignore[arg-type]

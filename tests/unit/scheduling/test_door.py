@@ -52,6 +52,11 @@ GOOD_JOB, GOOD_LEASE, GOOD_AGENT = job("good", ONE), lease("good", ONE, "a"), ag
     [
         {"per_task": amount(NAN)},
         {"per_task": amount(-1)},
+        {"preemptible": None},
+        {"spread": "x"},
+        {"inputs": ([],)},
+        {"inputs": (("flights",),)},
+        {"hubs_prefer": [["a"]]},
         {"per_task": amount(0)},
         {"per_task": amount(1.0)},
         {"per_task": amount(True)},
@@ -94,7 +99,7 @@ def test_a_bad_lease_is_refused_with_its_index(changed: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changed",
     [{"nodes": (node("n", ONE), node("n", ONE))}, {"nodes": (node("n", amount(NAN)),)}, {"key": ("a",)},
-     {"nodes": (node("", ONE),)}],
+     {"nodes": (node("", ONE),)}, {"engines": None}, {"datasets": (None,)}, {"takes_back": 1}],
 )  # fmt: skip
 def test_a_bad_agent_is_refused_with_its_index(changed: dict[str, Any]) -> None:
     """The same for what offers room."""
