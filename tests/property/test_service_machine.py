@@ -34,6 +34,7 @@ from federation.errors import Code, Fault, FederationError
 from federation.lifecycle.invariants import broken
 from federation.lifecycle.job import Trigger
 from federation.scheduling.plan import Placement, Preemption
+from federation.scheduling.policy import Policy
 from federation.service import hubs, sync
 from federation.service.jobs import cancel, find, retry
 from federation.service.sync import Orders, RunReport
@@ -104,7 +105,9 @@ class ServiceMachine(RuleBasedStateMachine):
     def begin(self, lived_in: str) -> None:
         """An empty federation, or one at work: from nothing, few stories come as far as a run."""
         self.store = FailingStore()
-        self.control = ControlUnderTest(self.store)
+        self.control = ControlUnderTest(
+            self.store, Policy(promise_after_ms=0)
+        )  # so that some wait from the first round on
         self.sessions = 0
         self.instances = dict.fromkeys(KEYS, 1)
         self.session_of: dict[AgentKey, str] = {}

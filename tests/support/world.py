@@ -17,6 +17,7 @@ from federation.lifecycle.invariants import broken
 from federation.lifecycle.job import Trigger
 from federation.ports import Store, Transaction
 from federation.scheduling.plan import Placement, Plan, Preemption
+from federation.scheduling.policy import Policy
 from federation.service import expiry
 from federation.service import sync as service_sync
 from federation.service.committing import Accepted
@@ -98,7 +99,8 @@ class FailingStore(MemoryStore):
 class ControlUnderTest:
     """The use cases as verbs. `check` at the end of a test holds the world to its promises."""
 
-    def __init__(self, store: Store | None = None) -> None:
+    def __init__(self, store: Store | None = None, policy: Policy | None = None) -> None:
+        self.policy = policy
         self.store = store or MemoryStore()
         self.clock = SetClock()
         self.ids = CountingIds()
@@ -109,7 +111,7 @@ class ControlUnderTest:
         """Start, or start again, from the store."""
         self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
         self.writer = InlineWriter(self.store, self.world, self.clock, self.switchboard)
-        self.rounds = Rounds(self.writer, self.clock, self.ids, recall=self.store.used_since)
+        self.rounds = Rounds(self.writer, self.clock, self.ids, self.policy, recall=self.store.used_since)
         self.rounds.take_in(self.world)
         self._submit = SubmitJobs(self.store, self.ids)
 
