@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from federation.domain.ids import AgentKey
-from federation.domain.quantities import Resources, need_of
+from federation.domain.quantities import DevicesByTask, Resources, need_of
 from federation.scheduling.checks import Holdings, check_delta
 from federation.scheduling.demand import Demands
 from federation.scheduling.fairness import UseLedger
@@ -187,8 +187,10 @@ class PlannerState:
         self.version[:] = self.versions
         self.shapes_max = max(SHAPES_KEPT, 2 * len(self.fleet.shapes.demands))
 
-    def _hold(self, key: AgentKey, nodes: tuple[str, ...], per_task: Resources, devices: object, sign: int) -> None:
-        self.fleet.hold(key, nodes, per_task, devices or None, sign)  # type: ignore[arg-type]
+    def _hold(
+        self, key: AgentKey, nodes: tuple[str, ...], per_task: Resources, devices: DevicesByTask, sign: int
+    ) -> None:
+        self.fleet.hold(key, nodes, per_task, devices or None, sign)
         agent = self.fleet.index.get(key)
         if agent is not None:
             self.room_changed(agent)

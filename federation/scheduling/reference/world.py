@@ -10,6 +10,7 @@ from federation.domain.hub import HubState, LinkState
 from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import Resources, need_of
+from federation.scheduling.ageing import line_position_of
 from federation.scheduling.fairness import UseLedger, contributed_share, contribution_weight
 from federation.scheduling.kernels.score import Tables
 from federation.scheduling.plan import LADDER, STEP, DemandKey, Placement, Plan, Preemption, Waiting, demand_key
@@ -277,8 +278,6 @@ class _World:
     def place_in_line(self, job: QueuedJob) -> tuple[int, int, str]:
         if self.policy.order is Order.AGE:
             return (0, job.seq, job.job_id)
-        from federation.scheduling.ageing import line_position_of
-
         return (line_position_of(self.policy.order, job), job.seq, job.job_id)
 
     def turns(self, jobs: list[QueuedJob], home_only: bool) -> bool:
