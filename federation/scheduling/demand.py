@@ -18,9 +18,9 @@ from federation.domain.plan import ReasonCode
 from federation.domain.quantities import Resources
 from federation.policy.data import DataAccess, DataPolicy, may_read
 from federation.scheduling.fleet import Fleet, grown
-from federation.scheduling.kernels.fill import Int16, Sorts
 from federation.scheduling.kernels.gangs import tasks_by_agent
 from federation.scheduling.kernels.room import Int32, Int64
+from federation.scheduling.kernels.round import Int16, Sorts
 from federation.scheduling.plan import LADDER, STEP, DemandKey
 from federation.scheduling.rows import AgentRow
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from federation.domain.ids import AgentKey
-from federation.scheduling.kernels.fill import PLACED, Round
 from federation.scheduling.kernels.gangs import place_packed, place_spread, tasks_at
 from federation.scheduling.kernels.room import Nodes
+from federation.scheduling.kernels.round import PLACED, Round
 from federation.scheduling.plan import Placement, Preemption
 from federation.scheduling.rows import LeaseRow, QueuedJob
 from federation.scheduling.state import PlannerState

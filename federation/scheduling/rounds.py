@@ -6,10 +6,11 @@ import numpy as np
 
 from federation.domain.plan import ReasonCode
 from federation.scheduling.fleet import COLUMNS, Fleet
-from federation.scheduling.kernels.fill import PLACED, RESERVED, Agents, Counted, Limits, Out, Round, Work, fill
+from federation.scheduling.kernels.fill import fill
 from federation.scheduling.kernels.gangs import Taste
 from federation.scheduling.kernels.profile import profiles_for
 from federation.scheduling.kernels.reasons import Asked, reasons
+from federation.scheduling.kernels.round import PLACED, RESERVED, Agents, Counted, Limits, Out, Round, Work
 from federation.scheduling.levels import tree_for
 from federation.scheduling.plan import STEP, Placement, Plan, Reservation, Waiting
 from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, SHORT_MS, TASKS_MAX, Policy

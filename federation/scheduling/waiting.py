@@ -14,8 +14,8 @@ import numpy as np
 from federation.scheduling.ageing import line_position_of
 from federation.scheduling.demand import Demands
 from federation.scheduling.fleet import grown
-from federation.scheduling.kernels.fill import Line
 from federation.scheduling.kernels.room import Int32, Int64
+from federation.scheduling.kernels.round import Line
 from federation.scheduling.levels import LevelTable
 from federation.scheduling.plan import DemandKey
 from federation.scheduling.policy import Order

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from federation.scheduling.kernels.fill import Counted, Sorts, UInt8, tasks_now
+from federation.scheduling.kernels.choosing import tasks_now
 from federation.scheduling.kernels.gangs import TASKS_MAX, tasks_at
 from federation.scheduling.kernels.jit import lean
 from federation.scheduling.kernels.room import Int64, Nodes, Shapes
+from federation.scheduling.kernels.round import Counted, Sorts, UInt8
 
 
 class Asked(NamedTuple):

@@ -1,0 +1,137 @@
+"""Who cannot start is promised a start: the earliest at its best agent, and nodes kept free for the first gang there.
+
+Deliberately not here: room over time (`profile.py`), and which agent has room now (`choosing.py`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from federation.scheduling.kernels.choosing import weigh, welcome
+from federation.scheduling.kernels.jit import inline, part
+from federation.scheduling.kernels.profile import NEVER_MS, Profiles, build, earliest, reserve
+from federation.scheduling.kernels.room import Int64, lacking, tasks_on_node
+from federation.scheduling.kernels.round import Agents, Round
+
+
+@part
+def work_of(need: Int64, offered: Int64, duration_ms: int) -> int:
+    """How much work `need` int64 (T,) is at an agent that offers `offered`: dominant share, 1 at most, in 1/1,024, x ms.
+
+    Whole numbers, so that sums do not depend on their order; of more than 2^32 ms (49 days) only these count.
+    """
+    largest = 0.0
+    for column in range(len(need)):
+        if offered[column] > 0:
+            largest = max(largest, float(need[column]) / float(offered[column]))
+    return int(min(largest, 1.0) * 1024.0) * min(duration_ms, 2**32)
+
+
+@part
+def _best_when_idle(of: Round, sort: int, liking: int, duration: int, span: tuple[int, int]) -> int:
+    """A job's best agent, as if all had room: best liked, least promised, first; -1 when none may ever run it."""
+    sorts, work = of.sorts, of.work
+    likes = sorts.liking[liking]
+    best = int(np.int64(-1))
+    for agent in range(span[0], span[1]):
+        if (
+            sorts.steps[sort, agent] == 0
+            and welcome(of, liking, duration, agent)
+            and (
+                best < 0
+                or likes[agent] < likes[best]
+                or (likes[agent] == likes[best] and work.backlog[agent] < work.backlog[best])
+            )
+        ):
+            best = agent
+    return best
+
+
+@part
+def promise(of: Round, at: int, pair: int, span: tuple[int, int], how: tuple[bool, bool]) -> bool:
+    """Reserve the earliest start at the job's best agent, as if all had room: best liked, least promised, first.
+
+    `how` is (owners at home only, whether it has waited long enough): of owners, who is first to wait is noted anyway.
+    """
+    home_only, patient = how
+    sorts, work, out = of.sorts, of.work, of.out
+    sort = int(sorts.pair_sort[pair])
+    liking = int(sorts.pair_liking[pair])
+    duration = of.line.duration[of.line.order[at]]
+    best = _best_when_idle(of, sort, liking, duration, span)
+    if home_only and best >= 0 and work.blocked[best] < 0:
+        work.blocked[best] = at
+    if not patient:
+        return False
+    if best < 0 or work.reserved[best] >= of.limits.reservations:
+        if not home_only and not (of.limits.guests_limited and sorts.stays[liking]):
+            work.capped[pair] = 1  # promises only grow, so it stays its best agent, and full
+        return False
+    if work.reserved[best] == 0:
+        for column in range(len(work.free_now)):
+            work.free_now[column] = of.agents.offered[best, column] - of.agents.used[best, column]
+        _begin_profile(work.profiles, of.agents, best, of.limits.now_ms, work.free_now)
+        for decided in range(out.counters[0]):
+            if out.agent[out.placed[decided]] == best:
+                slot = int(of.line.order[out.placed[decided]])
+                started = int(sorts.pair_sort[of.line.pair[slot]])
+                weigh(work.need, of.totals, int(sorts.shape[started]), int(sorts.replicas[started]))
+                until_ms = of.limits.now_ms + of.line.duration[slot]
+                reserve(work.profiles, best, of.limits.now_ms, until_ms, work.need)
+    need, shape, replicas = work.need, int(sorts.shape[sort]), int(sorts.replicas[sort])
+    weigh(need, of.totals, shape, replicas)
+    after_ms = of.limits.now_ms + 1
+    if work.hint_duration[sort, best] <= duration:
+        after_ms = max(after_ms, work.hint_ms[sort, best])
+    start_ms = earliest(work.profiles, best, need, duration, after_ms)
+    if start_ms == NEVER_MS or not reserve(work.profiles, best, start_ms, start_ms + duration, need):
+        return False
+    work.hint_ms[sort, best], work.hint_duration[sort, best] = start_ms, duration
+    if work.reserved[best] == 0 or not work.draining[best]:
+        _drain_for(of, best, shape, replicas, start_ms)
+    work.reserved[best] += 1
+    work.backlog[best] += work_of(need, of.agents.offered[best], duration)
+    out.agent[at], out.start_ms[at] = best, start_ms
+    return True
+
+
+@part
+def _drain_for(of: Round, agent: int, shape: int, replicas: int, start_ms: int) -> None:
+    """Keep nodes free for a gang that lacks no room in sum, but room in one place: else small jobs could fill it for ever.
+
+    The nodes that lack least, until they would hold it when they are idle. Nothing more starts on them in this round;
+    in the next the same lack least, because only ends happened there.
+    """
+    work = of.work
+    begin, end = work.counted.first[agent], work.counted.first[agent + 1]
+    if start_ms > of.limits.now_ms + 1 or end - begin < 2:
+        return
+    work.draining[agent] = 1
+    held = 0
+    while held < replicas:
+        best, least = int(np.int64(-1)), math.inf
+        for node in range(begin, end):
+            if work.kept[node] or tasks_on_node(of.idle, of.shapes, shape, node, 1) == 0:
+                continue
+            lacks = lacking(work.room, of.shapes, shape, node)
+            if lacks < least:
+                best, least = node, lacks
+        if best < 0:
+            return
+        held += tasks_on_node(of.idle, of.shapes, shape, best, replicas)
+        work.kept[best] = 1
+        for column in range(work.room.free.shape[1]):
+            work.room.free[best, column] = min(work.room.free[best, column], 0)
+        for device in range(work.room.device_first[best], work.room.device_first[best + 1]):
+            work.room.device_free[device] = min(work.room.device_free[device], 0)
+    of.out.counters[4] += 1
+    work.counted.version[agent] = of.out.counters[4]
+
+
+@inline
+def _begin_profile(profiles: Profiles, agents: Agents, agent: int, now_ms: int, free_now: Int64) -> None:
+    """An agent's room over time: what its leases give back."""
+    begin, end = agents.lease_first[agent], agents.lease_first[agent + 1]
+    build(profiles, agent, now_ms, free_now, agents.lease_ends[begin:end], agents.lease_amounts[begin:end])

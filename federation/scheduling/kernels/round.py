@@ -1,0 +1,183 @@
+"""Everything a round looks at and changes, as arrays: agents, sorts of jobs, the line, the work in hand, the answer.
+
+Made by `rounds.py`, read and written by the kernels of a round (`fill.py`, `choosing.py`, `promising.py`). Deliberately
+not here: any decision.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from federation.scheduling.kernels.gangs import Taste
+from federation.scheduling.kernels.profile import Profiles
+from federation.scheduling.kernels.room import Float64, Int32, Int64, Nodes, Shapes
+from federation.scheduling.kernels.turns import Levels, Tree
+
+UInt8 = npt.NDArray[np.uint8]
+Int16 = npt.NDArray[np.int16]
+WAITS, PLACED, RESERVED = 0, 1, 2
+"""What `Out.status` says of a job."""
+
+
+class Agents(NamedTuple):
+    """What does not change while a round goes on."""
+
+    hub_first: Int64
+    """(H + 1,) agents of each hub."""
+    hub_of: Int64
+    """(A,)"""
+    guest_limit: Int64
+    """(A,) ms that a guest may run that cannot be preempted; -1: as long as it asks for."""
+    offered: Int64
+    """(A, T)"""
+    used: Int64
+    """(A, T) when the round begins."""
+    lease_first: Int64
+    """(A + 1,) leases of each agent, by end."""
+    lease_ends: Int64
+    """(E,) ms"""
+    lease_amounts: Int64
+    """(E, T)"""
+    offered_totals: Int64
+    """(T,)"""
+
+
+class Sorts(NamedTuple):
+    """Sorts of jobs (S), likings (K) and pairs of the two (C)."""
+
+    shape: Int64
+    replicas: Int64
+    spread: UInt8
+    steps: UInt8
+    """(S, A) 0 where only room decides."""
+    pair_sort: Int32
+    pair_liking: Int32
+    liking: Int16
+    """(K, A) smaller is better."""
+    home_first: UInt8
+    """(K,) whether nothing is liked better than home."""
+    home: Int32
+    """(K,) the hub that is home, -1 where it has no agents."""
+    stays: UInt8
+    """(K,) whether it cannot be preempted."""
+
+
+class Line(NamedTuple):
+    """Jobs that wait, by slot, and their order."""
+
+    order: Int32
+    """(Q,) slots by (class, owner, line position)."""
+    pair: Int32
+    owner: Int32
+    duration: Int64
+    """ms it may run."""
+    priority: UInt8
+    aside: UInt8
+    """1: not in this round, because a claim holds its room already."""
+    submitted: Int64
+    """ms"""
+    due: Int32
+    """Places in the order of those whose promised start has come, the earliest first."""
+
+
+class Counted(NamedTuple):
+    """Room counted in tasks, for each shape and agent; counted again only after an agent's room has changed."""
+
+    tasks: Int64
+    """(shapes, A) ..."""
+    tasks_of: Int64
+    """... at this version of the agent's room."""
+    version: Int64
+    """(A,) changes with every change of room."""
+    first: Int64
+    """(A + 1,) nodes of each agent."""
+
+
+class Work(NamedTuple):
+    """What a round changes."""
+
+    room: Nodes
+    counted: Counted
+    used: Int64
+    load: Float64
+    dead: Int64
+    """(C,) the shortest duration that found no place."""
+    capped: UInt8
+    """(C,) its best agent makes no more promises."""
+    profiles: Profiles
+    blocked: Int32
+    """(A,) place in the order of the first of its own hub's jobs that found no room there, -1: none."""
+    reserved: Int64
+    """(A,) promises made."""
+    draining: UInt8
+    """(A,) whether nodes are kept free for the first whose room there is in sum, but not together."""
+    backlog: Int64
+    """(A,) work that runs or is promised, see `work_of`."""
+    hint_ms: Int64
+    """(S, A) a sort's last start there, and for how long."""
+    hint_duration: Int64
+    kept: UInt8
+    """(N,) nodes that are kept free."""
+    excluded: Int64
+    cursor: Int32
+    until: Int32
+    users: Int32
+    need: Int64
+    """(T,) of the gang at hand."""
+    free_now: Int64
+    level_hub: Int32
+    """(L,) the row of a user's home hub, -1 where it has no agents."""
+
+
+class Out(NamedTuple):
+    """What a round decides. Counters in `counters`: placements, tasks, devices, tickets, versions."""
+
+    counters: Int64
+    status: UInt8
+    """(Q,) by place in the order."""
+    agent: Int32
+    """(Q,) where it was placed, or promised."""
+    start_ms: Int64
+    """(Q,) of promises."""
+    placed: Int32
+    """(placements,) places in the order, as decided."""
+    nodes: Int64
+    devices: Int64
+
+
+class Limits(NamedTuple):
+    """How much a round does."""
+
+    now_ms: int
+    placements: int
+    reservations: int
+    """For each agent."""
+    headroom: int
+    """Who jumps the line leaves one part in so many free, 0: nobody need ..."""
+    short_ms: int
+    """... unless it may run no longer than this."""
+    promise_after_ms: int
+    """Who has waited so long is promised a start."""
+    guests_limited: bool
+    """Whether any agent limits its guests."""
+
+
+class Round(NamedTuple):
+    """Everything a round looks at."""
+
+    shapes: Shapes
+    totals: Int64
+    idle: Nodes
+    """The nodes as if nothing ran."""
+    taste: Taste
+    agents: Agents
+    sorts: Sorts
+    line: Line
+    levels: Levels
+    tree: Tree
+    work: Work
+    out: Out
+    limits: Limits
