@@ -126,6 +126,11 @@ class Plan:
     preemptions: tuple[Preemption, ...] = ()
     """In the order decided."""
     promised: Reservation | None = field(default=None, compare=False, repr=False)
+    wake_ms: int | None = None
+    """The next instant at which a round may decide otherwise although nothing happens until then; None: there is none.
+
+    Whose promised start has come goes first. That use of the past fades is no instant, and that somebody has waited long
+    enough for a promise starts nothing: the round of the next event does both."""
 
     def waiting_of(self, wanted: DemandKey) -> Waiting | None:
         """Why jobs of this sort wait; None when none of them does."""

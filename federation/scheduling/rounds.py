@@ -40,6 +40,7 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
     if len(of.line.order) and state.fleet.keys:
         fill(of)
     started, promised = _placements(state, of), _reservations(of)
+    state.queue.keep_promises(promised.slots, promised.starts_ms)
     plan = Plan(
         now_ms,
         ready + started,
@@ -47,8 +48,8 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
         _waiting(state, of, ready),
         preemptions(state, of, started),
         promised,
+        state.queue.next_promised_ms(now_ms),
     )
-    state.queue.keep_promises(promised.slots, promised.starts_ms)
     state.versions = max(state.versions, int(of.out.counters[4]))
     state.last_plan = plan
     return state, plan

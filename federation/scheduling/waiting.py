@@ -14,6 +14,7 @@ import numpy as np
 from federation.scheduling.ageing import line_position_of
 from federation.scheduling.demand import Demands
 from federation.scheduling.fleet import grown
+from federation.scheduling.kernels.profile import NEVER_MS
 from federation.scheduling.kernels.room import Int32, Int64
 from federation.scheduling.kernels.round import Line
 from federation.scheduling.levels import LevelTable
@@ -117,6 +118,7 @@ class Queue:
     def _gone_for_good(self) -> None:
         for slot in self._gone:
             self._ids[slot] = ""
+            self._promised[slot] = 0
         self._spare += self._gone
         self._gone = []
 
@@ -138,6 +140,12 @@ class Queue:
         """What a round promised; of several promises the first is remembered."""
         before = self._promised[slots]
         self._promised[slots] = np.where(before > 0, np.minimum(before, starts_ms), starts_ms)
+
+    def next_promised_ms(self, now_ms: int) -> int | None:
+        """The next of the first starts that were promised to those that wait; None when none is after `now_ms`."""
+        starts = self._promised[: len(self._ids)]
+        first_ms = int(np.min(starts, initial=NEVER_MS, where=starts > now_ms))
+        return first_ms if first_ms < NEVER_MS else None
 
     def promises(self) -> dict[str, int]:
         """By job, the first start that was promised."""

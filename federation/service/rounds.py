@@ -1,7 +1,8 @@
 """Rounds: plan on a snapshot on a thread of their own, commit on the writer thread, where each decision is verified.
 
 What changed is gathered after every commit (`collect`); a round starts as soon as there is something to decide, so that
-an idle federation places a job within milliseconds, and a busy one decides on whatever gathered meanwhile. Only this room
+an idle federation places a job within milliseconds, and a busy one decides on whatever gathered meanwhile. Where nothing
+changes there is a round at the instant for which the last plan asked (`Plan.wake_ms`). Only this room
 talks to `federation/scheduling`.
 """
 
@@ -47,6 +48,8 @@ HALF_LIVES_RECALLED = 8
 """After a start, use older than this is forgotten: less than half a percent of it would count."""
 RETRY_S = 1.0
 """After a round that failed."""
+QUIET_S_MAX = 3_600.0
+"""The loop looks up at least this often: a wait may not be of any length."""
 log = logging.getLogger(__name__)
 
 
@@ -89,6 +92,8 @@ class Rounds:
         """What jobs ran lately. Kept in memory only: after a start it is learned anew."""
         self._claims: set[JobId] = set()
         """Jobs whose claims the planner knows of."""
+        self._wake_ms: int | None = None
+        """When the last plan may be another although nothing happens."""
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
@@ -185,7 +190,7 @@ class Rounds:
                     self._gathered.queued(self._row_of(job))
                 if not by_hub:
                     del self._refusals[job_id]
-            if self._gathered:
+            if self._gathered or self._quiet_s() == 0:  # the clock may have been set since the loop began to wait
                 self._wake.set()
 
     def explain(self, job: Job) -> Explanation:
@@ -203,7 +208,8 @@ class Rounds:
     def _run(self) -> None:
         due_s = 0.0
         while True:
-            self._wake.wait()
+            if not self._wake.wait(self._quiet_s()) and self._quiet_s() > 0:
+                continue
             self._ending.wait(max(0.0, due_s - BURST_S - time.monotonic()))
             self._wake.clear()
             if self._ending.is_set():
@@ -220,6 +226,13 @@ class Rounds:
             ended_s = time.monotonic()
             due_s = max(due_s, ended_s) + max(PAUSE_S, ended_s - began_s)
 
+    def _quiet_s(self) -> float:
+        """How long there is nothing to decide unless something happens; 0: the instant has come."""
+        wake_ms = self._wake_ms
+        if wake_ms is None:
+            return QUIET_S_MAX
+        return min(max(0, wake_ms - self._clock.now_ms()) / 1000, QUIET_S_MAX)
+
     def _try_again(self) -> None:
         """Nothing may change by itself that would wake us, and jobs wait."""
         self._ending.wait(RETRY_S)
@@ -232,7 +245,7 @@ class Rounds:
             self.take_in(unit.world)
 
         with self._state_guard:
-            self._state = PlannerState()
+            self._state, self._wake_ms = PlannerState(), None
         try:
             self._writer.run(take_in)
         except FederationError:
@@ -276,6 +289,7 @@ class Rounds:
                 kept = rows[: int(index)] + rows[int(index) + 1 :]
                 delta = replace(delta, **{field: kept})
                 continue
+            self._wake_ms = plan.wake_ms
             return plan
 
 

@@ -2,7 +2,7 @@
 
 `Replay.run` feeds arrivals and ends to `plan_round`, the door that the live federation uses, in the same way as
 `federation/service/rounds.py`: all that happens at one instant is one delta, a placement becomes a lease, and rounds go
-on until one places nothing new. A job runs for as long as it did in history, which the planner is not told: it
+on until one places nothing new; there is one, too, at the instant for which a plan asks (`Plan.wake_ms`). A job runs for as long as it did in history, which the planner is not told: it
 sees the limit. An end posts the use. A preemption holds a claim, ends its victims after their hub's grace and queues
 them again from their beginning: checkpoints do not travel here.
 
@@ -205,6 +205,8 @@ class _Course:
         self._runs: list[Run] = []
         self._grace_ms: dict[AgentKey, int] = {}
         self._last = Plan(at_ms=0)
+        self._wake_ms: int | None = None
+        """When the planner wants to decide anew, whatever happens until then."""
         self._rounds = self._preempted = 0
 
     def run(self, agents: Iterable[AgentRow], history: Sequence[HistoricJob], progress: Progress | None) -> Outcome:
@@ -220,12 +222,7 @@ class _Course:
             seen.add(job.row.job_id)
             self._agenda.put(job.row.submitted_ms, job)
         told = 0
-        while self._agenda:
-            for event in self._agenda.take():
-                if isinstance(event, HistoricJob):
-                    self._arrive(event)
-                else:
-                    self._end(event)
+        while self._next():
             self._decide()
             if progress is not None and len(self._done) >= told + PROGRESS_EVERY:
                 told = len(self._done)
@@ -233,6 +230,19 @@ class _Course:
         return self._outcome(history)
 
     # -- what happens -------------------------------------------------------------------------------------------------
+    def _next(self) -> bool:
+        """Go on to the next instant, and do what happens there; False when there is none."""
+        event_ms = self._agenda.next_ms()
+        if self._wake_ms is not None and (event_ms is None or self._wake_ms < event_ms):
+            self._clock.advance(self._wake_ms)
+            return True
+        for event in self._agenda.take():
+            if isinstance(event, HistoricJob):
+                self._arrive(event)
+            else:
+                self._end(event)
+        return event_ms is not None
+
     def _arrive(self, job: HistoricJob) -> None:
         row = job.row
         if self._predictor is not None:
@@ -266,15 +276,18 @@ class _Course:
     # -- rounds -------------------------------------------------------------------------------------------------------
     def _decide(self) -> None:
         """Rounds until one decides nothing new. Where nobody waits there is nothing to decide: what changed can wait."""
-        while self._waiting and self._gathered:
-            now_ms = self._clock.now_ms()
+        now_ms = self._clock.now_ms()
+        due = self._wake_ms is not None and self._wake_ms <= now_ms
+        while self._waiting and (self._gathered or due):
             self._state, plan = plan_round(self._state, self._gathered.take(), self._policy, now_ms)
             self._rounds += 1
-            self._last = plan
+            self._last, self._wake_ms, due = plan, plan.wake_ms, False
             for placement in plan.placements:
                 self._start(placement, now_ms)
             for preemption in plan.preemptions:
                 self._preempt(preemption, now_ms)
+        if not self._waiting:
+            self._wake_ms = None
 
     def _start(self, placement: Placement, now_ms: int) -> None:
         job_id = placement.job_id

@@ -420,7 +420,18 @@ def plan_slowly(
     left = [job for job in full.queued if job.job_id not in started]
     full_up = len(world.placed) == policy.placements_max or not whole
     waiting = _waiting(world, _World(full, policy, now_ms, tables), hub_ids, left, full_up)
-    return Plan(now_ms, (*claims, *world.placed.values()), hub_ids, waiting, world.preemptions())
+    placements = (*claims, *world.placed.values())
+    wake_ms = _wake_ms(world, promised or {})
+    return Plan(now_ms, placements, hub_ids, waiting, world.preemptions(), wake_ms=wake_ms)
+
+
+def _wake_ms(world: _World, before: Mapping[str, int]) -> int | None:
+    """The next start that anybody was ever promised who waited when the round began."""
+    starts = [start_ms for job_id, start_ms in before.items()]
+    for job_id, (_, start_ms) in world.promised.items():
+        if job_id not in world.placed:
+            starts.append(min(start_ms, before.get(job_id, start_ms)))
+    return min((start_ms for start_ms in starts if start_ms > world.now_ms), default=None)
 
 
 def promised_slowly(full: Delta, policy: Policy, now_ms: int, tables: Tables) -> dict[str, tuple[AgentKey, int]]:

@@ -265,3 +265,17 @@ def test_a_guest_that_may_not_be_ended_is_left_alone() -> None:
     jobs = [job("guest", 0, HOUR, cpus(2), home_hub="shenzhen"), job("owner", 10 * MINUTE, MINUTE, cpus(2))]
     outcome = replayed(machines, jobs)
     assert (times(outcome)["owner"], outcome.preemptions) == ((HOUR, HOUR + MINUTE), 0)
+
+
+def test_there_is_a_round_at_the_instant_that_a_plan_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planner wants to decide anew at ten minutes, when nothing comes and nothing ends."""
+    held: list[int] = []
+
+    def plan(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -> tuple[PlannerState, Plan]:
+        held.append(now_ms)
+        state, made = plan_round(state, delta, policy, now_ms)
+        return state, replace(made, wake_ms=10 * MINUTE if now_ms < 10 * MINUTE else None)
+
+    monkeypatch.setattr(replay_module, "plan_round", plan)
+    replayed([agent("cairo", cpus(1))], [job("a", 0, HOUR), job("b", MINUTE, MINUTE)])
+    assert held == [0, MINUTE, 10 * MINUTE, HOUR]

@@ -1,0 +1,66 @@
+"""The service holds a round at the instant for which a plan asked, although nothing happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from federation.app.outside import SystemClock
+from federation.domain.job import JobState
+from federation.ports import Clock
+from federation.scheduling import Policy
+from federation.service.rounds import Rounds
+from federation.service.writer import Writer
+from tests.support.builders import a_node, an_agent, some_resources
+from tests.support.eventually import eventually
+from tests.support.world import ControlUnderTest
+
+ALL = some_resources(cpus=4)
+LIMIT_MS = 600_000
+
+
+@contextmanager
+def live(control: ControlUnderTest, clock: Clock) -> Iterator[Rounds]:
+    """The writer and the rounds of `control` on their own threads, and a hub of four cpus."""
+    writer = Writer(control.store, control.world, clock, control.switchboard)
+    rounds = Rounds(writer, clock, control.ids, Policy(promise_after_ms=0))
+    rounds.start(control.world)
+    writer.start()
+    control.writer = writer  # type: ignore[assignment]
+    try:
+        control.join(replace(an_agent(), nodes=(a_node(cpus=4),)))
+        yield rounds
+    finally:
+        rounds.stop()
+        writer.stop()
+
+
+def one_runs_and_one_waits(control: ControlUnderTest, rounds: Rounds, limit_ms: int) -> None:
+    """The second is promised the end of the first; when this returns, the rounds have come to rest."""
+    first, second = (
+        control.submit(name, name=name, per_task=ALL, runtime_limit_ms=limit_ms) for name in ("first", "second")
+    )
+    eventually(lambda: control.job(first).state is JobState.LEASED)
+    eventually(lambda: rounds.explain(control.job(second)).earliest_start_ms > control.clock.now_ms())
+
+
+def test_a_promised_start_brings_a_round() -> None:
+    """Time passes, the expiry ticks, and nothing else happens: the rounds decide anew."""
+    control = ControlUnderTest()
+    with live(control, control.clock) as rounds:
+        one_runs_and_one_waits(control, rounds, LIMIT_MS)
+        before = rounds.figures.rounds
+        control.clock.at_ms += LIMIT_MS
+        control.run(rounds.ask_again)
+        eventually(lambda: rounds.figures.rounds > before)
+
+
+def test_the_loop_wakes_by_itself() -> None:
+    """Without any tick: two seconds from now is soon enough to wait for."""
+    control = ControlUnderTest()
+    control.clock = SystemClock()  # type: ignore[assignment]
+    with live(control, control.clock) as rounds:
+        one_runs_and_one_waits(control, rounds, 2_000)
+        before = rounds.figures.rounds
+        eventually(lambda: rounds.figures.rounds > before)
