@@ -5,12 +5,14 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
 from federation.domain.hub import (
+    HUB_AMOUNT_MAX,
     NODES_PER_AGENT_MAX,
     RECLAIM_MS_DEFAULT,
     RECLAIM_MS_MAX,
@@ -291,7 +293,26 @@ def nodes_in(messages: Sequence[hub_pb2.Node]) -> tuple[Node, ...]:
     nodes = tuple(node_in(node) for node in messages)
     if len({node.name for node in nodes}) != len(nodes):
         raise invalid("two nodes have one name", hint="Give each machine its own.", field="nodes.name")
+    _check_offer(nodes)
     return nodes
+
+
+def _check_offer(nodes: Sequence[Node]) -> None:
+    """One agent may offer as much as a whole hub, and no more: the sums of all hubs must fit the planner's numbers."""
+    totals: Counter[str] = Counter()
+    for node in nodes:
+        for name, _, amount in node.offered:
+            totals[name] += amount
+    for name, total in sorted(totals.items()):
+        if total > HUB_AMOUNT_MAX:
+            raise invalid(
+                f"its nodes offer {total} of {name} together; a whole hub may offer {HUB_AMOUNT_MAX}",
+                hint="Offer less of it: see the hub's share policy.",
+                code=Code.LIMIT_EXCEEDED,
+                field="nodes.offered",
+                resource=name,
+                limit=str(HUB_AMOUNT_MAX),
+            )
 
 
 def dataset_in(message: hub_pb2.Dataset) -> Dataset:

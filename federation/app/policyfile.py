@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from federation.domain.hub import HUBS_MAX
 from federation.errors import Code, FederationError
 from federation.policy.document import TEXT_LENGTH_MAX, bad, duration_ms, only_keys, read_policy_file, section, whole
 from federation.policy.share import SharePolicy, share_policy
@@ -36,7 +37,6 @@ from federation.scheduling.fairness import FairnessTerms
 from federation.scheduling.policy import PLACEMENTS_MAX, PROMISE_AFTER_MS_MAX, RESERVATIONS_MAX, WEIGHT_MAX, Order
 
 VERSION = 1
-HUBS_MAX = 1_000
 DAY_MS = 86_400_000
 _WEIGHTS = {"hubs": ("hub_weights", 1), "projects": ("project_weights", 2), "users": ("user_weights", 3)}
 """By key: the field of `Policy`, and how many names lead to a weight."""

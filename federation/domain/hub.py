@@ -6,13 +6,16 @@ import enum
 from dataclasses import dataclass
 
 from federation.domain.ids import AgentId, AgentKey, HubId
-from federation.domain.quantities import Resources
+from federation.domain.quantities import AMOUNT_MAX, Resources
 
 SUSPECT_AFTER_MS = 60_000
 LOST_AFTER_MS = 600_000
 AGENTS_MAX = 10_000
 """In the whole federation."""
 AGENTS_PER_HUB_MAX = 500
+HUBS_MAX = 1_000
+HUB_AMOUNT_MAX = AMOUNT_MAX
+"""All agents of a hub together offer no more of one resource: what `HUBS_MAX` hubs offer in all stays below 2^63."""
 NODES_PER_AGENT_MAX = 10_000
 RECLAIM_MS_DEFAULT, RECLAIM_MS_MAX = 60_000, 3_600_000
 

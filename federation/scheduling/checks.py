@@ -1,20 +1,23 @@
-"""The door's check of a `Delta`: a bad row is refused with its index, before anything of the delta is applied.
+"""The door's check of a `Delta`: bad rows are refused with their index, before anything of the delta is applied.
 
 What is refused: wrong types (a NaN is a float, and no amount is one), negative or absurd amounts, doubled ids, an id
-both put and removed, a second live lease of one job, a job that waits while it holds a lease, and totals that would
+both put and removed, a second live lease of one job, a job that waits while it holds a lease, and totals that could
 overflow int64. The kernels behind the door check nothing.
+
+Totals are limited hub by hub, each to its part of what fits: whatever one hub offers, no row of another is refused for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, TypeVar
 
-from federation.domain.hub import AGENTS_MAX, NODES_PER_AGENT_MAX, Dataset
+from federation.domain.hub import AGENTS_MAX, HUB_AMOUNT_MAX, HUBS_MAX, NODES_PER_AGENT_MAX, Dataset
 from federation.domain.ids import AgentKey
 from federation.domain.job import HUBS_NAMED_MAX, INPUTS_MAX, REPLICAS_MAX, Priority
 from federation.domain.quantities import AMOUNT_MAX, DEVICE_MILLI, GPU, KINDS_MAX, Resources, amount_of
-from federation.errors import Code, FederationError, invalid
+from federation.errors import Code, Fault, FederationError
 from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, QueuedJob, UsageRow
 
 if TYPE_CHECKING:
@@ -22,39 +25,66 @@ if TYPE_CHECKING:
 
 QUEUED_MAX = 1_000_000
 LEASES_MAX = 1_000_000
-TOTAL_MAX = 2**62
-"""All amounts of one resource together, offered or leased, stay below: sums fit int64."""
 TIME_MS_MAX = 2**53
 DEVICES_PER_NODE_MAX = 1_024
 PRIORITIES = tuple(int(priority) for priority in Priority)
-USED_MAX = TOTAL_MAX * TIME_MS_MAX
+USED_MAX = 2**62 * TIME_MS_MAX
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
+Amounts = list[tuple[str, int]]
+"""(resource name, amount)."""
+
+
+class Tally:
+    """What there is at each hub, by resource name: the sums that must not overflow. What is nothing is left out."""
+
+    def __init__(self) -> None:
+        self.of_hub: dict[str, dict[str, int]] = {}
+
+    def add(self, hub_id: str, amounts: Amounts, sign: int) -> None:
+        """So much more (1) or less (-1)."""
+        sums = self.of_hub.setdefault(hub_id, {})
+        for name, amount in amounts:
+            sums[name] = sums.get(name, 0) + sign * amount
+            if not sums[name]:
+                del sums[name]
+        if not sums:
+            del self.of_hub[hub_id]
 
 
 class Holdings:
-    """What is offered and what is held in all, by name: the sums that must not overflow."""
+    """What each hub offers, and what is held and claimed of its machines."""
 
     def __init__(self) -> None:
-        self.offered: dict[str, int] = {}
-        self.held: dict[str, int] = {}
-        self.claimed: dict[str, int] = {}
+        self.offered, self.held, self.claimed = Tally(), Tally(), Tally()
 
     def offer(self, row: AgentRow, sign: int) -> None:
         """An agent comes (1) or goes (-1)."""
-        for name, amount in _offered(row):
-            self.offered[name] = self.offered.get(name, 0) + sign * amount
+        self.offered.add(row.key[0], _offered(row), sign)
 
     def hold(self, row: LeaseRow, sign: int) -> None:
         """A lease begins (1) or ends (-1)."""
-        for name, amount in held_of(row):
-            self.held[name] = self.held.get(name, 0) + sign * amount
+        self.held.add(row.key[0], held_of(row), sign)
 
     def claim(self, row: ClaimRow, per_task: Resources, sign: int) -> None:
         """A claim begins (1) or ends (-1)."""
-        for name, amount in _together(per_task, len(row.nodes)):
-            self.claimed[name] = self.claimed.get(name, 0) + sign * amount
+        self.claimed.add(row.key[0], _together(per_task, len(row.nodes)), sign)
+
+
+class RowsRefusedError(FederationError):
+    """Rows of a delta that cannot be: without them, the rest may be tried again. It speaks of the first of them."""
+
+    def __init__(self, field: str, problems: Mapping[int, str], code: Code) -> None:
+        self.field, self.indexes = field, tuple(sorted(problems))
+        index = self.indexes[0]
+        super().__init__(
+            code,
+            f"{field}[{index}]: {problems[index]}",
+            fault=Fault.CALLER,
+            hint="The planner's rows are made by queued_from, agent_row and lease_row; nothing of this delta was applied.",
+            metadata={"field": field, "index": str(index)},
+        )
 
 
 class _BadRowError(Exception):
@@ -62,67 +92,76 @@ class _BadRowError(Exception):
 
 
 def check_delta(state: PlannerState, delta: Delta) -> None:
-    """Nothing, when `delta` can be applied to `state`; else the error of its first bad row (metadata: field, index)."""
+    """Nothing, when `delta` can be applied to `state`; else a RowsRefusedError (metadata: field, index of the first)."""
     _each("agents", delta.agents, _check_agent)
+    agents_removed = _unique("agents_removed", delta.agents_removed, _itself)
+    agents = _unique("agents", delta.agents, lambda row: row.key)
+    _apart("agents", agents, agents_removed)
+    _limit("agents", state.agents, agents, agents_removed, AGENTS_MAX)
+    _check_offered(state, delta, agents.keys() | agents_removed.keys())
     _each("queued", delta.queued, _check_job)
     _each("leases_started", delta.leases_started, _check_lease)
     _each("usage", delta.usage, _check_usage)
     _each("claims_made", delta.claims_made, _check_claim)
     claims_ended = _unique("claims_ended", delta.claims_ended, _itself)
-    _apart("claims_made", _unique("claims_made", delta.claims_made, lambda row: row.job_id), claims_ended)
-    agents_removed = _unique("agents_removed", delta.agents_removed, _itself)
+    claims = _unique("claims_made", delta.claims_made, lambda row: row.job_id)
+    _apart("claims_made", claims, claims_ended)
     dequeued = _unique("dequeued", delta.dequeued, _itself)
     leases_ended = _unique("leases_ended", delta.leases_ended, _itself)
-    agents = _unique("agents", delta.agents, lambda row: row.key)
     queued = _unique("queued", delta.queued, lambda job: job.job_id)
     leases = _unique("leases_started", delta.leases_started, lambda row: row.lease_id)
-    _apart("agents", agents, agents_removed)
     _apart("queued", queued, dequeued)
     _apart("leases_started", leases, leases_ended)
-    _limit("agents", state.agents, agents, agents_removed, AGENTS_MAX)
     _limit("queued", state.queue.slots, queued, dequeued, QUEUED_MAX)
     _limit("leases_started", state.leases, leases, leases_ended, LEASES_MAX)
     _check_leases_of_jobs(state, delta, leases_ended)
+    _check_held(state, delta, leases.keys() | leases_ended.keys())
+    _check_claimed(state, delta, claims.keys() | claims_ended.keys())
+
+
+def _check_offered(state: PlannerState, delta: Delta, changed: AbstractSet[AgentKey]) -> None:
+    """No hub offers more than its part."""
     if delta.agents:
-        _check_totals(
-            "agents",
-            state.holdings.offered,
-            ((_offered(state.agents[key])) for key in agents.keys() | agents_removed.keys() if key in state.agents),
-            (_offered(row) for row in delta.agents),
-        )
+        before = (state.agents[key] for key in changed if key in state.agents)
+        leaving = [(row.key[0], _offered(row)) for row in before]
+        coming = ((row.key[0], _offered(row)) for row in delta.agents)
+        _check_totals("agents", state.holdings.offered, leaving, coming)
+
+
+def _check_held(state: PlannerState, delta: Delta, changed: AbstractSet[str]) -> None:
+    """No more is held of a hub's machines than its part."""
     if delta.leases_started:
-        _check_totals(
-            "leases_started",
-            state.holdings.held,
-            (held_of(state.leases[key]) for key in leases.keys() | leases_ended.keys() if key in state.leases),
-            (held_of(row) for row in delta.leases_started),
-        )
-    if delta.claims_made:
-        _check_claimed(state, delta)
+        before = (state.leases[key] for key in changed if key in state.leases)
+        leaving = [(row.key[0], held_of(row)) for row in before]
+        coming = ((row.key[0], held_of(row)) for row in delta.leases_started)
+        _check_totals("leases_started", state.holdings.held, leaving, coming)
 
 
-def held_of(row: LeaseRow) -> list[tuple[str, int]]:
-    """(name, amount) of all that a lease holds, tasks together."""
+def _check_claimed(state: PlannerState, delta: Delta, changed: AbstractSet[str]) -> None:
+    """The same for claims; that of a job that does not wait holds nothing."""
+    if not delta.claims_made:
+        return
+    asked = {job.job_id: job.per_task for job in delta.queued}
+
+    def per_task(job_id: str) -> Resources:
+        return asked.get(job_id) or (state.job(job_id).per_task if job_id in state.queue else ())
+
+    before = (state.claims[job_id] for job_id in changed if job_id in state.claims)
+    leaving = [(row.key[0], _together(state.job(row.job_id).per_task, len(row.nodes))) for row in before]
+    coming = ((row.key[0], _together(per_task(row.job_id), len(row.nodes))) for row in delta.claims_made)
+    _check_totals("claims_made", state.holdings.claimed, leaving, coming)
+
+
+def held_of(row: LeaseRow) -> Amounts:
+    """All that a lease holds, tasks together."""
     return _together(row.per_task, len(row.nodes))
 
 
-def _together(per_task: Resources, tasks: int) -> list[tuple[str, int]]:
+def _together(per_task: Resources, tasks: int) -> Amounts:
     return [(entry.name, entry.amount * tasks) for entry in per_task]
 
 
-def _check_claimed(state: PlannerState, delta: Delta) -> None:
-    """What claims hold together must not overflow either; that of a job that does not wait holds nothing."""
-    coming = {job.job_id: job.per_task for job in delta.queued}
-
-    def claimed(row: ClaimRow) -> list[tuple[str, int]]:
-        waits = row.job_id in coming or row.job_id in state.queue
-        per_task = coming.get(row.job_id) or (state.job(row.job_id).per_task if waits else ())
-        return _together(per_task, len(row.nodes))
-
-    _check_totals("claims_made", state.holdings.claimed, (), (claimed(row) for row in delta.claims_made))
-
-
-def _offered(row: AgentRow) -> list[tuple[str, int]]:
+def _offered(row: AgentRow) -> Amounts:
     return [(entry.name, entry.amount) for node in row.nodes for entry in node.offered]
 
 
@@ -130,45 +169,46 @@ def _itself(key: K) -> K:
     return key
 
 
-def _refused(field: str, index: int, problem: str, code: Code = Code.INVALID_ARGUMENT) -> FederationError:
-    return invalid(
-        f"{field}[{index}]: {problem}",
-        hint="The planner's rows are made by queued_from, agent_row and lease_row; nothing of this delta was applied.",
-        code=code,
-        field=field,
-        index=str(index),
-    )
+def _refuse(field: str, problems: Mapping[int, str], code: Code = Code.INVALID_ARGUMENT) -> None:
+    """Raise, when there are any problems, by index."""
+    if problems:
+        raise RowsRefusedError(field, problems, code)
 
 
 def _each(field: str, rows: Sequence[T], check: Callable[[T], None]) -> None:
+    problems: dict[int, str] = {}
     for index, row in enumerate(rows):
         try:
             check(row)
         except _BadRowError as problem:
-            raise _refused(field, index, str(problem)) from None
+            problems[index] = str(problem)
+    _refuse(field, problems)
 
 
 def _unique(field: str, rows: Iterable[T], key: Callable[[T], K]) -> dict[K, int]:
     seen: dict[K, int] = {}
+    problems: dict[int, str] = {}
     for index, row in enumerate(rows):
         name = key(row)
         if name in seen:
-            raise _refused(field, index, f"{name!r} is there twice, first at {seen[name]}")
-        seen[name] = index
+            problems[index] = f"{name!r} is there twice, first at {seen[name]}"
+        else:
+            seen[name] = index
+    _refuse(field, problems)
     return seen
 
 
 def _apart(field: str, put: Mapping[K, int], removed: Mapping[K, int]) -> None:
-    for name in put.keys() & removed.keys():
-        raise _refused(field, put[name], f"{name!r} is put and removed in one delta")
+    both = put.keys() & removed.keys()
+    _refuse(field, {put[name]: f"{name!r} is put and removed in one delta" for name in both})
 
 
 def _limit(field: str, present: Mapping[K, object], put: Mapping[K, int], removed: Mapping[K, int], most: int) -> None:
-    """Refuse the first new row for which there is no room. Costs no more than the delta is long."""
+    """Refuse the new rows for which there is no room. Costs no more than the delta is long."""
     room = most - len(present) + sum(name in present for name in removed)
     new = [index for name, index in put.items() if name not in present]
-    if len(new) > room:
-        raise _refused(field, new[max(room, 0)], f"the planner holds {most} at most", Code.LIMIT_EXCEEDED)
+    problem = f"the planner holds {most} at most"
+    _refuse(field, dict.fromkeys(new[max(room, 0) :], problem), Code.LIMIT_EXCEEDED)
 
 
 def _check_whole(what: str, value: object, least: int, most: int) -> None:
@@ -321,32 +361,45 @@ def _check_usage(row: UsageRow) -> None:
 def _check_leases_of_jobs(state: PlannerState, delta: Delta, leases_ended: Mapping[str, int]) -> None:
     """Promise 2: at most one live lease per job, and none beside a place in the queue."""
     holder: dict[str, str] = {}
+    problems: dict[int, str] = {}
     for index, row in enumerate(delta.leases_started):
         before = state.leases.get(row.lease_id)
-        if before is not None and before.job_id != row.job_id:
-            raise _refused("leases_started", index, f"lease {row.lease_id!r} was of job {before.job_id!r}")
         other = holder.get(row.job_id) or state.lease_of_job.get(row.job_id)
-        if other is not None and other != row.lease_id and other not in leases_ended:
-            raise _refused("leases_started", index, f"job {row.job_id!r} already holds lease {other!r}")
-        holder[row.job_id] = row.lease_id
+        if before is not None and before.job_id != row.job_id:
+            problems[index] = f"lease {row.lease_id!r} was of job {before.job_id!r}"
+        elif other is not None and other != row.lease_id and other not in leases_ended:
+            problems[index] = f"job {row.job_id!r} already holds lease {other!r}"
+        else:
+            holder[row.job_id] = row.lease_id
+    _refuse("leases_started", problems)
     for index, job in enumerate(delta.queued):
         lease_id = holder.get(job.job_id) or state.lease_of_job.get(job.job_id)
         if lease_id is not None and lease_id not in leases_ended:
-            raise _refused("queued", index, f"job {job.job_id!r} waits while it holds lease {lease_id!r}")
+            problems[index] = f"job {job.job_id!r} waits while it holds lease {lease_id!r}"
+    _refuse("queued", problems)
 
 
 def _check_totals(
-    field: str,
-    totals: Mapping[str, int],
-    leaving: Iterable[list[tuple[str, int]]],
-    coming: Iterable[list[tuple[str, int]]],
+    field: str, tally: Tally, leaving: Iterable[tuple[str, Amounts]], coming: Iterable[tuple[str, Amounts]]
 ) -> None:
-    after = dict(totals)
-    for amounts in leaving:
+    """Refuse the rows that take a hub over its part, or that are of one hub too many."""
+    after: dict[str, dict[str, int]] = {}
+    problems: dict[int, str] = {}
+    for hub_id, amounts in leaving:
+        sums = after.setdefault(hub_id, dict(tally.of_hub.get(hub_id, {})))
         for name, amount in amounts:
-            after[name] -= amount
-    for index, amounts in enumerate(coming):
+            sums[name] -= amount
+    hubs = {hub_id for hub_id, sums in {**tally.of_hub, **after}.items() if any(sums.values())}
+    for index, (hub_id, amounts) in enumerate(coming):
+        sums = dict(after.get(hub_id) or tally.of_hub.get(hub_id, {}))
         for name, amount in amounts:
-            after[name] = after.get(name, 0) + amount
-            if after[name] > TOTAL_MAX:
-                raise _refused(field, index, f"all {name} together would overflow", Code.LIMIT_EXCEEDED)
+            sums[name] = sums.get(name, 0) + amount
+        over = sorted(name for name, total in sums.items() if total > HUB_AMOUNT_MAX)
+        if over:
+            problems[index] = f"all {over[0]} of {hub_id} together is more than {HUB_AMOUNT_MAX}"
+        elif amounts and hub_id not in hubs and len(hubs) == HUBS_MAX:
+            problems[index] = f"{hub_id} is one hub more than {HUBS_MAX}"
+        else:
+            after[hub_id] = sums
+            hubs |= {hub_id} if amounts else set()
+    _refuse(field, problems, Code.LIMIT_EXCEEDED)

@@ -6,7 +6,8 @@ All frozen. They are made from the domain's nouns by the constructors at the end
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from federation.domain.hub import Agent, Dataset, Hub, HubState, LinkState, Node
 from federation.domain.ids import AgentKey
@@ -172,6 +173,15 @@ class Delta:
     claims_made: tuple[ClaimRow, ...] = ()
     claims_ended: tuple[str, ...] = ()
     """Job ids. A lease of the job ends its claim too."""
+
+    def without(self, field: str, indexes: Collection[int]) -> Delta:
+        """The same without some rows of one field. An agent that is left out is removed: what it offers is not known."""
+        rows, out = getattr(self, field), frozenset(indexes)
+        kept = tuple(row for index, row in enumerate(rows) if index not in out)
+        if field != "agents":
+            return replace(self, **{field: kept})
+        gone = {rows[index].key for index in out} - {row.key for row in kept} - set(self.agents_removed)
+        return replace(self, agents=kept, agents_removed=(*self.agents_removed, *sorted(gone)))
 
 
 class DeltaCollector:

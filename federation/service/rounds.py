@@ -21,6 +21,7 @@ from federation.domain.usage import UsageInterval
 from federation.errors import FederationError
 from federation.ports import Clock, IdSource, UsedRow
 from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
+from federation.scheduling.checks import RowsRefusedError
 from federation.scheduling.explaining import Explanation
 from federation.scheduling.prediction import Runtimes
 from federation.scheduling.rows import (
@@ -276,18 +277,13 @@ class Rounds:
         return accepted
 
     def _planned(self, delta: Delta, now_ms: int) -> Plan:
-        """Plan. A row that the planner refuses is left out: one hub's nonsense must not stop everybody's work."""
+        """Plan. Rows that the planner refuses are left out: one hub's nonsense must not stop everybody's work."""
         while True:
             try:
                 self._state, plan = plan_round(self._state, delta, self._policy, now_ms)
-            except FederationError as error:
-                field, index = error.metadata.get("field", ""), error.metadata.get("index", "")
-                rows = getattr(delta, field, None)
-                if not rows or not index.isdecimal():
-                    raise
-                log.error("left out of planning: %s", error.message)
-                kept = rows[: int(index)] + rows[int(index) + 1 :]
-                delta = replace(delta, **{field: kept})
+            except RowsRefusedError as error:
+                log.error("%s of %s left out of planning: %s", len(error.indexes), error.field, error.message)
+                delta = delta.without(error.field, error.indexes)
                 continue
             self._wake_ms = plan.wake_ms
             return plan

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from federation.domain.hub import AGENTS_MAX, AGENTS_PER_HUB_MAX, Agent, Hub, Node
+from federation.domain.hub import AGENTS_MAX, AGENTS_PER_HUB_MAX, HUBS_MAX, Agent, Hub, Node
 from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
 from federation.domain.job import Epoch, Job, OnPartition, OutputFile, Reason
 from federation.domain.lease import LEASE_MS_BATCH, LEASE_MS_LAB, NO_REFUSALS, SKEW_BOUND_MS, Lease, LeaseState
@@ -108,6 +108,7 @@ class Orders:
 def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Sequence[RunReport]) -> Orders:
     """A new session: it ends the agent's older one, brings the full list of runs, and is told everything anew."""
     if arriving.hub_id not in unit.world.hubs:
+        _check_room_for_hub(unit, arriving.hub_id)
         unit.put_hub(Hub(arriving.hub_id, title or arriving.hub_id))
         unit.event("hub", arriving.hub_id, "HubJoined", cause="OpenSession", actor=_actor(arriving))
     elif title and unit.world.hubs[arriving.hub_id].title != title:
@@ -125,6 +126,18 @@ def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Se
         payload={"version": agent.version, "instance": agent.instance_id},
     )
     return _take(unit, store, agent, runs, full=True)
+
+
+def _check_room_for_hub(unit: Unit, hub_id: HubId) -> None:
+    """What a hub may offer is its part of what all may: there must be no more of them."""
+    if len(unit.world.hubs) >= HUBS_MAX:
+        raise FederationError(
+            Code.LIMIT_EXCEEDED,
+            f"the federation has {len(unit.world.hubs)} hubs: {hub_id} would be one too many",
+            fault=Fault.FEDERATION,
+            hint="Put an agent in front of its machines that belongs to a hub that there is.",
+            metadata={"hub_id": hub_id, "limit": str(HUBS_MAX)},
+        )
 
 
 def _check_room_for_agent(unit: Unit, hub_id: HubId) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.domain.job import REPLICAS_MAX
 from federation.domain.quantities import AMOUNT_MAX, resources
-from federation.errors import Code, FederationError
 from federation.scheduling import Delta, PlannerState, Policy, plan_round
-from federation.scheduling.checks import DEVICES_PER_NODE_MAX
+from federation.scheduling.checks import DEVICES_PER_NODE_MAX, RowsRefusedError
 from federation.scheduling.plan import Plan
 from federation.scheduling.policy import DEVICES_MAX
 from federation.scheduling.reference import plan_slowly
@@ -22,7 +21,6 @@ from tests.unit.scheduling.worlds import World
 
 seeds = st.integers(0, 2**32 - 1)
 DAY_MS = 86_400_000
-LARGEST = resources(("memory", "", AMOUNT_MAX))
 
 
 def leases_of(state: PlannerState, plan: Plan, now_ms: int) -> tuple[LeaseRow, ...]:
@@ -67,8 +65,8 @@ def test_claims_that_the_plan_itself_makes_are_planned_as_the_twin_does(seed: in
 
 
 def test_leases_of_far_more_than_is_there_give_no_room() -> None:
-    """500 tasks of the largest amount on a machine that offers next to nothing: it is full, and its neighbour is not."""
-    held = lease("huge", LARGEST, "a", *["n0"] * 500, expires_ms=2**53)
+    """500 tasks, all together as large as can be, on a machine that offers next to nothing: it is full, and its neighbour is not."""
+    held = lease("huge", resources(("memory", "", AMOUNT_MAX // 500)), "a", *["n0"] * 500, expires_ms=2**53)
     wanted = tuple(job(name, resources(("memory", "", 1)), seq=at) for at, name in enumerate(("one", "two")))
     small = resources(("memory", "", 1))
     delta = Delta(agents=(agent("a", small), agent("b", small)), queued=wanted, leases_started=(held,))
@@ -182,16 +180,41 @@ def test_more_models_than_there_are_bits() -> None:
     assert state.fleet.nodes.device_free.tolist() == [1_000] * 69 + [0] + [1_000] * 2
 
 
-def test_claims_that_overflow_together_are_refused() -> None:
-    """Two claims of a thousand of the largest tasks each: the second is one too many, and nothing has changed."""
-    asked = tuple(job(name, LARGEST, replicas=1_000, seq=at) for at, name in enumerate(("one", "two")))
-    state, _ = plan_round(PlannerState(), Delta(agents=(agent("a", LARGEST),), queued=asked), Policy(), 0)
-    claims = tuple(ClaimRow(row.job_id, key_of("a"), ("n0",) * 1_000, ("v",)) for row in asked)
-    before = state.full()
-    with pytest.raises(FederationError) as caught:
-        plan_round(state, Delta(claims_made=claims), Policy(), 1)
-    assert (caught.value.metadata["field"], caught.value.code) == ("claims_made", Code.LIMIT_EXCEEDED)
-    assert state.full() == before
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("xyz"), st.integers(1, 3), st.integers(0, AMOUNT_MAX), st.sampled_from((0, 3))),
+        max_size=12,
+    ),
+    st.integers(0, AMOUNT_MAX),
+)
+def test_no_hub_makes_another_hubs_rows_be_refused(rows: list[tuple[str, int, int, int]], offered: int) -> None:
+    """Whatever x, y and z offer, hold and offer next: only their own rows go, and all sums stay exact."""
+    state = PlannerState()
+    good = agent("good", resources(("cpu", "", 4_000), ("memory", "", offered)))
+    for at, (hub, nodes, memory, tasks) in enumerate(rows):
+        of = resources(("cpu", "", 1), ("memory", "", memory))
+        held = tuple(lease(f"of-{hub}-{at}-{no}", of, hub, "n0", "n1") for no in range(tasks))
+        mine = (lease(f"good-{at}", cpus(0.01), "good"),)
+        delta = Delta(agents=(agent(hub, *[of] * nodes, name=f"n{at % 5}"), good), leases_started=(*held, *mine))
+        while True:
+            try:
+                state, _ = plan_round(state, delta, Policy(), at)
+            except RowsRefusedError as error:
+                bad = [getattr(delta, error.field)[index] for index in error.indexes]
+                assert {row.key[0] for row in bad} <= {hub}
+                delta = delta.without(error.field, error.indexes)
+                continue
+            break
+        assert good.key in state.agents
+        assert mine[0].lease_id in state.leases
+        totals = Counter[str]()
+        for sums in state.holdings.offered.of_hub.values():
+            assert max(sums.values()) <= AMOUNT_MAX
+            totals.update(sums)
+        assert state.fleet.offered_by_name() == {name: totals[name] for name in ("gpu", "cpu", "memory", "disk")}
+        of_cairo = sum(amount.amount * len(row.nodes) for row in state.leases.values() for amount in row.per_task[1:])
+        assert int(state.levels.held[state.levels.ids["cairo",], 2]) == of_cairo
 
 
 def test_the_largest_gang_of_devices_does_not_end_every_round() -> None:

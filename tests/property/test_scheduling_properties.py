@@ -156,7 +156,7 @@ def described(state: PlannerState) -> dict[str, object]:
         "used": fleet.agent_used.tolist(),
         "line": sorted(state.queue.ids()),
         "held": {level: amounts for level, amounts in held.items() if any(amounts)},
-        "totals": {name: amount for name, amount in state.holdings.offered.items() if amount},
+        "totals": [tally.of_hub for tally in (state.holdings.offered, state.holdings.held, state.holdings.claimed)],
         "sorts": [(key, jobs) for key, _, jobs in state.demands.waiting()],
         "leases": state.lease_of_job,
     }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from federation.api.translate import agent_in, claim_out, job_out, node_in, spec_in
-from federation.domain.hub import RECLAIM_MS_DEFAULT, RECLAIM_MS_MAX
+from federation.domain.hub import HUB_AMOUNT_MAX, RECLAIM_MS_DEFAULT, RECLAIM_MS_MAX
 from federation.domain.quantities import resources
 from federation.errors import Code, FederationError
 from federation.v1 import common_pb2, hub_pb2, job_pb2
@@ -96,3 +96,15 @@ def test_a_claim_is_shown_with_its_job() -> None:
     assert (shown.hub_id, list(shown.victims), shown.made_ms, shown.lost_ms) == (
         "cairo", ["lease-of-a-guest"], NOON_MS, 5_000,
     )  # fmt: skip
+
+
+def test_an_agent_that_offers_more_than_a_hub_may_is_refused() -> None:
+    """At the limit it is taken, one byte more is not: the planner adds up what all hubs offer."""
+
+    def offers(*memory: int) -> hub_pb2.OpenSessionRequest:
+        amounts = [[common_pb2.Resource(name="memory", amount=amount)] for amount in memory]
+        nodes = [hub_pb2.Node(name=f"n{at}", offered=offered) for at, offered in enumerate(amounts)]
+        return hub_pb2.OpenSessionRequest(hub_id="cairo", agent_id="main", instance_id="i", nodes=nodes)
+
+    assert len(agent_in(offers(HUB_AMOUNT_MAX - 1, 1), "s").nodes) == 2
+    assert refused(lambda: agent_in(offers(HUB_AMOUNT_MAX, 1), "s")) == (Code.LIMIT_EXCEEDED, "nodes.offered")

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from federation.domain.hub import Agent, Hub, LinkState
+from federation.domain.hub import HUB_AMOUNT_MAX, HUBS_MAX, Agent, Hub, LinkState
 from federation.domain.ids import AgentId, HubId, JobId, LeaseId
-from federation.domain.job import Epoch, Input, Job, JobSpec, OnPartition, Owner, Priority
+from federation.domain.job import REPLICAS_MAX, Epoch, Input, Job, JobSpec, OnPartition, Owner, Priority
 from federation.domain.lease import Lease, LeaseState
-from federation.domain.quantities import AMOUNT_MAX, Amount
+from federation.domain.quantities import AMOUNT_MAX, DEVICE_MILLI, Amount
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, FederationError
 from federation.scheduling import Delta, PlannerState, Policy, checks, plan_round
+from federation.scheduling.checks import LEASES_MAX, RowsRefusedError
 from federation.scheduling.rows import (
+    ClaimRow,
     DeltaCollector,
     QueuedJob,
     UsageRow,
@@ -144,16 +146,69 @@ def test_a_new_lease_may_follow_an_old_one_in_one_delta() -> None:
     assert state.lease_of_job == {"job-held": "next"}
 
 
-def test_amounts_that_overflow_together_are_refused() -> None:
-    """Each amount is in range, their sum is not: 512 machines of the largest size are the most."""
+def test_a_hub_offers_so_much_and_no_more() -> None:
+    """At the limit of one hub its next agent is refused, with its index; what others offer does not matter to it."""
     largest = amount(AMOUNT_MAX)
-    full = agent("a", *[largest] * 512)
-    state, _ = plan_round(PlannerState(), Delta(agents=(full,)), Policy(), now_ms=0)
-    assert refused(state, Delta(agents=(agent("b", ONE),))) == (Code.LIMIT_EXCEEDED, "agents", "0")
-    state, _ = plan_round(state, Delta(agents=(agent("b", ONE),), agents_removed=(full.key,)), Policy(), now_ms=0)
-    held = lease("huge", largest, "b", *["n0"] * 512)
-    state, _ = plan_round(state, Delta(leases_started=(held,)), Policy(), now_ms=0)
-    assert refused(state, Delta(leases_started=(GOOD_LEASE,))) == (Code.LIMIT_EXCEEDED, "leases_started", "0")
+    full = agent("a", largest)
+    state, _ = plan_round(PlannerState(), Delta(agents=(full, agent("c", largest))), Policy(), now_ms=0)
+    more = (agent("b", largest), agent("a", ONE, name="more"))
+    assert refused(state, Delta(agents=more)) == (Code.LIMIT_EXCEEDED, "agents", "1")
+    state, _ = plan_round(state, Delta(agents=more[:1]), Policy(), now_ms=0)
+    state, _ = plan_round(state, Delta(agents=more[1:], agents_removed=(full.key,)), Policy(), now_ms=0)
+    assert set(state.agents) == {key_of("a", "more"), key_of("b"), key_of("c")}
+
+
+def test_so_much_is_held_at_a_hub_and_no_more() -> None:
+    """The same for leases, and for claims: whoever holds it, and whatever is held elsewhere."""
+    largest = amount(AMOUNT_MAX)
+    held = lease("huge", largest, "b")
+    state, _ = world(agent("a", ONE), agent("b", ONE), leases=(held,))
+    more = (lease("fits", largest, "a"), lease("small", ONE, "b"))
+    assert refused(state, Delta(leases_started=more)) == (Code.LIMIT_EXCEEDED, "leases_started", "1")
+    state, _ = plan_round(state, Delta(leases_started=more, leases_ended=("huge",)), Policy(), now_ms=0)
+    jobs = tuple(job(name, largest) for name in ("x", "y", "z"))
+    claims = [ClaimRow(name, key_of(hub), ("n0",), ("huge",)) for name, hub in (("x", "b"), ("y", "b"), ("z", "a"))]
+    asked = Delta(queued=jobs, claims_made=(claims[2], *claims[:2]))
+    assert refused(state, asked) == (Code.LIMIT_EXCEEDED, "claims_made", "2")
+    state, _ = plan_round(state, Delta(queued=jobs, claims_made=tuple(claims[:1])), Policy(), now_ms=0)
+    again = Delta(claims_made=(claims[0], claims[2]))  # the same claim anew is not a second one
+    state, _ = plan_round(state, again, Policy(), now_ms=0)
+    assert refused(state, Delta(claims_made=(claims[1],)))[0] is Code.LIMIT_EXCEEDED
+    state, _ = plan_round(state, Delta(claims_made=(claims[1],), claims_ended=("x",)), Policy(), now_ms=0)
+    assert set(state.claims) == {"y", "z"}
+
+
+def test_there_are_so_many_hubs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of all hubs together are what fits: one hub more than that is refused, and one that goes makes room."""
+    monkeypatch.setattr(checks, "HUBS_MAX", 2)
+    state, _ = world(agent("a", ONE), agent("b", ONE))
+    delta = Delta(agents=(agent("c", ONE), agent("a", ONE, name="second"), agent("d")))
+    assert refused(state, delta) == (Code.LIMIT_EXCEEDED, "agents", "0")
+    state, _ = plan_round(state, replace(delta, agents_removed=(key_of("b"),)), Policy(), now_ms=0)
+    assert {key[0] for key in state.agents} == {"a", "c", "d"}
+
+
+def test_the_parts_of_all_hubs_together_fit() -> None:
+    """Whatever is within the limits, hub by hub, adds up to less than the largest number."""
+    rounded_up = LEASES_MAX * REPLICAS_MAX * DEVICE_MILLI  # a task's GPUs count as whole devices
+    assert HUBS_MAX * HUB_AMOUNT_MAX + rounded_up < 2**63
+    assert AMOUNT_MAX * REPLICAS_MAX < 2**63
+
+
+def test_all_bad_rows_of_a_field_are_named_at_once() -> None:
+    """So that leaving them out costs one more look, however many they are."""
+    largest = amount(AMOUNT_MAX)
+    rows = (agent("a", largest, largest), agent("b", ONE), *(agent("c", largest, name=f"n{at}") for at in range(3)))
+    with pytest.raises(RowsRefusedError) as caught:
+        plan_round(PlannerState(), Delta(agents=rows, agents_removed=(key_of("z"),)), Policy(), now_ms=0)
+    assert (caught.value.field, caught.value.indexes) == ("agents", (0, 3, 4))
+    left = Delta(agents=rows, agents_removed=(key_of("z"),)).without("agents", caught.value.indexes)
+    assert [row.key for row in left.agents] == [key_of("b"), key_of("c", "n0")]
+    assert left.agents_removed == (key_of("z"), key_of("a"), key_of("c", "n1"), key_of("c", "n2"))
+    jobs = tuple(job("x", of) for of in (amount(0), ONE, amount(NAN)))
+    with pytest.raises(RowsRefusedError) as caught:
+        plan_round(PlannerState(), Delta(queued=jobs), Policy(), now_ms=0)
+    assert Delta(queued=jobs).without("queued", caught.value.indexes) == Delta(queued=jobs[1:2])
 
 
 def test_the_queue_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

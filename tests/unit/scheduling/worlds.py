@@ -39,7 +39,7 @@ class World:
     def amount(self, most: int) -> int:
         """0 to `most`, or anything in a wild world."""
         if self.wild and self.chance(0.3):
-            return self.dice.choice((0, 1, 10**6, AMOUNT_MAX // 4))
+            return self.dice.choice((0, 1, 10**6, AMOUNT_MAX // 128))
         return self.dice.randint(0, most)
 
     def gpus(self, most: int) -> int:
