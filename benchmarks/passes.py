@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import time
 import tracemalloc
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.apparatus import fleets
+from benchmarks.apparatus.compiling import rounds_compiled_meanwhile
 from benchmarks.apparatus.plot import Chart, Series, write_chart
 from benchmarks.figures import Baseline, Figure, emit, median, percentile, say
 from federation.domain.hub import HubState, LinkState, Node
@@ -119,6 +121,8 @@ def rounds_for(queued: int, *, quick: bool) -> int:
 
 def measured(queued: int, nodes: int, hubs: int, rounds: int, seed: int) -> Measured:
     """A full federation with so many waiting, then so many rounds of churn, then everything once from nothing."""
+    with rounds_compiled_meanwhile():
+        taken = bytes_each(queued, nodes, hubs, seed)
     crowd = Crowd.of(nodes, hubs, seed)
     crowd.fill(queued)
     policy = Policy()
@@ -137,7 +141,7 @@ def measured(queued: int, nodes: int, hubs: int, rounds: int, seed: int) -> Meas
         began_cpu_s = time.thread_time()
         plan_round(PlannerState(), full, policy, crowd.now_ms)
         rebuilt_s.append(time.thread_time() - began_cpu_s)
-    return Measured(cpu_s[2:], wall_s[2:], bytes_each(queued, nodes, hubs, seed), median(rebuilt_s), crowd.placed)
+    return Measured(cpu_s[2:], wall_s[2:], taken, median(rebuilt_s), crowd.placed)
 
 
 class Habit(NamedTuple):
@@ -186,15 +190,25 @@ class Crowd:
             self.start(plan)
             if len(plan.placements) < CHURN:
                 break
-        self.state.apply(Delta(queued=tuple(self.job() for _ in range(queued - len(self.state.queue)))))
+        self.wait(queued)
         self.full = True
 
-    def step(self) -> Delta:
-        """What happened until the next round."""
+    def wait(self, queued: int) -> None:
+        """So many wait from now on: more came during the last day, or those that are too many went away."""
+        self.state.apply(self.coming.take())
+        more = queued - len(self.state.queue)
+        was_full, self.full = self.full, False
+        came = tuple(self.job() for _ in range(more))
+        self.full = was_full
+        went = tuple(itertools.islice(self.state.queue.ids(), max(0, -more)))
+        self.state.apply(Delta(queued=came, dequeued=went))
+
+    def step(self, churn: int = CHURN) -> Delta:
+        """What happened until the next round: so many jobs came, and as many ended."""
         self.now_ms += STEP_MS
-        self.arrive(min(CHURN, QUEUED_MAX - len(self.state.queue)))
+        self.arrive(min(churn, QUEUED_MAX - len(self.state.queue)))
         ids = list(self.running)
-        for at in self.rng.choice(len(ids), min(CHURN, len(ids)), replace=False).tolist():
+        for at in self.rng.choice(len(ids), min(churn, len(ids)), replace=False).tolist():
             row = self.running.pop(ids[at])
             self.coming.lease_ended(row.lease_id)
             held_ms = self.now_ms - row.started_ms

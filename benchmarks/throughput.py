@@ -172,7 +172,7 @@ def by_index(rule: int) -> Turn:
 def check(index: ix.Index, world: de.World, work: de.Work) -> None:
     """Ask, and look at every node. Raises: AssertionError where the answers differ."""
     for shape, home in zip(work.shape.tolist(), work.home.tolist(), strict=True):
-        found = de.ask(index, world, shape, home).node
+        found = de.ask(index, world, shape, home)
         best_fit = index.rule == ix.BEST_FIT
         scanned = de.scan_best_fit(world, shape) if best_fit else de.scan_shipped(world, shape, home)
         assert found == scanned, f"shape {shape} from {home}: the index says node {found}, a plain scan {scanned}"

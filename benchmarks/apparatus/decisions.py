@@ -24,6 +24,7 @@ DEVICES_MAX = 8
 BUCKET_MILLI = 100
 HEAD, TASKS, REFUSED = 0, 1, 2
 """Places in `Ring.state`."""
+ASK, FILL, DECIDE = 0, 1, 2
 
 
 class Ring(NamedTuple):
@@ -121,7 +122,7 @@ def copied(of: World, running: Ring) -> tuple[World, Ring]:
 
 # -- the index --------------------------------------------------------------------------------------------------------
 @inline
-def ask(index: ix.Index, of: World, shape: int, home: int) -> ix.Choice:
+def _choice(index: ix.Index, of: World, shape: int, home: int) -> ix.Choice:
     """Best fit of all nodes, or the shipped rule with its choice of agent."""
     if index.rule == ix.BEST_FIT:
         return ix.best_of_all(index, of.nodes, of.shapes, of.tables, shape)
@@ -134,37 +135,45 @@ def ask(index: ix.Index, of: World, shape: int, home: int) -> ix.Choice:
 
 
 @lean
-def fill(index: ix.Index, of: World, running: Ring, work: Work, until_milli: int) -> int:
-    """Place tasks until so many GPU milli are taken, or the ring or the work is at its end; the tasks that came."""
+def _drive(index: ix.Index, of: World, running: Ring, work: Work, how: int, until_milli: int) -> int:
+    """All three of below in one kernel: compiling the index into each would take three times as long."""
     taken, state = 0, running.state
     for at in range(len(work.shape)):
-        if taken >= until_milli or state[TASKS] == len(running.shape):
+        if how == FILL and (taken >= until_milli or state[TASKS] == len(running.shape)):
             return at
         shape = work.shape[at]
-        choice = ask(index, of, shape, work.home[at])
+        choice = _choice(index, of, shape, work.home[at])
+        if how == ASK:
+            return choice.node
         if choice.node < 0:
+            state[REFUSED] += how == DECIDE
             continue
-        slot = state[TASKS]
+        slot = state[HEAD] if how == DECIDE else state[TASKS]
+        if how == DECIDE:
+            ix.give_back_at(index, of.nodes, of.shapes, running.shape[slot], running.node[slot], running.taken[slot])
+            state[HEAD] = (slot + 1) % state[TASKS]
+        else:
+            taken += of.shapes.milli[shape] * of.shapes.devices[shape]
+            state[TASKS] += 1
         ix.take_at(index, of.nodes, of.shapes, shape, choice, running.taken[slot])
         running.shape[slot], running.node[slot] = shape, choice.node
-        taken += of.shapes.milli[shape] * of.shapes.devices[shape]
-        state[TASKS] += 1
     return len(work.shape)
 
 
-@lean
+def ask(index: ix.Index, of: World, shape: int, home: int) -> int:
+    """The node that the next task of `shape` from `home` (-1: none) would get, -1 where there is no room."""
+    one = Work(np.asarray([shape]), np.asarray([home]))
+    return _drive(index, of, ring(0), one, ASK, 0)
+
+
+def fill(index: ix.Index, of: World, running: Ring, work: Work, until_milli: int) -> int:
+    """Place tasks until so many GPU milli are taken, or the ring or the work is at its end; the tasks that came."""
+    return _drive(index, of, running, work, FILL, until_milli)
+
+
 def decide(index: ix.Index, of: World, running: Ring, work: Work) -> None:
     """For each task that comes: a place for it, and the oldest task's room given back."""
-    for at in range(len(work.shape)):
-        shape, slot = work.shape[at], running.state[HEAD]
-        choice = ask(index, of, shape, work.home[at])
-        if choice.node < 0:
-            running.state[REFUSED] += 1
-            continue
-        ix.give_back_at(index, of.nodes, of.shapes, running.shape[slot], running.node[slot], running.taken[slot])
-        ix.take_at(index, of.nodes, of.shapes, shape, choice, running.taken[slot])
-        running.shape[slot], running.node[slot] = shape, choice.node
-        running.state[HEAD] = (slot + 1) % running.state[TASKS]
+    _drive(index, of, running, work, DECIDE, 0)
 
 
 # -- plain scans ------------------------------------------------------------------------------------------------------

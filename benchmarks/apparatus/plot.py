@@ -15,8 +15,9 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 720, 440
 LEFT, RIGHT, TOP, BOTTOM = 72, 24, 76, 56
-COLOURS = ("#1b5fa8", "#c8502a", "#3b8a4a", "#7a4fa3", "#8a6d1c", "#4a4a4a")
-DASHES = ("", "7 4", "2 3", "9 3 2 3", "5 2", "1 3")
+COLOURS = ("#1b5fa8", "#c8502a", "#3b8a4a", "#7a4fa3", "#8a6d1c", "#4a4a4a", "#b3307f", "#17868c")
+DASHES = ("", "7 4", "2 3", "9 3 2 3", "5 2", "1 3", "", "12 3")
+ROOM_BELOW_LEGEND = 10
 POINTS_MAX = 40
 """A line of more points is drawn without dots."""
 TICKS = 6
@@ -76,13 +77,15 @@ def svg(chart: Chart) -> str:
     if (chart.x_log and min(xs) <= 0) or (chart.y_log and min(ys) <= 0):
         raise ValueError("a logarithmic axis needs values above 0")
     x = _axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, chart.x_log)
-    y = _axis(min(ys) if chart.y_log else min(0.0, *ys), max(ys), HEIGHT - BOTTOM, TOP, chart.y_log)
+    legend, lowest = _legend(chart.series)
+    top = max(TOP, lowest + ROOM_BELOW_LEGEND)
+    y = _axis(min(ys) if chart.y_log else min(0.0, *ys), max(ys), HEIGHT - BOTTOM, top, chart.y_log)
     parts = [
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}' height='{HEIGHT}'",
         f"  role='img' aria-label='{_text(chart.title)}' {FONT} font-size='13' fill='#222'>",
         f"<rect width='{WIDTH}' height='{HEIGHT}' fill='#fdfdfc'/>",
         f"<text x='{LEFT}' y='26' font-size='16' font-weight='600'>{_text(chart.title)}</text>",
-        *_legend(chart.series),
+        *legend,
         *_frame(chart, x, y),
     ]
     for number, series in enumerate(chart.series):
@@ -112,8 +115,8 @@ def _round_step(step: float) -> float:
     return next(factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if factor * power >= step * (1 - 1e-9))
 
 
-def _legend(series: Sequence[Series]) -> list[str]:
-    """Names beside a stroke of their line, in one row, wrapped where the row is full."""
+def _legend(series: Sequence[Series]) -> tuple[list[str], int]:
+    """Names beside a stroke of their line, in one row, wrapped where the row is full; and where the last row is."""
     parts: list[str] = []
     across, down = LEFT, 48
     for number, one in enumerate(series):
@@ -127,7 +130,7 @@ def _legend(series: Sequence[Series]) -> list[str]:
             parts.append(_stroke(f"M{across} {down - 4}h26", number))
         parts.append(f"<text x='{across + 32}' y='{down}'>{_text(one.name)}</text>")
         across += width
-    return parts
+    return parts, down
 
 
 def _frame(chart: Chart, x: _Axis, y: _Axis) -> list[str]:
@@ -141,9 +144,9 @@ def _frame(chart: Chart, x: _Axis, y: _Axis) -> list[str]:
         at = x.at(tick)
         parts.append(f"<path d='M{at:.1f} {HEIGHT - BOTTOM}v5' stroke='#555'/>")
         parts.append(f"<text x='{at:.1f}' y='{HEIGHT - BOTTOM + 20}' text-anchor='middle'>{_number(tick)}</text>")
-    middle = (TOP + HEIGHT - BOTTOM) / 2
+    middle = (y.end + HEIGHT - BOTTOM) / 2
     parts += [
-        f"<path d='M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}' stroke='#555' fill='none'/>",
+        f"<path d='M{LEFT} {y.end:g}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}' stroke='#555' fill='none'/>",
         f"<text x='{(LEFT + WIDTH - RIGHT) / 2}' y='{HEIGHT - 12}' text-anchor='middle'>{_text(chart.x_label)}</text>",
         f"<text transform='translate(18 {middle}) rotate(-90)' text-anchor='middle'>{_text(chart.y_label)}</text>",
     ]

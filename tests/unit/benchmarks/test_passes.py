@@ -38,3 +38,11 @@ def test_a_crowd_is_its_seeds() -> None:
 def test_quick_measures_fewer_rounds() -> None:
     """Of a million even fewer."""
     assert rounds_for(LARGE, quick=True) < rounds_for(1_000, quick=True) < rounds_for(1_000, quick=False)
+
+
+def test_a_crowd_is_brought_to_any_length() -> None:
+    """Longer or shorter: exactly so many wait then."""
+    crowd, _ = in_motion(7)
+    for length in (6_500, 40):
+        crowd.wait(length)
+        assert len(crowd.state.queue) == length

@@ -56,3 +56,12 @@ def test_what_cannot_be_drawn_is_refused(chart: Chart) -> None:
     """An error, rather than a chart that lies."""
     with pytest.raises(ValueError, match=r"chart|axis"):
         svg(chart)
+
+
+def test_a_long_legend_has_its_room() -> None:
+    """However many lines are named, the last name stands above the frame."""
+    names = tuple(Series(f"a line with quite a long name, number {at}", ((1.0, 2.0), (3.0, 4.0))) for at in range(8))
+    document = ET.fromstring(svg(Chart("Many", "x", "y", names)))
+    lowest = max(float(entry.attrib["y"]) for entry in document.iter(f"{SVG}text") if "a line" in (entry.text or ""))
+    frame = next(entry.attrib["d"] for entry in document.iter(f"{SVG}path") if "V" in entry.attrib["d"])
+    assert lowest < float(frame.removeprefix("M72 ").split("V")[0])

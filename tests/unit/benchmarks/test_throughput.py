@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import growth, throughput
+from benchmarks import growth, passes, throughput
 from benchmarks.apparatus import decisions as de
 from benchmarks.apparatus import fleets
 from federation.scheduling.kernels import index as ix
@@ -89,8 +89,7 @@ def test_an_index_that_was_not_told_of_a_change_is_caught() -> None:
     case = a_case()
     world, _ = de.copied(case.world, case.running)
     index = de.memory(world, ix.BEST_FIT).index
-    choice = de.ask(index, world, 0, -1)
-    world.nodes.free[choice.node] = 0
+    world.nodes.free[de.ask(index, world, 0, -1)] = 0
     with pytest.raises(AssertionError, match="a plain scan"):
         throughput.check(index, world, de.Work(np.zeros(1, np.int64), np.full(1, -1, np.int64)))
 
@@ -121,3 +120,18 @@ def test_figures_are_of_the_promised_policies(capsys: pytest.CaptureFixture[str]
 def test_the_slope_of_a_power_law_is_its_exponent() -> None:
     """Least squares on logarithms."""
     assert math.isclose(growth.slope([1, 10, 100], [2, 2 * 10**0.5, 20]), 0.5)
+
+
+def test_a_round_is_measured_at_every_length_of_the_queue() -> None:
+    """The steady one and the first one apart, and the plain pass that they are held against; the line is drawn through 1."""
+    found = growth.waited((300, 900), passes.Crowd.of(nodes=40, hubs=4, seed=7), 2)
+    assert [one.queued for one in found] == [300, 900]
+    assert all(min(one.steady, one.first, one.plain) > 0 for one in found)
+    assert growth.drawn("a line", (300, 900), (2.0, 3.0), 900).points == ((1 / 3, 2 / 3), (1.0, 1.0))
+
+
+def test_a_sweep_meets_the_middle_where_the_others_stand() -> None:
+    """Otherwise no line of the chart could be held against another."""
+    for sweeps in (growth.SWEEPS, growth.SWEEPS_QUICK):
+        assert all(growth.middle(what) in sizes for what, sizes in sweeps.items())
+    assert growth.middle(growth.QUEUE) in set(growth.QUEUES) & set(growth.QUEUES_QUICK)
