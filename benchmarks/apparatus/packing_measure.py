@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.apparatus.openb import Cluster, Int64, Trace, arrivals, kinds_of, node_order
+from benchmarks.apparatus.openb import Cluster, Int64, Pod, Trace, arrivals, kinds_of, node_order
 from benchmarks.apparatus.packing_policies import typical_pods
 from benchmarks.apparatus.packing_run import (
     BEST_FIT,
@@ -34,8 +34,14 @@ from benchmarks.apparatus.packing_run import (
     shapes_of,
     start,
 )
-from federation.scheduling.fragmentation import COVERED, Mix, Sort, standings, tables_of
-from federation.scheduling.lore import LOOKS_PER_MIX
+from federation.domain.hub import HubState, LinkState, Node
+from federation.domain.ids import AgentId, AgentKey, HubId
+from federation.domain.quantities import CPU, GPU, Resources, resources
+from federation.scheduling.fleet import Fleet
+from federation.scheduling.fragmentation import COVERED, Sort, standings, tables_of
+from federation.scheduling.kernels.room import DEVICE_MILLI
+from federation.scheduling.lore import LOOKS_PER_MIX, Lore
+from federation.scheduling.rows import AgentRow
 
 POLICIES = {
     "ours": OURS,
@@ -171,23 +177,42 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def _run_learning(case: Case, setting: Setting, known: Known, memory: Memory, outcome: Outcome) -> int:
     """Ours, knowing at first nothing and then what has arrived, dropped or not; how often tables were made.
 
-    As the planner learns (`federation/scheduling/lore.py`): it looks at the mix each time a part of it has come.
+    The planner's own memory of the workload (`federation/scheduling/lore.py`), told of arrivals as by rounds: a round
+    comes each time so much has arrived that it might look.
     """
-    mix, learned, changes, begin = Mix(halve_after=0), 0, 0, 0
-    sorts = [Sort(pod.cpu, pod.milli, pod.gpus, kinds_of(pod.spec, case.cluster.models)) for pod in case.trace.pods]
-    known = known._replace(tables=tables_of(()))
+    lore, fleet = Lore(), fleet_of(case)
+    tasks = [task_of(pod) for pod in case.trace.pods]
+    learned, changes, begin = 0, 0, 0
+    known = known._replace(tables=lore.tables)
     start(OURS, setting, known, memory)
     while begin < len(setting.arrivals):
         end = min(begin + begin // LOOKS_PER_MIX + 1, len(setting.arrivals))
         changes = run(OURS, setting, known, memory, outcome, (begin, end), changes)
         for shape in setting.arrivals[begin:end].tolist():
-            mix.see(sorts[shape])
+            lore.count(tasks[shape], 1)
         begin = end
-        if mix.drifted():
-            known = known._replace(tables=mix.tables())
+        lore.settle(fleet)
+        if lore.tables is not known.tables:
+            known = known._replace(tables=lore.tables)
             start(OURS, setting, known, memory)
             learned += 1
     return learned
+
+
+def fleet_of(case: Case) -> Fleet:
+    """A machine of each model with devices, as the planner keeps them: what a memory of the workload knows models by."""
+    key: AgentKey = (HubId("openb"), AgentId("main"))
+    nodes = tuple(
+        Node(model, offered, offered)
+        for model in case.cluster.models
+        for offered in (resources((GPU, model, DEVICE_MILLI)),)
+    )
+    return Fleet({key: AgentRow(key, HubState.ACTIVE, LinkState.ONLINE, nodes, ())})
+
+
+def task_of(pod: Pod) -> Resources:
+    """What a pod asks for, in the planner's words."""
+    return resources((CPU, "", pod.cpu), (GPU, pod.spec, pod.asked_milli))
 
 
 def warm(number: int, setting: Setting, known: Known, memory: Memory, outcome: Outcome) -> None:

@@ -1,10 +1,9 @@
 """What the workload typically asks for, and the tables that the score of a placement is computed with.
 
 `typical` keeps the commonest sorts of task until they are 95 % of all (FGD: Weng et al., USENIX ATC'23); `tables_of`
-turns them into what `kernels/score.py` reads; `standings` says which of equal nodes comes first; `Mix` learns the
-sorts from demand as it arrives, and says when it has drifted so far that the tables are to be made anew. Counts are
-integers, so that what was learned step by step equals what is learned at once. Deliberately not here: scoring
-(`kernels/score.py`) and the LP (`bids.py`).
+turns them into what `kernels/score.py` reads; `standings` says which of equal nodes comes first; `drift` says how far
+one mix of sorts is from another. Deliberately not here: scoring (`kernels/score.py`), the LP (`bids.py`), and what is
+learned from demand as it comes and goes (`lore.py`).
 """
 
 from __future__ import annotations
@@ -34,12 +33,8 @@ BID_WEIGHT = 2.0
 """What a device's worth of bids is worth."""
 STEP = 0.0025
 """Scores are whole steps."""
-HALVE_AFTER = 8_192
-"""Arrivals after which what was seen before counts half."""
 DRIFT_MAX = 0.05
 """Total variation, 0 to 1, from which on the tables no longer describe the demand."""
-SORTS_MAX = 4_096
-"""Sorts remembered; of more, the rarest are forgotten at the next halving."""
 
 
 class Sort(NamedTuple):
@@ -109,62 +104,6 @@ def tables_of(sorts: Sequence[tuple[Sort, int]], cpu_column: int = 0) -> Tables:
 def standings(nodes: int) -> Float64:
     """float64 (N,): what each node's place in the order is taken off its score, so that one is filled after another."""
     return np.array([ORDER * place / nodes for place in range(nodes)], np.float64)
-
-
-class Mix:
-    """The sorts that demand is made of, learned as it arrives.
-
-    What is seen counts one a task, and half after every further `halve_after` tasks (whole numbers, rounded down), so
-    old demand fades and a count is a function of the tasks in their order alone. `halve_after` 0: nothing fades, and
-    what has ended is taken out by `forget`.
-    """
-
-    def __init__(self, halve_after: int = HALVE_AFTER, drift_max: float = DRIFT_MAX) -> None:
-        self._halve_after = halve_after
-        self._drift_max = drift_max
-        self._counts: dict[Sort, int] = {}
-        self._since_halving = 0
-        self._described: dict[Sort, int] = {}
-        """The counts that the present tables were made of."""
-
-    @property
-    def counts(self) -> dict[Sort, int]:
-        """By sort, tasks as they count now."""
-        return dict(self._counts)
-
-    def see(self, sort: Sort, tasks: int = 1) -> None:
-        """`tasks` of `sort` arrived. Raises: FederationError for a sort that no task can be of."""
-        _check(sort, tasks)
-        while tasks > 0:
-            now = min(tasks, self._halve_after - self._since_halving) if self._halve_after else tasks
-            self._counts[sort] = self._counts.get(sort, 0) + now
-            self._since_halving += now
-            tasks -= now
-            if self._since_halving == self._halve_after:
-                self._halve()
-
-    def forget(self, sort: Sort, tasks: int = 1) -> None:
-        """`tasks` of `sort` are no longer part of the demand; below nothing it does not go."""
-        left = self._counts.get(sort, 0) - tasks
-        if left > 0:
-            self._counts[sort] = left
-        else:
-            self._counts.pop(sort, None)
-
-    def _halve(self) -> None:
-        self._since_halving = 0
-        halved = ((sort, count // 2) for sort, count in self._counts.items())
-        kept = sorted((entry for entry in halved if entry[1]), key=lambda entry: (-entry[1], entry[0]))[:SORTS_MAX]
-        self._counts = dict(kept)
-
-    def drifted(self) -> bool:
-        """Whether demand is so far from what the tables were made of that they are to be made anew."""
-        return drift(self._counts, self._described) > self._drift_max
-
-    def tables(self, cpu_column: int = 0) -> Tables:
-        """Tables of the demand as it is now; drift is counted from here."""
-        self._described = dict(self._counts)
-        return tables_of(typical(self._counts), cpu_column)
 
 
 def drift(now: Counts, then: Counts) -> float:

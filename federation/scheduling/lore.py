@@ -12,7 +12,7 @@ from federation.scheduling.fleet import COLUMNS, Fleet, totals_of
 from federation.scheduling.fragmentation import DRIFT_MAX, Sort, drift, tables_of, typical
 from federation.scheduling.kernels.score import Tables
 
-LOOKS_PER_MIX = 32
+LOOKS_PER_MIX = 8
 """Whether the mix has drifted is looked at each time so much of it (one part in so many) came or went."""
 CPU_SCALAR = COLUMNS[CPU] - 1
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.domain.quantities import Resources, resources
 from federation.scheduling.bids import UNITS, best_values, bids
-from federation.scheduling.fragmentation import Mix, Sort, drift, tables_of, typical
+from federation.scheduling.fleet import Fleet
+from federation.scheduling.fragmentation import Sort, drift, tables_of, typical
 from federation.scheduling.kernels.room import Nodes, Shapes, fits
 from federation.scheduling.kernels.score import Tables, gain, phi
+from federation.scheduling.lore import Lore
+from tests.unit.scheduling.builders import agent, cpus
 
 ANY = (1 << 64) - 1
 KINDS = st.sampled_from((ANY, 1, 2, 3, 0))
@@ -21,10 +24,22 @@ SHARE = st.builds(Sort, CPU, st.integers(1, 999), st.just(1), KINDS)
 WHOLE = st.builds(Sort, CPU, st.just(1_000), st.integers(1, 4), KINDS)
 BARE = st.builds(Sort, CPU, st.just(0), st.just(0), st.just(ANY))
 SORT = st.one_of(SHARE, WHOLE, BARE)
+TASK = st.builds(
+    lambda cpu, kind, milli: resources(("cpu", "", cpu), ("gpu", kind, milli)),
+    CPU,
+    st.sampled_from(("", "a", "a|b", "nobody's")),
+    st.sampled_from((0, 1, 250, 500, 999, 1_000, 3_000)),
+)
 COUNTS = st.dictionaries(SORT, st.integers(1, 50), max_size=8)
 FREE = st.sampled_from((1_000, 1_000, 700, 530, 500, 190, 0, -40)) | st.integers(-100, 1_000)
 DEVICES = st.lists(st.tuples(FREE, st.integers(0, 1)), max_size=5)
 NODE = st.tuples(st.integers(-500, 40_000), st.integers(0, 64), DEVICES)
+
+
+def a_fleet() -> Fleet:
+    """One hub with a machine of each of two models."""
+    row = agent("cairo", cpus(8, gpus=2, model="a"), cpus(8, gpus=2, model="b"))
+    return Fleet({row.key: row})
 
 
 def nodes_of(cpu: int, memory: int, devices: list[tuple[int, int]]) -> Nodes:
@@ -143,29 +158,21 @@ def test_the_knapsack_is_the_best_of_all_fillings(items: list[tuple[int, int]]) 
     assert values.tolist() == best
 
 
-@given(st.lists(st.tuples(SORT, st.integers(1, 9)), max_size=30), st.integers(1, 12))
-def test_learning_step_by_step_is_learning_at_once(seen: list[tuple[Sort, int]], halve_after: int) -> None:
-    """A mix that saw tasks one by one equals one that saw them together, and one replayed from the start."""
-    one_by_one, together = Mix(halve_after), Mix(halve_after)
-    for sort, tasks in seen:
-        together.see(sort, tasks)
-        for _ in range(tasks):
-            one_by_one.see(sort)
-    assert one_by_one.counts == together.counts
-
-
-@given(st.lists(st.tuples(SORT, st.integers(1, 9)), max_size=20), st.data())
-def test_without_fading_a_mix_is_what_is_there(seen: list[tuple[Sort, int]], data: st.DataObject) -> None:
-    """What ended is forgotten: the counts equal those of what stayed, in whatever order it all came."""
-    mix, stays = Mix(halve_after=0), Counter[Sort]()
-    for sort, tasks in seen:
-        mix.see(sort, tasks)
-        stays[sort] += tasks
-    for sort, tasks in data.draw(st.permutations(seen)) if seen else []:
-        if data.draw(st.booleans()):
-            mix.forget(sort, tasks)
-            stays[sort] -= tasks
-    assert mix.counts == dict(+stays)
+@given(st.lists(st.tuples(TASK, st.integers(1, 9), st.booleans()), max_size=20), st.data())
+def test_what_is_learned_is_what_is_there(seen: list[tuple[Resources, int, bool]], data: st.DataObject) -> None:
+    """In whatever order it all came, and part of it went: the tables are those of what stayed, learned at once."""
+    fleet, lore, at_once = a_fleet(), Lore(), Lore()
+    for task, tasks, _ in seen:
+        lore.count(task, tasks)
+    for task, tasks, stays in data.draw(st.permutations(seen)) if seen else []:
+        if not stays:
+            lore.count(task, -tasks)
+    for task, tasks, stays in seen:
+        if stays:
+            at_once.count(task, tasks)
+    lore.settle(fleet)
+    at_once.settle(fleet)
+    assert list(map(repr, lore.tables)) == list(map(repr, at_once.tables))
 
 
 @given(COUNTS, COUNTS, COUNTS)

@@ -29,15 +29,18 @@ from benchmarks.apparatus.packing_measure import (
     Case,
     at_percent,
     curve,
+    fleet_of,
     in_batches,
     interval,
     known_of,
     measure_one,
     setting_of,
+    task_of,
     typical_of,
 )
 from benchmarks.apparatus.packing_policies import best_fit, dot_prod, fgd, fgd_before
 from benchmarks.apparatus.packing_run import Outcome, Setting, audit, nodes_of
+from federation.domain.quantities import need_of
 from federation.errors import FederationError
 from federation.scheduling.fragmentation import Sort
 from federation.scheduling.kernels.room import fits, take, tightest_device
@@ -219,6 +222,18 @@ def test_remembered_scores_decide_as_scores_made_anew(policy: str) -> None:
     assert result.dropped == dropped
     expected = curve(setting, Outcome(np.array(went, np.int32), np.zeros(0, np.int32)), machines.total_milli)
     assert result.unallocated_pct == expected
+
+
+def test_learning_knows_models_as_the_cluster_does() -> None:
+    """The planner's bits for models are those that the nodes and the pods of the protocol have."""
+    models = ("A10", "G2", "P100")
+    one = np.ones(3, np.int64)
+    of = case(trace(WHOLE), Cluster(one, one, one, np.arange(3), models))
+    assert [fleet_of(of).shapes.mask({model}) for model in models] == [kinds_of(model, models) for model in models]
+    pod = Pod(4_000, 7, 1, 500, "P100|G2")
+    need = need_of(task_of(pod))
+    assert (need.milli, need.devices) == (500, 1)
+    assert fleet_of(of).shapes.mask(need.kinds) == kinds_of(pod.spec, models)
 
 
 def audited(outcome: list[int], devices: list[int], batch: int = 1) -> int:

@@ -1,4 +1,4 @@
-"""What is typical, the tables made of it, and the mix that learns it."""
+"""What is typical, the tables made of it, and how far two mixes are apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from federation.scheduling.fragmentation import (
     ORDER,
     STRANDED_WEIGHT,
     TYPICAL_MAX,
-    Mix,
     Sort,
     drift,
     standings,
@@ -72,61 +71,15 @@ def test_nothing_typical_makes_tables_that_say_nothing() -> None:
     ],
 )  # fmt: skip
 def test_a_sort_that_no_task_can_be_of_is_refused(sort: Sort) -> None:
-    """By the tables and by the mix."""
+    """Whoever says so."""
     with pytest.raises(FederationError, match="cannot be typical"):
         tables_of([(sort, 1)])
-    with pytest.raises(FederationError, match="cannot be typical"):
-        Mix().see(sort)
 
 
 def test_standings_let_the_first_node_be_filled_first() -> None:
     """From nothing up, the last just below the order's weight."""
     assert standings(4).tolist() == [0.0, ORDER * 1 / 4, ORDER * 2 / 4, ORDER * 3 / 4]
     assert standings(0).shape == (0,)
-
-
-def test_old_demand_fades() -> None:
-    """After every fourth task what was seen counts half, rounded down."""
-    mix = Mix(halve_after=4)
-    mix.see(BARE, 3)
-    mix.see(HALF)
-    assert mix.counts == {BARE: 1}
-    mix.see(WHOLE, 4)
-    assert mix.counts == {WHOLE: 2}
-
-
-def test_what_ended_is_forgotten() -> None:
-    """And what is forgotten more often than it was seen is simply gone."""
-    mix = Mix(halve_after=0)
-    mix.see(BARE, 2)
-    mix.forget(BARE)
-    assert mix.counts == {BARE: 1}
-    mix.forget(BARE, 5)
-    mix.forget(HALF)
-    assert mix.counts == {}
-
-
-def test_a_mix_says_when_its_tables_are_out_of_date() -> None:
-    """Never before it has seen something, at once when it has, and again when a twentieth has changed its sort."""
-    mix = Mix(halve_after=0, drift_max=0.05)
-    assert not mix.drifted()
-    mix.see(BARE, 95)
-    assert mix.drifted()
-    mix.tables()
-    assert not mix.drifted()
-    mix.see(HALF, 5)
-    assert not mix.drifted()  # 5 of 100: exactly the limit
-    mix.see(HALF)
-    assert mix.drifted()
-
-
-def test_a_mix_makes_the_tables_of_its_typical_sorts() -> None:
-    """The same as those made of its counts at once."""
-    mix = Mix()
-    mix.see(HALF, 90)
-    mix.see(EIGHT, 10)
-    made, expected = mix.tables(cpu_column=1), tables_of(typical({HALF: 90, EIGHT: 10}), cpu_column=1)
-    assert list(map(repr, made)) == list(map(repr, expected))
 
 
 def test_drift_from_nothing() -> None:
