@@ -1,14 +1,16 @@
-"""Taking machines back: for the first of a hub's own jobs that has no room at home, which guests end, and at what price.
+"""Taking machines back: for a hub's own jobs that have no room at home, which guests end, where, and at what price.
 
 Only guests that may be preempted; those whose end loses least work first, and no more than are needed. What is lost is
-the time since they started, times the dominant share of the agent that they hold: they are requeued and begin again.
-At each agent one such claim a round, so that each is decided on what the one before left. Deliberately not here: who
-is first (`kernels/fill.py`), and the grace that victims get (their hub's reclaim time, `federation/service`).
+the time since they started, times the dominant share of the agent that they hold: they are requeued and begin again. Of
+the hub's agents that could give the room the cheapest does, equals in their order. At each agent one such claim a round,
+so that each is decided on what the one before left. Deliberately not here: who found no room (`kernels/blocked.py`), and
+the grace that victims get (their hub's reclaim time, `federation/service`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -35,31 +37,52 @@ class _Guest(NamedTuple):
 
 def preemptions(state: PlannerState, of: Round, placements: tuple[Placement, ...]) -> tuple[Preemption, ...]:
     """The claims of a round; `of` is as the kernels left it, `placements` is what it starts."""
-    guests = _guests(state, of.limits.now_ms)
+    hubs = np.flatnonzero(of.work.blocked.max(axis=1, initial=-1) >= 0).tolist() if state.preemptible else []
+    ending = {victim for claim in state.claims.values() for victim in claim.victims} if hubs else set()
     made: list[Preemption] = []
-    for agent in sorted(guests):
-        at = int(of.work.blocked[agent])
-        if at < 0 or of.out.status[at] == PLACED:
+    site: _Site | None = None
+    for hub in hubs:
+        guests = _guests_of_hub(state, hub, ending, of.limits.now_ms)
+        if not guests:
             continue
-        job = state.job(state.queue.id_at(int(of.line.order[at])))
-        room = _left(state, state.fleet.keys[agent], placements)
-        claim = _claim(state, of, job, room, agent, guests[agent])
-        if claim is not None:
-            made.append(claim)
-        if len(made) == PREEMPTIONS_MAX:
-            break
+        site = site or _Site(state, of, placements)
+        for at in of.work.blocked[hub].tolist():
+            if at < 0 or of.out.status[at] == PLACED or len(made) == PREEMPTIONS_MAX:
+                continue
+            found = _cheapest(site, at, guests)
+            if found is not None:
+                made.append(found)
+                del guests[state.fleet.index[found.key]]
     return tuple(made)
 
 
-def _guests(state: PlannerState, now_ms: int) -> dict[int, list[_Guest]]:
+def _cheapest(site: _Site, at: int, guests: dict[int, list[_Guest]]) -> Preemption | None:
+    """The claim that loses least for the job at place `at`, over the agents where it may run; None when there is none."""
+    state, of = site.state, site.of
+    slot = int(of.line.order[at])
+    sort = int(of.sorts.pair_sort[of.line.pair[slot]])
+    job = state.job(state.queue.id_at(slot))
+    best: Preemption | None = None
+    for agent, of_agent in sorted(guests.items()):
+        claim = None if of.sorts.steps[sort, agent] else _claim(site, job, agent, of_agent)
+        if claim is not None and (best is None or claim.lost_ms < best.lost_ms):
+            best = claim
+    return best
+
+
+def _guests_of_hub(state: PlannerState, hub: int, ending: set[str], now_ms: int) -> dict[int, list[_Guest]]:
     """By agent, the guests that may be preempted and were not told to end yet; least lost work first, then by id."""
-    ending = {victim for claim in state.claims.values() for victim in claim.victims}
+    fleet, hub_id = state.fleet, state.fleet.hub_ids[hub]
     guests: dict[int, list[_Guest]] = {}
-    for row in state.preemptible.values():
-        agent = state.fleet.index.get(row.key)
-        if agent is not None and row.home_hub != row.key[0] and row.lease_id not in ending:
-            guests.setdefault(agent, []).append(_Guest(_lost_ms(state, agent, row, now_ms), row.lease_id, row))
-    return {agent: sorted(of_agent)[:VICTIMS_MAX] for agent, of_agent in guests.items()}
+    for agent in range(int(fleet.hub_first[hub]), int(fleet.hub_first[hub + 1])):
+        there = [
+            _Guest(_lost_ms(state, agent, row, now_ms), row.lease_id, row)
+            for row in state.preemptible.get(fleet.keys[agent], {}).values()
+            if row.home_hub != hub_id and row.lease_id not in ending
+        ]
+        if there:
+            guests[agent] = sorted(there)[:VICTIMS_MAX]
+    return guests
 
 
 def _lost_ms(state: PlannerState, agent: int, row: LeaseRow, now_ms: int) -> int:
@@ -72,52 +95,91 @@ def _lost_ms(state: PlannerState, agent: int, row: LeaseRow, now_ms: int) -> int
     return math.ceil(max(0, now_ms - row.started_ms) * max([0.0, *shares]))
 
 
-def _left(state: PlannerState, key: AgentKey, placements: tuple[Placement, ...]) -> Nodes:
-    """What the round leaves at an agent. Not the kernels' own room: there nodes may be kept free for this very job."""
-    room = state.fleet.room()
-    for entry in placements:
-        if entry.key == key and entry.job_id not in state.claims:
-            state.fleet.hold_in(room, key, entry.nodes, state.job(entry.job_id).per_task, entry.devices or None, 1)
-    return room
+class _Site:
+    """What the round leaves. Not the kernels' own room: there nodes may be kept free for the very job that claims."""
+
+    def __init__(self, state: PlannerState, of: Round, placements: tuple[Placement, ...]) -> None:
+        self.state, self.of = state, of
+        self.room = state.fleet.room()
+        self.bare = state.fleet.room()
+        """The same when all guests have gone, where that was asked for."""
+        self._bared: set[int] = set()
+        self._started: dict[AgentKey, list[Placement]] = {}
+        for entry in placements:
+            self._started.setdefault(entry.key, []).append(entry)
+
+    def look_at(self, agent: int, guests: Iterable[_Guest]) -> None:
+        """Bring an agent's room up to date, the first time that it is looked at."""
+        if agent in self._bared:
+            return
+        self._bared.add(agent)
+        state, key = self.state, self.state.fleet.keys[agent]
+        for entry in self._started.get(key, ()):
+            per_task, devices = state.job(entry.job_id).per_task, entry.devices or None
+            for room in (self.room, self.bare):
+                state.fleet.hold_in(room, key, entry.nodes, per_task, devices, 1)
+        for guest in guests:
+            self.hold(self.bare, guest, -1)
+
+    def hold(self, room: Nodes, guest: _Guest, sign: int) -> None:
+        """A guest holds its room (1), or has gone (-1)."""
+        row = guest.row
+        self.state.fleet.hold_in(room, row.key, row.nodes, row.per_task, row.devices or None, sign)
+
+    def fits(self, room: Nodes, job: QueuedJob, agent: int) -> bool:
+        """Whether there is room for a job."""
+        fleet = self.state.fleet
+        begin, end = int(fleet.first[agent]), int(fleet.first[agent + 1])
+        shape = fleet.shapes.id_of(job.per_task)
+        return bool(tasks_at(room, fleet.shapes.arrays, shape, begin, end, job.replicas) >= job.replicas)
 
 
-def _claim(
-    state: PlannerState, of: Round, job: QueuedJob, room: Nodes, agent: int, guests: list[_Guest]
-) -> Preemption | None:
+def _claim(site: _Site, job: QueuedJob, agent: int, guests: list[_Guest]) -> Preemption | None:
     """The fewest guests, cheapest first, whose room with what is free is enough; None when all of it is not."""
-    fleet = state.fleet
-    key, shape = fleet.keys[agent], fleet.shapes.id_of(job.per_task)
-    span = (int(fleet.first[agent]), int(fleet.first[agent + 1]))
-
-    def hold(guest: _Guest, sign: int) -> None:
-        fleet.hold_in(room, key, guest.row.nodes, guest.row.per_task, guest.row.devices or None, sign)
-
-    def enough() -> bool:
-        return bool(tasks_at(room, fleet.shapes.arrays, shape, *span, job.replicas) >= job.replicas)
-
-    victims: list[_Guest] = []
-    for guest in guests:
-        if enough():
-            break
-        hold(guest, -1)
-        victims.append(guest)
-    if not victims or not enough():
+    site.look_at(agent, guests)
+    if not site.fits(site.bare, job, agent) or site.fits(site.room, job, agent):
         return None
-    for guest in reversed(victims[:]):
-        hold(guest, 1)
-        if enough():
+    fleet, room = site.state.fleet, site.room
+    span = (int(fleet.first[agent]), int(fleet.first[agent + 1]))
+    devices = (int(fleet.device_first[span[0]]), int(fleet.device_first[span[1]]))
+    before = room.free[span[0] : span[1]].copy(), room.device_free[devices[0] : devices[1]].copy()
+    victims = _victims(site, job, agent, guests)
+    nodes, places = _placed(site.of, room, fleet.shapes.id_of(job.per_task), span, job)
+    room.free[span[0] : span[1]], room.device_free[devices[0] : devices[1]] = before
+    return Preemption(
+        job.job_id,
+        fleet.keys[agent],
+        tuple(fleet.node_names[node] for node in nodes),
+        tuple(guest.lease_id for guest in victims),
+        sum(guest.lost_ms for guest in victims),
+        tuple(
+            tuple(device - int(fleet.device_first[node]) for device in held)
+            for node, held in zip(nodes, places, strict=True)
+            if held
+        ),
+    )
+
+
+def _victims(site: _Site, job: QueuedJob, agent: int, guests: list[_Guest]) -> list[_Guest]:
+    """The first guests that are enough, less those that are not needed beside the others; they have left the room."""
+    room, gone, enough = site.room, 0, len(guests)
+    few = 0  # so many are too few: every guest that goes leaves more room, so the least that is enough can be searched
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        for guest in guests[min(gone, middle) : max(gone, middle)]:
+            site.hold(room, guest, -1 if middle > gone else 1)
+        gone = middle
+        few, enough = (few, middle) if site.fits(room, job, agent) else (middle, enough)
+    for guest in guests[min(gone, enough) : max(gone, enough)]:
+        site.hold(room, guest, -1 if enough > gone else 1)
+    victims = guests[:enough]
+    for guest in victims[::-1]:
+        site.hold(room, guest, 1)
+        if site.fits(room, job, agent):
             victims.remove(guest)
         else:
-            hold(guest, -1)
-    nodes, devices = _placed(of, room, shape, span, job)
-    names = tuple(fleet.node_names[node] for node in nodes)
-    places = tuple(
-        tuple(device - int(fleet.device_first[node]) for device in held)
-        for node, held in zip(nodes, devices, strict=True)
-        if held
-    )
-    lost_ms = sum(guest.lost_ms for guest in victims)
-    return Preemption(job.job_id, key, names, tuple(guest.lease_id for guest in victims), lost_ms, places)
+            site.hold(room, guest, -1)
+    return victims
 
 
 def _placed(

@@ -6,6 +6,7 @@ import numpy as np
 
 from federation.domain.plan import ReasonCode
 from federation.scheduling.fleet import COLUMNS, Fleet
+from federation.scheduling.kernels.blocked import BLOCKED_MAX
 from federation.scheduling.kernels.fill import fill
 from federation.scheduling.kernels.gangs import Taste
 from federation.scheduling.kernels.profile import profiles_for
@@ -76,7 +77,7 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         dead=np.full(len(sorts.pair_sort), 2**62, np.int64),
         capped=np.zeros(len(sorts.pair_sort), np.uint8),
         profiles=profiles_for(rows, len(COLUMNS)),
-        blocked=np.full(agents, -1, np.int32),
+        blocked=np.full((len(fleet.hub_ids), BLOCKED_MAX), -1, np.int32),
         reserved=np.zeros(agents, np.int64),
         draining=np.zeros(agents, np.uint8),
         backlog=np.zeros(agents, np.int64),

@@ -39,8 +39,8 @@ class PlannerState:
     leases: dict[str, LeaseRow] = field(default_factory=dict)
     lease_table: LeaseTable = field(default_factory=LeaseTable)
     lease_of_job: dict[str, str] = field(default_factory=dict)
-    preemptible: dict[str, LeaseRow] = field(default_factory=dict)
-    """Those of the leases that may be told to end."""
+    preemptible: dict[AgentKey, dict[str, LeaseRow]] = field(default_factory=dict)
+    """Those of the leases that may be told to end, by where they are."""
     claims: dict[str, ClaimRow] = field(default_factory=dict)
     """By the job that waits for its victims to end."""
     holdings: Holdings = field(default_factory=Holdings)
@@ -202,7 +202,7 @@ class PlannerState:
             if before.holds == lease.holds:
                 self.leases[lease.lease_id] = lease  # only its times moved
                 if lease.preemptible:
-                    self.preemptible[lease.lease_id] = lease
+                    self.preemptible[lease.key][lease.lease_id] = lease
                 self.lease_table.put(lease, self.fleet)
                 return
             self._end_lease(lease.lease_id)
@@ -210,7 +210,7 @@ class PlannerState:
         self._dequeue(lease.job_id)
         self.leases[lease.lease_id] = lease
         if lease.preemptible:
-            self.preemptible[lease.lease_id] = lease
+            self.preemptible.setdefault(lease.key, {})[lease.lease_id] = lease
         self.lease_table.put(lease, self.fleet)
         self.lease_of_job[lease.job_id] = lease.lease_id
         self._count_held(lease, 1)
@@ -221,7 +221,11 @@ class PlannerState:
         if lease is None:
             return
         self.lease_table.remove(lease_id)
-        self.preemptible.pop(lease_id, None)
+        if lease.preemptible:
+            there = self.preemptible[lease.key]
+            del there[lease_id]
+            if not there:
+                del self.preemptible[lease.key]
         del self.lease_of_job[lease.job_id]
         self._count_held(lease, -1)
         self._hold(lease.key, lease.nodes, lease.per_task, lease.devices, -1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from federation.scheduling.kernels.blocked import note_blocked
 from federation.scheduling.kernels.choosing import choose, start
 from federation.scheduling.kernels.jit import inline, lean, part
 from federation.scheduling.kernels.promising import promise, work_of
@@ -107,9 +108,8 @@ def _serve(of: Round, user: int, home_only: bool) -> int:
 def _try(of: Round, at: int, user: int, home_only: bool) -> int:
     """Start a job: SERVED; NEXT when it cannot start now, and is perhaps promised a start; FULL."""
     line, sorts, work, out = of.line, of.sorts, of.work, of.out
-    first, last = 0, len(of.agents.offered)
+    first, last, hub = 0, len(of.agents.offered), int(work.level_hub[user])
     if home_only:
-        hub = int(work.level_hub[user])
         first, last = of.agents.hub_first[hub], of.agents.hub_first[hub + 1]
     slot = int(line.order[at])
     pair = int(line.pair[slot])
@@ -125,7 +125,9 @@ def _try(of: Round, at: int, user: int, home_only: bool) -> int:
             _count_share(of.levels, user, work.need, of.agents.offered_totals)
             out.status[at] = PLACED
             return SERVED
-        if not home_only:
+        if home_only:
+            note_blocked(of, at, pair, hub)
+        else:
             work.dead[pair] = duration
     patient = of.limits.now_ms - line.submitted[slot] >= of.limits.promise_after_ms
     if out.status[at] != WAITS or (not home_only and (work.capped[pair] or not patient)):

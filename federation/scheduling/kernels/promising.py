@@ -53,7 +53,7 @@ def _best_when_idle(of: Round, sort: int, liking: int, duration: int, span: tupl
 def promise(of: Round, at: int, pair: int, span: tuple[int, int], how: tuple[bool, bool]) -> bool:
     """Reserve the earliest start at the job's best agent, as if all had room: best liked, least promised, first.
 
-    `how` is (owners at home only, whether it has waited long enough): of owners, who is first to wait is noted anyway.
+    `how` is (owners at home only, whether it has waited long enough).
     """
     home_only, patient = how
     sorts, work, out = of.sorts, of.work, of.out
@@ -61,8 +61,6 @@ def promise(of: Round, at: int, pair: int, span: tuple[int, int], how: tuple[boo
     liking = int(sorts.pair_liking[pair])
     duration = of.line.duration[of.line.order[at]]
     best = _best_when_idle(of, sort, liking, duration, span)
-    if home_only and best >= 0 and work.blocked[best] < 0:
-        work.blocked[best] = at
     if not patient:
         return False
     if best < 0 or work.reserved[best] >= of.limits.reservations:

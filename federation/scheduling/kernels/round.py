@@ -109,7 +109,7 @@ class Work(NamedTuple):
     """(C,) its best agent makes no more promises."""
     profiles: Profiles
     blocked: Int32
-    """(A,) place in the order of the first of its own hub's jobs that found no room there, -1: none."""
+    """(H, seats) places in the order of a hub's own jobs that found no room there, the first of each sort; -1: nobody."""
     reserved: Int64
     """(A,) promises made."""
     draining: UInt8

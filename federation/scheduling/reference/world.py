@@ -20,6 +20,7 @@ from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, Queu
 
 Level = tuple[str, ...]
 ORDER_COST = 0.2
+BLOCKED_MAX = 8
 
 
 @dataclass
@@ -42,7 +43,8 @@ class _World:
     share: dict[Level, dict[str, float]] = field(default_factory=dict)
     placed: dict[str, Placement] = field(default_factory=dict)
     promised: dict[str, tuple[AgentKey, int]] = field(default_factory=dict)
-    blocked: dict[AgentKey, QueuedJob] = field(default_factory=dict)
+    blocked: dict[str, list[QueuedJob]] = field(default_factory=dict)
+    """By home hub, its own jobs that found no room there: the first of each sort and liking."""
     due: Mapping[str, int] = field(default_factory=dict)
     """Promised starts that have come, by job."""
 
@@ -199,8 +201,6 @@ class _World:
         if not there:
             return
         agent = min(there, key=lambda agent: (self.liking(agent.row.key[0], job), agent.backlog, agent.row.key))
-        if home_only:
-            self.blocked.setdefault(agent.row.key, job)
         waited_ms = self.now_ms - job.submitted_ms
         if waited_ms < self.policy.patience_ms or len(agent.promises) >= self.promises_max:
             return
@@ -309,9 +309,18 @@ class _World:
             return False
         if self.try_start(job, home_only):
             self.count_share(job)
-        elif job.job_id not in self.promised:
-            self.try_promise(job, home_only)
+        else:
+            if home_only and self.open_agents(job, home_only):
+                self.note_blocked(job)
+            if job.job_id not in self.promised:
+                self.try_promise(job, home_only)
         return True
+
+    def note_blocked(self, job: QueuedJob) -> None:
+        noted = self.blocked.setdefault(job.home_hub, [])
+        alike = [other for other in noted if _alike(other) == _alike(job)]
+        if not alike and len(noted) < BLOCKED_MAX:
+            noted.append(job)
 
     def could_start(self, job: QueuedJob, home_only: bool) -> bool:
         need = {name: amount(job.per_task, name) * job.replicas for name in NAMES}
@@ -322,39 +331,46 @@ class _World:
 
     # -- taking back --------------------------------------------------------------------------------------------------
     def preemptions(self) -> tuple[Preemption, ...]:
-        """For the first of its own jobs that waits at each home, the guests that end."""
-        by_id = {job.job_id: job for job in self.full.queued}
+        """For its own jobs that wait at each home, the guests that end: at the agent where that loses least."""
         made: list[Preemption] = []
-        for key, job in sorted(self.blocked.items(), key=lambda found: found[0]):
-            guests = self.guests(key)
-            if job.job_id in self.placed or not guests:
-                continue
-            agent = _World(self.full, self.policy, self.now_ms, self.tables).by_key[key]
-            for entry in self.placed.values():
-                if entry.key == key:
-                    self.hold_tasks(agent, by_id[entry.job_id].per_task, entry.nodes, entry.devices, 1)
-            victims: list[tuple[int, str]] = []
-            rows = {lease.lease_id: lease for lease in self.full.leases_started}
-            for guest in guests:
-                if agent.room(job.per_task) < job.replicas:
-                    victims.append(guest)
-                    self.hold_guest(agent, rows[guest[1]], -1)
-            if not victims or agent.room(job.per_task) < job.replicas:
-                continue
-            for guest in victims[::-1]:
-                self.hold_guest(agent, rows[guest[1]], 1)
-                if agent.room(job.per_task) >= job.replicas:
-                    victims.remove(guest)
-                else:
-                    self.hold_guest(agent, rows[guest[1]], -1)
-            chosen = self.gang(agent, job)
-            nodes, places = tuple(node.name for node, _ in chosen), tuple(held for _, held in chosen)
-            devices = places if need_of(job.per_task).devices else ()
-            lost_ms = sum(lost for lost, _ in victims)
-            made.append(
-                Preemption(job.job_id, key, nodes, tuple(lease_id for _, lease_id in victims), lost_ms, devices)
-            )
+        for _, jobs in sorted(self.blocked.items()):
+            for job in jobs:
+                claims = [
+                    claim
+                    for agent in self.open_agents(job, home_only=True)
+                    if job.job_id not in self.placed and agent.row.key not in [other.key for other in made]
+                    for claim in self.claims_at(agent.row.key, job)
+                ]
+                if claims:
+                    made.append(min(claims, key=lambda claim: (claim.lost_ms, claim.key)))
         return tuple(made)
+
+    def claims_at(self, key: AgentKey, job: QueuedJob) -> list[Preemption]:
+        """The claim of a job at an agent, if guests that end there give it room, and it has none without."""
+        by_id = {job.job_id: job for job in self.full.queued}
+        agent = _World(self.full, self.policy, self.now_ms, self.tables).by_key[key]
+        for entry in self.placed.values():
+            if entry.key == key:
+                self.hold_tasks(agent, by_id[entry.job_id].per_task, entry.nodes, entry.devices, 1)
+        victims: list[tuple[int, str]] = []
+        rows = {lease.lease_id: lease for lease in self.full.leases_started}
+        for guest in self.guests(key):
+            if agent.room(job.per_task) < job.replicas:
+                victims.append(guest)
+                self.hold_guest(agent, rows[guest[1]], -1)
+        if not victims or agent.room(job.per_task) < job.replicas:
+            return []
+        for guest in victims[::-1]:
+            self.hold_guest(agent, rows[guest[1]], 1)
+            if agent.room(job.per_task) >= job.replicas:
+                victims.remove(guest)
+            else:
+                self.hold_guest(agent, rows[guest[1]], -1)
+        chosen = self.gang(agent, job)
+        nodes, places = tuple(node.name for node, _ in chosen), tuple(held for _, held in chosen)
+        devices = places if need_of(job.per_task).devices else ()
+        lost_ms = sum(lost for lost, _ in victims)
+        return [Preemption(job.job_id, key, nodes, tuple(lease_id for _, lease_id in victims), lost_ms, devices)]
 
     def guests(self, key: AgentKey) -> list[tuple[int, str]]:
         """(work lost, lease id) of those at an agent that may be told to end, cheapest first."""
@@ -439,6 +455,11 @@ def promised_slowly(full: Delta, policy: Policy, now_ms: int, tables: Tables) ->
     world = _World(full, policy, now_ms, tables)
     world.run()
     return {job_id: found for job_id, found in world.promised.items() if job_id not in world.placed}
+
+
+def _alike(job: QueuedJob) -> tuple[object, ...]:
+    """What two jobs have in common that can run in the same places and like the same."""
+    return demand_key(job), job.home_hub, job.hubs_prefer, job.preemptible
 
 
 def _levels(owner: tuple[str, str, str]) -> tuple[Level, Level, Level]:

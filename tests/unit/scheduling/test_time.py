@@ -185,6 +185,52 @@ def test_no_more_guests_end_than_are_needed() -> None:
     assert claim.victims == ("dear",)
 
 
+def two_agents(
+    *held: LeaseRow, jobs: tuple[QueuedJob, ...] = (WIDE,), first: float = 4
+) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """(job, agent, who ends) of a round in cairo, which has an agent "a" of `first` cpus and an agent "b" of four."""
+    agents = (agent("cairo", cpus(first), name="a"), agent("cairo", cpus(4), name="b"))
+    delta = Delta(agents=agents, queued=jobs, leases_started=held)
+    made = plan_round(PlannerState(), delta, Policy(), 5 * MINUTE_MS)[1].preemptions
+    return tuple((claim.job_id, claim.key[1], claim.victims) for claim in made)
+
+
+def of_agent(name: str, at: str, cpu: float, **changes: Any) -> LeaseRow:
+    """A guest at one of cairo's two agents."""
+    return guest(name, cpu, key=key_of("cairo", at), **changes)
+
+
+def test_machines_are_taken_back_wherever_in_the_hub_the_guests_are() -> None:
+    """The first agent is full of the hub's own jobs, the second of guests: one of these ends."""
+    own = of_agent("own", "a", 4, home_hub="cairo", preemptible=False)
+    assert two_agents(own, of_agent("visitor", "b", 4)) == (("wide", "b", ("visitor",)),)
+
+
+def test_the_agent_where_least_work_is_lost_gives_the_room() -> None:
+    """A minute's work goes rather than four; of equals the first agent's; where none need end, none does."""
+    late = {"started_ms": 4 * MINUTE_MS}
+    assert two_agents(of_agent("x", "a", 4), of_agent("y", "b", 4, **late)) == (("wide", "b", ("y",)),)
+    assert two_agents(of_agent("x", "a", 4, **late), of_agent("y", "b", 4)) == (("wide", "a", ("x",)),)
+    assert two_agents(of_agent("x", "a", 4), of_agent("y", "b", 4)) == (("wide", "a", ("x",)),)
+    assert two_agents(of_agent("x", "a", 4)) == ()
+
+
+def test_only_an_agent_where_the_job_may_run_gives_room() -> None:
+    """The cheaper agent is too small for it, even when it is idle."""
+    guests = (of_agent("x", "a", 2, started_ms=4 * MINUTE_MS), of_agent("y", "b", 4))
+    assert two_agents(*guests, first=2) == (("wide", "b", ("y",)),)
+
+
+def test_who_cannot_be_helped_does_not_keep_others_from_it() -> None:
+    """Of the first job's kind no agent could have enough; the next gets its machine back, and another the other one."""
+    line = (WIDE, small("three", 5, 3, seq=2, user="bo"), small("two", 5, 2, seq=3, user="cy"))
+    own = {"home_hub": "cairo", "user": "zed"}
+    at_a = (of_agent("x", "a", 2), of_agent("own", "a", 2, **own))
+    assert two_agents(*at_a, of_agent("y", "b", 4), jobs=line) == (("wide", "b", ("y",)), ("two", "a", ("x",)))
+    at_b = (of_agent("y", "b", 3), of_agent("else", "b", 1, **own))
+    assert two_agents(*at_a, *at_b, jobs=line) == (("three", "b", ("y",)), ("two", "a", ("x",)))
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"preemptible": False}, {"home_hub": "cairo"}],

@@ -31,6 +31,9 @@ class World:
         self.wild = self.chance(0.1)
         self.picky = self.dice.choice((0.0, 0.3))
         self.sorts = [self.task() for _ in range(self.dice.randint(1, 4))]
+        self.full = self.chance(0.3)
+        """Leases lie on machines that there are, and most are guests that may be preempted."""
+        self.there: dict[AgentKey, AgentRow] = {}
 
     def chance(self, share: float) -> bool:
         """True so often."""
@@ -87,7 +90,9 @@ class World:
 
     def agents(self) -> tuple[AgentRow, ...]:
         """None to six."""
-        return tuple(self.agent(key) for key in KEYS if self.chance(0.7))
+        rows = tuple(self.agent(key) for key in KEYS if self.chance(0.7))
+        self.there |= {row.key: row for row in rows if row.nodes}
+        return rows
 
     def job(self, at: int) -> QueuedJob:
         """One of few sorts; arrival places may be equal."""
@@ -125,11 +130,15 @@ class World:
         task, tasks = self.dice.choice(self.sorts), self.dice.randint(1, 2)
         wanted = need_of(task).devices
         named = tuple(tuple(self.dice.sample(range(max(6, wanted)), wanted)) for _ in range(tasks))
+        key, names = self.dice.choice(KEYS), ["n0", "n1", "n2", "n9"]
+        if self.full and self.there:
+            key = self.dice.choice(sorted(self.there))
+            names = [node.name for node in self.there[key].nodes]
         return LeaseRow(
             lease_id=f"lease-{at}",
             job_id=f"held-{at}",
-            key=self.dice.choice(KEYS),
-            nodes=tuple(self.dice.choice(("n0", "n1", "n2", "n9")) for _ in range(tasks)),
+            key=key,
+            nodes=tuple(self.dice.choice(names) for _ in range(tasks)),
             per_task=task,
             devices=named if wanted and self.chance(0.7) else (),
             home_hub=hub,
@@ -137,7 +146,7 @@ class World:
             user=user,
             expires_ms=self.dice.randint(0, 100),
             started_ms=self.dice.choice((0, 1, 3, 5)),
-            preemptible=self.chance(0.5),
+            preemptible=self.chance(0.9 if self.full else 0.5),
         )
 
     def claims(self, jobs: tuple[QueuedJob, ...], leases: tuple[LeaseRow, ...]) -> tuple[ClaimRow, ...]:
@@ -156,8 +165,10 @@ class World:
         )
 
     def leases(self, ids: range = range(LEASES)) -> tuple[LeaseRow, ...]:
-        """Some of these ids."""
-        return tuple(self.lease(at) for at in ids if self.chance(0.4))
+        """Some of these ids; three times as many where most are guests."""
+        if self.full:
+            ids = range(ids.start, ids.start + 3 * len(ids))
+        return tuple(self.lease(at) for at in ids if self.chance(0.8 if self.full else 0.4))
 
     def usage(self) -> tuple[UsageRow, ...]:
         """Some use of the past."""
@@ -216,7 +227,9 @@ class World:
             queued=queued,
             dequeued=tuple(name for at in range(JOBS) if (name := f"job-{at:02d}") not in names and self.chance(0.2)),
             leases_started=started,
-            leases_ended=tuple(name for at in range(LEASES) if (name := f"lease-{at}") not in ids and self.chance(0.2)),
+            leases_ended=tuple(
+                name for at in range(3 * LEASES) if (name := f"lease-{at}") not in ids and self.chance(0.2)
+            ),
             usage=self.usage() if self.chance(0.3) else (),
             claims_made=claims,
             claims_ended=tuple(
