@@ -52,7 +52,7 @@ FEW = 30
 PLANS, PLANS_QUICK = 9, 5
 """Rounds at each length, after one that is not measured."""
 FIRSTS = 2
-POLICIES = {"ours": ix.SHIPPED, "best_fit": ix.BEST_FIT}
+POLICIES = ("ours", "best_fit")
 
 
 class Waited(NamedTuple):
@@ -192,7 +192,7 @@ def cost(what: str, size: int, seed: int, jobs: int, rounds: int) -> Cost:
     """All three at one size; they take turns."""
     sizes = {"nodes": NODES, "hubs": HUBS, "classes": CLASSES, what: size}
     case = throughput.filled_case(argparse.Namespace(**sizes, seed=seed, homes=False), jobs)
-    turns = {name: throughput.by_index(rule) for name, rule in POLICIES.items()}
+    turns: dict[str, throughput.Turn] = {"ours": throughput.by_planner(case.live), "best_fit": throughput.by_index}
     turns["scan"] = throughput.by_scan(ix.BEST_FIT, SCANS)
     found: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds + 1):

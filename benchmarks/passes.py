@@ -27,16 +27,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.apparatus import fleets
+from benchmarks.apparatus import fleets, live
 from benchmarks.apparatus.compiling import rounds_compiled_meanwhile
 from benchmarks.apparatus.plot import Chart, Series, write_chart
 from benchmarks.figures import Baseline, Figure, emit, median, percentile, say
-from federation.domain.hub import HubState, LinkState, Node
-from federation.domain.ids import AgentId, AgentKey, HubId
-from federation.domain.quantities import Resources, resources
+from federation.domain.quantities import Resources
 from federation.scheduling import Delta, Plan, PlannerState, Policy, plan_round
 from federation.scheduling.checks import QUEUED_MAX
-from federation.scheduling.rows import AgentRow, DeltaCollector, LeaseRow, QueuedJob, UsageRow
+from federation.scheduling.rows import DeltaCollector, LeaseRow, QueuedJob, UsageRow
 
 HUBS, CLASSES = 200, 64
 USERS_PER_HUB, HABITS = 10, 5
@@ -176,10 +174,10 @@ class Crowd:
         """An idle federation that the planner knows."""
         rng = np.random.default_rng((seed, nodes, hubs))
         fleet, demand = fleets.fleet(nodes, hubs, seed), fleets.demand(CLASSES, seed)
-        names = [f"hub-{at:03d}" for at in range(hubs)]
-        shapes = shapes_of(demand)
+        names = live.hub_names(hubs)
+        shapes = live.shapes_of(demand)
         crowd = cls(rng, names, {user: habits_of(rng, shapes, demand, hubs) for user in range(hubs * USERS_PER_HUB)})
-        crowd.state, _ = plan_round(crowd.state, Delta(agents=agents_of(fleet, names)), Policy(), crowd.now_ms)
+        crowd.state, _ = plan_round(crowd.state, Delta(agents=live.agents_of(fleet, names)), Policy(), crowd.now_ms)
         return crowd
 
     def fill(self, queued: int) -> None:
@@ -276,41 +274,6 @@ def habits_of(rng: np.random.Generator, shapes: list[Resources], demand: fleets.
         )
         for _ in range(HABITS)
     ]
-
-
-def shapes_of(demand: fleets.Demand) -> list[Resources]:
-    """The shapes as the door takes them; their kinds are in the model's name."""
-    shapes, found = demand.shapes, []
-    for row in range(len(shapes.milli)):
-        cpu, memory, disk = shapes.need[row].tolist()
-        mask = int(shapes.kinds[row])
-        kinds = "" if mask == int(fleets.ANY_KIND) else "|".join(model(kind) for kind in range(64) if mask >> kind & 1)
-        gpus = int(shapes.milli[row] * shapes.devices[row])
-        found.append(resources(("cpu", "", cpu), ("memory", "", memory), ("disk", "", disk), ("gpu", kinds, gpus)))
-    return found
-
-
-def agents_of(fleet: fleets.Fleet, names: list[str]) -> tuple[AgentRow, ...]:
-    """One agent a hub, in front of all its machines."""
-    rows = []
-    for at, name in enumerate(names):
-        machines = []
-        for node in range(int(fleet.agent_first[at]), int(fleet.agent_first[at + 1])):
-            cpu, memory, disk = fleet.offered[node].tolist()
-            first, last = int(fleet.nodes.device_first[node]), int(fleet.nodes.device_first[node + 1])
-            kind = model(int(fleet.nodes.device_kind[first])) if last > first else ""
-            offered = resources(
-                ("cpu", "", cpu), ("memory", "", memory), ("disk", "", disk), ("gpu", kind, 1_000 * (last - first))
-            )
-            machines.append(Node(f"n{node}", offered, offered))
-        key: AgentKey = (HubId(name), AgentId("main"))
-        rows.append(AgentRow(key, HubState.ACTIVE, LinkState.ONLINE, tuple(machines), ("command",)))
-    return tuple(rows)
-
-
-def model(kind: int) -> str:
-    """A model's name."""
-    return f"vendor/m{kind}"
 
 
 def bytes_each(queued: int, nodes: int, hubs: int, seed: int) -> float:

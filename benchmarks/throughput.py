@@ -4,7 +4,7 @@ A decision is one task placed and one released. A seeded fleet (`apparatus/fleet
 milli are taken; then tasks come, and for each the oldest running one ends, so that the load stays. No job prefers a
 hub, unless `--homes` is given: then each comes from some hub and likes that best. Policies:
 
-- `ours`: the shipped rule with its choice of agent, through the index;
+- `ours`: the planner as it is shipped, the kernels of its rounds: the agent is chosen and the place is taken;
 - `best_fit`: exact best fit over all nodes, through the index;
 - `scan`: the same best fit by a plain compiled scan of all nodes;
 - `index`: nodes in buckets by free CPU and nothing else: one resource, no rule.
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.apparatus import decisions as de
-from benchmarks.apparatus import fleets
+from benchmarks.apparatus import fleets, live
 from benchmarks.apparatus.plot import Chart, Series, write_chart
 from benchmarks.figures import Baseline, Figure, emit, median, say
 from federation.scheduling.kernels import index as ix
@@ -54,6 +54,7 @@ Turn = Callable[[de.World, de.Ring, de.Work], float]
 class Case(NamedTuple):
     """A filled fleet and what comes next."""
 
+    live: live.Live
     world: de.World
     running: de.Ring
     work: de.Work
@@ -80,8 +81,8 @@ def measure(chosen: argparse.Namespace) -> None:
     say(f"{chosen.nodes:,} nodes, {chosen.hubs:,} hubs, {chosen.classes} shapes, "
         f"{case.running.state[de.TASKS]:,} tasks run, {case.filled:.0%} of GPUs taken")  # fmt: skip
     turns: dict[str, Turn] = {
-        "ours": by_index(ix.SHIPPED),
-        "best_fit": by_index(ix.BEST_FIT),
+        "ours": by_planner(case.live),
+        "best_fit": by_index,
         "scan": by_scan(ix.BEST_FIT, SCANS),
         "scan of ours": by_scan(ix.SHIPPED, SCANS // 10),
         "index": bare,
@@ -120,18 +121,22 @@ def filled_case(chosen: argparse.Namespace, jobs: int) -> Case:
     """The fleet, filled by the shipped rule, and the jobs that follow."""
     fleet, demand = fleets.fleet(chosen.nodes, chosen.hubs, chosen.seed), fleets.demand(chosen.classes, chosen.seed)
     world = de.world(fleet, demand)
+    planner = live.live(world, fleet, demand)
     total = int(fleet.nodes.device_free.sum())
     most = 10 * chosen.nodes
     running = de.ring(most)
     coming = work_of(fleet, demand, most, chosen.seed, homes=chosen.homes)
-    de.fill(de.memory(world, ix.SHIPPED).index, world, running, coming, int(FILLED * total))
+    live.stand(planner, world)
+    live.fill(planner, running, coming, int(FILLED * total))
+    room = planner.of.work.room
+    world.nodes.free[:], world.nodes.device_free[:] = room.free, room.device_free
     # Tasks end in an order of their own, not node by node as they were placed.
     tasks = int(running.state[de.TASKS])
     order = np.random.default_rng((chosen.seed, tasks)).permutation(tasks)
     for array in running[:3]:
         array[:tasks] = array[order]
     coming = work_of(fleet, demand, jobs, chosen.seed + 1, homes=chosen.homes)
-    return Case(world, running, coming, 1 - float(world.nodes.device_free.sum()) / total)
+    return Case(planner, world, running, coming, 1 - float(world.nodes.device_free.sum()) / total)
 
 
 def work_of(fleet: fleets.Fleet, demand: fleets.Demand, count: int, seed: int, *, homes: bool) -> de.Work:
@@ -151,31 +156,50 @@ def stretches(work: de.Work, count: int) -> Iterator[de.Work]:
         yield de.Work(work.shape[part], work.home[part])
 
 
-def by_index(rule: int) -> Turn:
-    """Decisions through an index that was asked for every shape before: what it remembers outlives a round."""
+def by_planner(planner: live.Live) -> Turn:
+    """Decisions by the kernels of a round, which were asked for every shape before: what they remember outlives it."""
 
     def turn(world: de.World, running: de.Ring, work: de.Work) -> float:
-        index = de.memory(world, rule).index
+        live.stand(planner, world)
         for shape in range(len(world.shapes.milli)):
-            de.ask(index, world, shape, -1)
+            live.node_of(planner, shape, -1)
         spent_s = 0.0
         for stretch in stretches(work, STRETCHES):
             began_s = time.thread_time()
-            de.decide(index, world, running, stretch)
+            live.decide(planner, running, stretch)
             spent_s += time.thread_time() - began_s
-            check(index, world, first_of(stretch, CHECKED))
+            now = world._replace(nodes=planner.of.work.room)
+            for shape, home in zip(stretch.shape[:CHECKED].tolist(), stretch.home[:CHECKED].tolist(), strict=True):
+                check(live.node_of(planner, shape, home), scanned(now, shape, home), shape, home)
         return len(work.shape) / spent_s
 
     return turn
 
 
-def check(index: ix.Index, world: de.World, work: de.Work) -> None:
-    """Ask, and look at every node. Raises: AssertionError where the answers differ."""
-    for shape, home in zip(work.shape.tolist(), work.home.tolist(), strict=True):
-        found = de.ask(index, world, shape, home)
-        best_fit = index.rule == ix.BEST_FIT
-        scanned = de.scan_best_fit(world, shape) if best_fit else de.scan_shipped(world, shape, home)
-        assert found == scanned, f"shape {shape} from {home}: the index says node {found}, a plain scan {scanned}"
+def scanned(world: de.World, shape: int, home: int) -> int:
+    """The node of the shipped policy, by looking at all; -1 for none."""
+    agent = de.scan_shipped(world, shape, home)
+    return int(de.scan_agent(world, shape, agent)[1]) if agent >= 0 else -1
+
+
+def by_index(world: de.World, running: de.Ring, work: de.Work) -> float:
+    """Best fit through an index that was asked for every shape before."""
+    index = de.memory(world).index
+    for shape in range(len(world.shapes.milli)):
+        de.ask(index, world, shape)
+    spent_s = 0.0
+    for stretch in stretches(work, STRETCHES):
+        began_s = time.thread_time()
+        de.decide(index, world, running, stretch)
+        spent_s += time.thread_time() - began_s
+        for shape in stretch.shape[:CHECKED].tolist():
+            check(de.ask(index, world, shape), de.scan_best_fit(world, shape), shape, -1)
+    return len(work.shape) / spent_s
+
+
+def check(found: int, scanned: int, shape: int, home: int) -> None:
+    """Hold an answer to a look at every node. Raises: AssertionError where they differ."""
+    assert found == scanned, f"shape {shape} from {home}: the answer is node {found}, a plain scan's {scanned}"
 
 
 def by_scan(rule: int, decisions: int) -> Turn:

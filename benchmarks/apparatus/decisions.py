@@ -1,7 +1,8 @@
-"""Loops of decisions: one task placed, the oldest one released, through the index, by plain scans, and bare.
+"""Loops of decisions: one task placed, the oldest one released: best fit through the index, plain scans, a bare index.
 
 The plain scans look at every node with nothing remembered; they are what the index is held to, and what it is compared
-with. The bare index knows one resource only: nodes in buckets by free CPU. Deliberately not here: clocks and figures.
+with. The bare index knows one resource only: nodes in buckets by free CPU. Deliberately not here: the shipped policy
+(`live.py`), clocks and figures.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import numpy as np
 
 from benchmarks.apparatus.fleets import CPU, Demand, Fleet
 from federation.scheduling.fragmentation import Sort, standings, tables_of, typical
+from federation.scheduling.indexing import Memory
 from federation.scheduling.kernels import index as ix
 from federation.scheduling.kernels import room
-from federation.scheduling.kernels.jit import inline, kernel, lean
+from federation.scheduling.kernels.jit import kernel, lean
 from federation.scheduling.kernels.room import DEVICE_MILLI, Float64, Int64, Nodes, Shapes, UInt64
 from federation.scheduling.kernels.score import Tables, gain, phi
 
@@ -59,9 +61,7 @@ class World(NamedTuple):
     offered: Int64
     standing: Float64
     agents: Int64
-    """(A,) all open."""
-    liking: Int64
-    """(A,) scratch: 1 but for the home in hand."""
+    """(A,)"""
 
 
 def world(fleet: Fleet, demand: Demand) -> World:
@@ -77,7 +77,6 @@ def world(fleet: Fleet, demand: Demand) -> World:
         fleet.offered,
         np.concatenate([standings(int(size)) for size in sizes]),
         agents,
-        np.ones(len(agents), np.int64),
     )
 
 
@@ -93,9 +92,9 @@ def tables(demand: Demand) -> Tables:
     return tables_of(typical(counts), CPU)
 
 
-def memory(of: World, rule: int) -> ix.Memory:
-    """An index of the world as it is now."""
-    made = ix.Memory(rule)
+def memory(of: World) -> Memory:
+    """An index of the world as it is now, for best fit."""
+    made = Memory(ix.BEST_FIT)
     made.reset(of.nodes, of.offered, of.agent_first, of.standing, len(of.shapes.milli))
     return made
 
@@ -117,63 +116,40 @@ def copy_of(nodes: Nodes) -> Nodes:
 
 def copied(of: World, running: Ring) -> tuple[World, Ring]:
     """Both, to go on with on its own."""
-    return of._replace(nodes=copy_of(of.nodes), liking=of.liking.copy()), Ring(*(array.copy() for array in running))
+    return of._replace(nodes=copy_of(of.nodes)), Ring(*(array.copy() for array in running))
 
 
-# -- the index --------------------------------------------------------------------------------------------------------
-@inline
-def _choice(index: ix.Index, of: World, shape: int, home: int) -> ix.Choice:
-    """Best fit of all nodes, or the shipped rule with its choice of agent."""
-    if index.rule == ix.BEST_FIT:
-        return ix.best_of_all(index, of.nodes, of.shapes, of.tables, shape)
-    if home >= 0:
-        of.liking[home] = 0
-    choice = ix.best_agent(index, of.nodes, of.shapes, of.tables, shape, of.agents, of.liking)
-    if home >= 0:
-        of.liking[home] = 1
-    return choice
-
-
+# -- best fit through the index ---------------------------------------------------------------------------------------
 @lean
-def _drive(index: ix.Index, of: World, running: Ring, work: Work, how: int, until_milli: int) -> int:
-    """All three of below in one kernel: compiling the index into each would take three times as long."""
-    taken, state = 0, running.state
+def _drive(index: ix.Index, of: World, running: Ring, work: Work, how: int) -> int:
+    """Both of below in one kernel: compiling the index into each would take twice as long."""
     for at in range(len(work.shape)):
-        if how == FILL and (taken >= until_milli or state[TASKS] == len(running.shape)):
-            return at
-        shape = work.shape[at]
-        choice = _choice(index, of, shape, work.home[at])
+        shape, slot = work.shape[at], running.state[HEAD]
+        choice = ix.best_of_all(index, of.nodes, of.shapes, of.tables, shape)
         if how == ASK:
             return choice.node
         if choice.node < 0:
-            state[REFUSED] += how == DECIDE
+            running.state[REFUSED] += 1
             continue
-        slot = state[HEAD] if how == DECIDE else state[TASKS]
-        if how == DECIDE:
-            ix.give_back_at(index, of.nodes, of.shapes, running.shape[slot], running.node[slot], running.taken[slot])
-            state[HEAD] = (slot + 1) % state[TASKS]
-        else:
-            taken += of.shapes.milli[shape] * of.shapes.devices[shape]
-            state[TASKS] += 1
-        ix.take_at(index, of.nodes, of.shapes, shape, choice, running.taken[slot])
+        ix.give_back_at(index, of.nodes, of.shapes, running.shape[slot], running.node[slot], running.taken[slot])
+        device = choice.device
+        if device >= 0:  # a tighter one may be free now
+            device = room.tightest_device(of.nodes, of.shapes, shape, choice.node)
+        placed = ix.Choice(choice.score, choice.agent, choice.node, device)
+        ix.take_at(index, of.nodes, of.shapes, shape, placed, running.taken[slot])
         running.shape[slot], running.node[slot] = shape, choice.node
+        running.state[HEAD] = (slot + 1) % running.state[TASKS]
     return len(work.shape)
 
 
-def ask(index: ix.Index, of: World, shape: int, home: int) -> int:
-    """The node that the next task of `shape` from `home` (-1: none) would get, -1 where there is no room."""
-    one = Work(np.asarray([shape]), np.asarray([home]))
-    return _drive(index, of, ring(0), one, ASK, 0)
-
-
-def fill(index: ix.Index, of: World, running: Ring, work: Work, until_milli: int) -> int:
-    """Place tasks until so many GPU milli are taken, or the ring or the work is at its end; the tasks that came."""
-    return _drive(index, of, running, work, FILL, until_milli)
+def ask(index: ix.Index, of: World, shape: int) -> int:
+    """The best fit of all nodes, -1 where there is no room."""
+    return _drive(index, of, ring(0), Work(np.asarray([shape]), np.asarray([-1])), ASK)
 
 
 def decide(index: ix.Index, of: World, running: Ring, work: Work) -> None:
     """For each task that comes: a place for it, and the oldest task's room given back."""
-    _drive(index, of, running, work, DECIDE, 0)
+    _drive(index, of, running, work, DECIDE)
 
 
 # -- plain scans ------------------------------------------------------------------------------------------------------
@@ -257,7 +233,7 @@ def load_of(of: World, agent: int) -> float:
 
 @kernel
 def scan_shipped(of: World, shape: int, home: int) -> int:
-    """The shipped rule's node, with its choice of agent; -1 where there is no room."""
+    """The agent that the shipped rule chooses; -1 where there is no room."""
     found, level, best, load = -1, 2, -math.inf, math.inf
     for agent in of.agents:
         liking = 0 if agent == home else 1
@@ -267,7 +243,7 @@ def scan_shipped(of: World, shape: int, home: int) -> int:
         rank = score if of.shapes.devices[shape] > 0 else 0.0
         here = load_of(of, agent)
         if liking < level or rank > best or (rank == best and here < load):
-            found, level, best, load = node, liking, rank, here
+            found, level, best, load = int(agent), liking, rank, here
     return found
 
 
@@ -276,17 +252,21 @@ def decide_by_scan(rule: int, of: World, running: Ring, work: Work) -> None:
     """As `decide`, with nothing remembered."""
     for at in range(len(work.shape)):
         shape, slot = work.shape[at], running.state[HEAD]
-        node = scan_best_fit(of, shape) if rule == ix.BEST_FIT else scan_shipped(of, shape, work.home[at])
-        if node < 0:
+        best_fit = rule == ix.BEST_FIT
+        node = scan_best_fit(of, shape) if best_fit else -1
+        agent = -1 if best_fit else scan_shipped(of, shape, work.home[at])
+        if node < 0 and agent < 0:
             running.state[REFUSED] += 1
             continue
+        room.give_back(of.nodes, of.shapes, running.shape[slot], running.node[slot], running.taken[slot])
+        if agent >= 0:
+            node = scan_agent(of, shape, agent)[1]
         device = -1
         if 0 < of.shapes.milli[shape] < DEVICE_MILLI:
             if rule == ix.BEST_FIT:
                 device = room.tightest_device(of.nodes, of.shapes, shape, node)
             else:
                 device = gain(of.nodes, of.shapes, of.tables, shape, node, 0.0)[1]
-        room.give_back(of.nodes, of.shapes, running.shape[slot], running.node[slot], running.taken[slot])
         room.take(of.nodes, of.shapes, shape, node, device, running.taken[slot])
         running.shape[slot], running.node[slot] = shape, node
         running.state[HEAD] = (slot + 1) % running.state[TASKS]

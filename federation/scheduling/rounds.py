@@ -11,7 +11,8 @@ from federation.scheduling.kernels.fill import fill
 from federation.scheduling.kernels.gangs import Taste
 from federation.scheduling.kernels.profile import profiles_for
 from federation.scheduling.kernels.reasons import Asked, reasons
-from federation.scheduling.kernels.round import PLACED, RESERVED, Agents, Counted, Limits, Out, Round, Work
+from federation.scheduling.kernels.room import Int64
+from federation.scheduling.kernels.round import PLACED, RESERVED, Agents, Limits, Out, Round, Work
 from federation.scheduling.levels import tree_for
 from federation.scheduling.plan import STEP, Placement, Plan, Reservation, Waiting
 from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, SHORT_MS, TASKS_MAX, Policy
@@ -37,7 +38,8 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
     state.apply(delta, policy)
     state.ledger.forget(now_ms)
     ready = _ready_claims(state)
-    of = _round_of(state, policy, now_ms)
+    of = round_of(state, policy, now_ms)
+    clock = of.work.known.touched.clock.copy()
     if len(of.line.order) and state.fleet.keys:
         fill(of)
     started, promised = _placements(state, of), _reservations(of)
@@ -46,35 +48,31 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
         now_ms,
         ready + started,
         state.fleet.hub_ids,
-        _waiting(state, of, ready),
+        _waiting(state, of, clock, ready),
         preemptions(state, of, started),
         promised,
         state.queue.next_promised_ms(now_ms),
     )
-    state.versions = max(state.versions, int(of.out.counters[4]))
     state.last_plan = plan
     return state, plan
 
 
-def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
-    """The arrays of a round, and room for its answer."""
+def round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
+    """The arrays of a round, and room for its answer. The state's index is brought up to date; nothing else changes."""
     fleet, line, sorts = state.fleet, state.queue.line(now_ms, state.levels), state.demands.arrays()
     agents, waiting, levels = len(fleet.keys), len(line.order), len(state.levels)
-    shapes = len(fleet.shapes.totals)
-    if len(state.tasks) < shapes:
-        state.tasks = np.zeros((shapes, agents), np.int64)
-        state.tasks_of = np.zeros((shapes, agents), np.int64)
+    state.memory.follow(fleet, state.lore.tables)
     ends = state.lease_table.endings(fleet)
     promises = min(policy.promises_max, max(1, PROMISES_MAX // max(1, agents)), waiting)
     rows = np.diff(ends.first) + (1 + 2 * promises + min(waiting, policy.placements_max))
-    counters = np.zeros(5, np.int64)
-    counters[4] = state.versions
     work = Work(
-        room=fleet.room(),
-        counted=Counted(state.tasks, state.tasks_of, state.version.copy(), fleet.first),
+        room=state.memory.room,
+        known=state.memory.index,
         used=fleet.agent_used.copy(),
         load=fleet.loads(),
         dead=np.full(len(sorts.pair_sort), 2**62, np.int64),
+        shut=np.full((len(sorts.shape), agents), 2**62, np.int64),
+        only=np.full(len(sorts.pair_sort), -1, np.int32),
         capped=np.zeros(len(sorts.pair_sort), np.uint8),
         profiles=profiles_for(rows, len(COLUMNS)),
         blocked=np.full((len(fleet.hub_ids), BLOCKED_MAX), -1, np.int32),
@@ -84,7 +82,7 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         hint_ms=np.zeros((len(sorts.shape), agents), np.int64),
         hint_duration=np.full((len(sorts.shape), agents), 2**62, np.int64),
         kept=np.zeros(len(fleet.node_names), np.uint8),
-        excluded=np.zeros(agents, np.int64),
+        opened=np.zeros(agents, np.int64),
         cursor=np.zeros(levels, np.int32),
         until=np.zeros(levels, np.int32),
         users=np.zeros(levels, np.int32),
@@ -93,7 +91,7 @@ def _round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         level_hub=state.levels.hub_rows(fleet),
     )
     out = Out(
-        counters=counters,
+        counters=np.zeros(3, np.int64),
         status=np.zeros(waiting, np.uint8),
         agent=np.zeros(waiting, np.int32),
         start_ms=np.zeros(waiting, np.int64),
@@ -176,7 +174,7 @@ def _reservations(of: Round) -> Reservation:
     return Reservation(of.line.order[at], of.out.agent[at], of.out.start_ms[at])
 
 
-def _waiting(state: PlannerState, of: Round, ready: tuple[Placement, ...]) -> tuple[Waiting, ...]:
+def _waiting(state: PlannerState, of: Round, clock: Int64, ready: tuple[Placement, ...]) -> tuple[Waiting, ...]:
     """Why the jobs of each sort wait that were not placed."""
     pairs = of.line.pair[of.line.order[of.out.status == PLACED]]
     claimed = [state.queue.pair_at(state.queue.slots[entry.job_id]) for entry in ready]
@@ -187,8 +185,8 @@ def _waiting(state: PlannerState, of: Round, ready: tuple[Placement, ...]) -> tu
     steps = np.zeros((len(left), len(state.fleet.hub_ids)), np.uint8)
     full = int(of.out.counters[0]) == of.limits.placements
     if steps.size:
-        asked = Asked(sorts, of.sorts, of.shapes, of.agents.hub_first)
-        reasons(asked, state.fleet.nodes, of.work.room, of.work.counted, STEPS, full, steps)
+        asked = Asked(sorts, of.sorts, of.shapes, of.agents.hub_first, clock)
+        reasons(asked, state.fleet.nodes, of.work.room, of.work.known, STEPS, full, steps)
     rules = state.demands.feasibility
     return tuple(
         Waiting(key, jobs, row.tobytes(), rules.overall(key, row))

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from federation.domain.ids import AgentKey
-from federation.domain.quantities import DevicesByTask, Resources, need_of
+from federation.domain.quantities import need_of
 from federation.scheduling.checks import Holdings, check_delta
 from federation.scheduling.demand import Demands
 from federation.scheduling.fairness import UseLedger
 from federation.scheduling.fleet import Fleet
+from federation.scheduling.indexing import Memory
 from federation.scheduling.kernels.room import Int64
 from federation.scheduling.leases import LeaseTable
 from federation.scheduling.levels import LevelTable
@@ -49,13 +50,8 @@ class PlannerState:
     fleet: Fleet = field(default_factory=Fleet)
     levels: LevelTable = field(default_factory=LevelTable)
     ledger: UseLedger = field(default_factory=UseLedger)
-    tasks: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-    """(shapes, A) room counted in tasks ..."""
-    tasks_of: Int64 = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-    """... at this version of the agent's room."""
-    version: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(A,) grows with every change of an agent's room."""
-    versions: int = 0
+    memory: Memory = field(default_factory=Memory)
+    """What rounds remember of the nodes' room and scores."""
     shapes_max: int = SHAPES_KEPT
     """When the fleet knows more shapes of tasks it is built anew, with those that are left."""
     guest_limits: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -126,11 +122,6 @@ class PlannerState:
                 return False
         return True
 
-    def room_changed(self, agent: int) -> None:
-        """What is free at an agent is not what was counted."""
-        self.versions += 1
-        self.version[agent] = self.versions
-
     # -- the queue ----------------------------------------------------------------------------------------------------
     def _enqueue(self, job: QueuedJob) -> None:
         pair = self.demands.count_in(demand_key(job), (job.home_hub, job.hubs_prefer, job.preemptible))
@@ -175,25 +166,12 @@ class PlannerState:
 
     def _build_fleet(self) -> None:
         self.fleet = Fleet(self.agents)
-        self.tasks = np.zeros((0, len(self.fleet.keys)), np.int64)
-        self.tasks_of = np.zeros((0, len(self.fleet.keys)), np.int64)
-        self.version = np.zeros(len(self.fleet.keys), np.int64)
         self.lease_table.look_at(self.leases.values(), self.fleet)
         for lease in self.leases.values():
             self.fleet.hold(lease.key, lease.nodes, lease.per_task, lease.devices or None, 1)
         for claim in self.claims.values():
             self._hold_claim(claim, 1)
-        self.versions += 1
-        self.version[:] = self.versions
         self.shapes_max = max(SHAPES_KEPT, 2 * len(self.fleet.shapes.demands))
-
-    def _hold(
-        self, key: AgentKey, nodes: tuple[str, ...], per_task: Resources, devices: DevicesByTask, sign: int
-    ) -> None:
-        self.fleet.hold(key, nodes, per_task, devices or None, sign)
-        agent = self.fleet.index.get(key)
-        if agent is not None:
-            self.room_changed(agent)
 
     # -- leases and claims --------------------------------------------------------------------------------------------
     def _start_lease(self, lease: LeaseRow) -> None:
@@ -214,7 +192,7 @@ class PlannerState:
         self.lease_table.put(lease, self.fleet)
         self.lease_of_job[lease.job_id] = lease.lease_id
         self._count_held(lease, 1)
-        self._hold(lease.key, lease.nodes, lease.per_task, lease.devices, 1)
+        self.fleet.hold(lease.key, lease.nodes, lease.per_task, lease.devices or None, 1)
 
     def _end_lease(self, lease_id: str) -> None:
         lease = self.leases.pop(lease_id, None)
@@ -228,7 +206,7 @@ class PlannerState:
                 del self.preemptible[lease.key]
         del self.lease_of_job[lease.job_id]
         self._count_held(lease, -1)
-        self._hold(lease.key, lease.nodes, lease.per_task, lease.devices, -1)
+        self.fleet.hold(lease.key, lease.nodes, lease.per_task, lease.devices or None, -1)
 
     def _count_held(self, lease: LeaseRow, sign: int) -> None:
         self.holdings.hold(lease, sign)
@@ -252,4 +230,5 @@ class PlannerState:
             self.queue.set_aside(job_id, aside=False)
 
     def _hold_claim(self, claim: ClaimRow, sign: int) -> None:
-        self._hold(claim.key, claim.nodes, self.job(claim.job_id).per_task, claim.devices, sign)
+        per_task = self.job(claim.job_id).per_task
+        self.fleet.hold(claim.key, claim.nodes, per_task, claim.devices or None, sign)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.scheduling.fragmentation import Sort, tables_of
+from federation.scheduling.indexing import Memory
 from federation.scheduling.kernels import index as ix
 from federation.scheduling.kernels.room import Nodes, Shapes, fits, tasks_on_node, tightest_device
 from federation.scheduling.kernels.score import gain, phi
+from tests.support.kernels import best_agent
 
 ANY = (1 << 64) - 1
 TABLES = tables_of(
@@ -51,7 +52,7 @@ class World(NamedTuple):
     first: np.ndarray[tuple[int], np.dtype[np.int64]]
     standing: np.ndarray[tuple[int], np.dtype[np.float64]]
     shapes: Shapes
-    memory: ix.Memory
+    memory: Memory
 
 
 def world(fleet: list[list[tuple[int, int, int, list[tuple[int, int, int]]]]], wanted: list[tuple[int, ...]], rule: int,
@@ -76,7 +77,7 @@ def world(fleet: list[list[tuple[int, int, int, list[tuple[int, int, int]]]]], w
         np.array([shape[3] for shape in wanted], np.int64),
         np.array([shape[4] for shape in wanted], np.uint64),
     )
-    memory = ix.Memory(rule, bytes_max)
+    memory = Memory(rule, bytes_max)
     memory.reset(nodes, offered, first, standing, len(wanted))
     return World(nodes, offered, first, standing, shapes, memory)
 
@@ -114,25 +115,20 @@ def scan(of: World, rule: int, shape: int, agent: int) -> ix.Choice:
     return best
 
 
-def load(of: World, agent: int) -> float:
-    """Dominant share, summed anew."""
-    rows = slice(of.first[agent], of.first[agent + 1])
-    devices = slice(of.nodes.device_first[of.first[agent]], of.nodes.device_first[of.first[agent + 1]])
-    offered = [*of.offered[rows].sum(axis=0), of.nodes.device_size[devices].sum()]
-    free = [*of.nodes.free[rows].sum(axis=0), of.nodes.device_free[devices].sum()]
-    return max(0.0, *(float((o - f) / o) for o, f in zip(offered, free, strict=True) if o > 0), 0.0)
-
-
-def scan_agents(of: World, rule: int, shape: int, opened: list[int], liking: list[int]) -> ix.Choice:
+def scan_agents(
+    of: World, rule: int, gang: tuple[int, int], opened: list[int], liking: list[int], load: list[float]
+) -> int:
     """The best agent, found by looking at each."""
-    found = [(agent, scan(of, rule, shape, agent)) for agent in opened]
-    by_score = of.shapes.devices[shape] > 0
-    ranked = [
-        (liking[agent], -best.score if by_score else 0.0, load(of, agent), agent, best)
-        for agent, best in found
-        if best.node >= 0
-    ]
-    return min(ranked, key=lambda entry: entry[:4])[4] if ranked else ix.Choice(ix.NO_ROOM, -1, -1, -1)
+    shape, replicas = gang
+    ranked = []
+    for agent in opened:
+        best, rows = scan(of, rule, shape, agent), range(of.first[agent], of.first[agent + 1])
+        if (
+            best.node >= 0
+            and sum(tasks_on_node(of.nodes, of.shapes, shape, node, replicas) for node in rows) >= replicas
+        ):
+            ranked.append((liking[agent], -best.score if of.shapes.devices[shape] > 0 else 0.0, load[agent], agent))
+    return min(ranked)[3] if ranked else -1
 
 
 def by_score(choice: ix.Choice) -> float:
@@ -171,10 +167,17 @@ def test_the_index_answers_as_a_plain_scan_does(
             case "agent":
                 opened = [entry for entry in range(len(fleet)) if (one >> entry) % 2 == 0]
                 liking = [other * (entry + 1) % 3 for entry in range(len(fleet))]
-                choice = ix.best_agent(
-                    index, nodes, shapes, TABLES, shape, np.array(opened, np.int64), np.array(liking, np.int64)
+                load, gang = [float(other * (entry + 2) % 5) for entry in range(len(fleet))], (shape, 1 + one % 3)
+                found_agent = best_agent(
+                    index,
+                    nodes,
+                    shapes,
+                    TABLES,
+                    gang,
+                    np.array(opened, np.int64),
+                    (np.array(liking, np.int64), np.array(load)),
                 )
-                assert told(choice) == told(scan_agents(of, rule, shape, opened, liking))
+                assert found_agent == scan_agents(of, rule, gang, opened, liking, load)
             case "all":
                 found = [scan(of, rule, shape, entry) for entry in range(len(fleet))]
                 assert told(ix.best_of_all(index, nodes, shapes, TABLES, shape)) == told(max(found, key=by_score))
@@ -193,6 +196,3 @@ def test_the_index_answers_as_a_plain_scan_does(
                 of.memory.forget_scores()
             case _:
                 pass
-    expected = [load(of, agent) for agent in range(len(fleet))]
-    assert [float(value) for value in index.touched.load] == expected
-    assert all(not math.isnan(value) for value in expected)

@@ -1,28 +1,17 @@
 """Where a job starts now: the agent that is chosen, what has to be left there for others, and taking the room.
 
-Deliberately not here: whose turn it is (`fill.py`), who waits and until when (`promising.py`), and which of an agent's
-nodes is best (`gangs.py`).
+Deliberately not here: whose turn it is (`fill.py`), who waits and until when (`promising.py`), and what is remembered of
+the nodes (`index.py`).
 """
 
 from __future__ import annotations
 
-import numpy as np
-
-from federation.scheduling.kernels.gangs import TASKS_MAX, place_packed, place_spread, tasks_at
-from federation.scheduling.kernels.jit import inline, part
+from federation.scheduling.kernels.gangs import place_spread, score_of
+from federation.scheduling.kernels.index import NEVER, best_agent, best_node, touch
+from federation.scheduling.kernels.jit import inline
 from federation.scheduling.kernels.profile import fits_now, reserve
-from federation.scheduling.kernels.room import Int64, Nodes, Shapes
-from federation.scheduling.kernels.round import Counted, Round
-
-
-@part
-def tasks_now(counted: Counted, room: Nodes, shapes: Shapes, shape: int, agent: int) -> int:
-    """How many tasks fit at an agent now, 0 to `TASKS_MAX`."""
-    if counted.tasks_of[shape, agent] != counted.version[agent]:
-        begin, end = counted.first[agent], counted.first[agent + 1]
-        counted.tasks[shape, agent] = tasks_at(room, shapes, shape, begin, end, TASKS_MAX)
-        counted.tasks_of[shape, agent] = counted.version[agent]
-    return int(counted.tasks[shape, agent])
+from federation.scheduling.kernels.room import DEVICE_MILLI, Int64, take, tasks_on_node
+from federation.scheduling.kernels.round import Round
 
 
 @inline
@@ -41,36 +30,42 @@ def welcome(of: Round, liking: int, duration: int, agent: int) -> bool:
     )
 
 
-@part
+@inline
 def choose(of: Round, sort: int, liking: int, duration: int, first: int, last: int) -> int:
-    """The agent where a job starts now: best liked, then least loaded, then first; -1 when none has room for it."""
+    """The agent of `first` to `last` where a job starts now, -1 when none has room for it.
+
+    The best liked; then, for jobs with GPUs, where the score of a first task is highest; then the least loaded; then
+    the first. A start that would delay a promise made there is none.
+    """
     sorts, work = of.sorts, of.work
     shape, replicas = int(sorts.shape[sort]), int(sorts.replicas[sort])
-    likes = sorts.liking[liking]
-    of.out.counters[3] += 1
-    ticket = of.out.counters[3]
+    count = 0
+    for agent in range(first, last):
+        if sorts.steps[sort, agent] == 0 and duration < work.shut[sort, agent] and welcome(of, liking, duration, agent):
+            work.opened[count] = agent
+            count += 1
+    among = (sorts.liking[liking], work.load)
     while True:
-        best = int(np.int64(-1))
-        for agent in range(first, last):
-            if (
-                sorts.steps[sort, agent] != 0
-                or work.excluded[agent] == ticket
-                or not welcome(of, liking, duration, agent)
-            ):
-                continue
-            if best >= 0 and (
-                likes[agent] > likes[best] or (likes[agent] == likes[best] and work.load[agent] >= work.load[best])
-            ):
-                continue
-            if tasks_now(work.counted, work.room, of.shapes, shape, agent) >= replicas:
-                best = agent
-        if best < 0 or work.reserved[best] == 0:
+        best = best_agent(
+            work.known, work.room, of.shapes, of.taste.tables, (shape, replicas), work.opened[:count], among
+        )
+        if best == NEVER:
+            for at in range(count):
+                work.shut[sort, work.opened[at]] = 0
+            return best
+        if work.reserved[best] == 0:
             return best
         weigh(work.need, of.totals, shape, replicas)
         roomy = of.limits.headroom == 0 or duration <= of.limits.short_ms or _leaves_headroom(of, best)
         if roomy and fits_now(work.profiles, best, work.need, duration):
             return best
-        work.excluded[best] = ticket
+        work.shut[sort, best] = duration
+        kept = 0
+        for at in range(count):
+            if work.opened[at] != best:
+                work.opened[kept] = work.opened[at]
+                kept += 1
+        count = kept
 
 
 @inline
@@ -83,39 +78,56 @@ def _leaves_headroom(of: Round, agent: int) -> bool:
     return True
 
 
-@part
-def start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
-    """Start a job at an agent that has room; False when the round's answer is full."""
-    sorts, work, out = of.sorts, of.work, of.out
-    shape, replicas = int(sorts.shape[sort]), int(sorts.replicas[sort])
-    wanted = of.shapes.devices[shape]
-    placed, tasks, devices = out.counters[0], out.counters[1], out.counters[2]
-    if placed == of.limits.placements or tasks + replicas > len(out.nodes):
-        return False
-    if devices + replicas * wanted > len(out.devices):
-        return False
-    span = (work.counted.first[agent], work.counted.first[agent + 1])
-    nodes = out.nodes[tasks : tasks + replicas]
-    on = out.devices[devices : devices + replicas * wanted]
-    if sorts.spread[sort]:
-        place_spread(work.room, of.shapes, of.taste, shape, span, nodes, on)
+@inline
+def take_place(of: Round, sort: int, agent: int, nodes: Int64, devices: Int64) -> None:
+    """Take room for a gang at an agent that has it.
+
+    `nodes` int64 (replicas,) and `devices` int64 (replicas x devices of the shape,) get where each task went.
+    """
+    work, shapes, shape = of.work, of.shapes, int(of.sorts.shape[sort])
+    if of.sorts.spread[sort]:
+        span = (work.known.layout.agent_first[agent], work.known.layout.agent_first[agent + 1])
+        place_spread(work.room, shapes, of.taste, shape, span, nodes, devices)
+        for task in range(len(nodes)):
+            touch(work.known, work.room, nodes[task])
     else:
-        place_packed(work.room, of.shapes, of.taste, shape, span, nodes, on)
-    out.placed[placed] = at
-    out.agent[at] = agent
-    out.counters[0] += 1
-    out.counters[1] += replicas
-    out.counters[2] += replicas * wanted
-    out.counters[4] += 1
-    work.counted.version[agent] = out.counters[4]
+        done, wanted = 0, shapes.devices[shape]
+        while done < len(nodes):
+            _, _, node, device = best_node(work.known, work.room, shapes, of.taste.tables, shape, agent)
+            for task in range(tasks_on_node(work.room, shapes, shape, node, len(nodes) - done)):
+                if task > 0 and 0 < shapes.milli[shape] < DEVICE_MILLI:
+                    _, device = score_of(work.room, shapes, of.taste, shape, node)
+                take(work.room, shapes, shape, node, device, devices[done * wanted : (done + 1) * wanted])
+                nodes[done] = node
+                done += 1
+            touch(work.known, work.room, node)
     need = work.need
-    weigh(need, of.totals, shape, replicas)
+    weigh(need, of.totals, shape, len(nodes))
     load = 0.0
     for column in range(len(need)):
         work.used[agent, column] += need[column]
         if of.agents.offered[agent, column] > 0:
             load = max(load, float(work.used[agent, column]) / float(of.agents.offered[agent, column]))
     work.load[agent] = load
+
+
+@inline
+def start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
+    """Start a job at an agent that has room; False when the round's answer is full."""
+    work, out = of.work, of.out
+    replicas, wanted = int(of.sorts.replicas[sort]), of.shapes.devices[of.sorts.shape[sort]]
+    placed, tasks, devices = out.counters[0], out.counters[1], out.counters[2]
+    if placed == of.limits.placements or tasks + replicas > len(out.nodes):
+        return False
+    if devices + replicas * wanted > len(out.devices):
+        return False
+    taken = out.devices[devices : devices + replicas * wanted]
+    take_place(of, sort, agent, out.nodes[tasks : tasks + replicas], taken)
+    out.placed[placed] = at
+    out.agent[at] = agent
+    out.counters[0] += 1
+    out.counters[1] += replicas
+    out.counters[2] += replicas * wanted
     if work.reserved[agent] > 0:
-        reserve(work.profiles, agent, of.limits.now_ms, of.limits.now_ms + duration, need)
+        reserve(work.profiles, agent, of.limits.now_ms, of.limits.now_ms + duration, work.need)
     return True

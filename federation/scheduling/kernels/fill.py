@@ -14,11 +14,11 @@ import numpy as np
 
 from federation.scheduling.kernels.blocked import note_blocked
 from federation.scheduling.kernels.choosing import choose, start
-from federation.scheduling.kernels.jit import inline, lean, part
+from federation.scheduling.kernels.jit import inline, lean
 from federation.scheduling.kernels.promising import promise, work_of
 from federation.scheduling.kernels.room import Int64
 from federation.scheduling.kernels.round import PLACED, RESERVED, WAITS, Round
-from federation.scheduling.kernels.turns import Levels, drop_top, grow, plant, sink
+from federation.scheduling.kernels.turns import Levels, Tree, drop_top, grow, plant, sink
 
 NEXT, SERVED, FULL = 0, 1, 2
 
@@ -49,8 +49,39 @@ def fill(of: Round) -> None:
 def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
     """Serve the jobs at `begin` to `end` of the order; False when the round is full."""
     levels, tree, work = of.levels, of.tree, of.work
-    count = 0
-    previous = -1
+    count = _line_up(of, begin, end, home_only)
+    served_due, planted, user = 0, False, -1
+    root = len(levels.parent)
+    while True:
+        by_turn = served_due == len(of.line.due)
+        if by_turn:
+            if not planted:
+                plant(levels, tree, work.users[:count])
+                planted = True
+            if user < 0:
+                if tree.size[root] == 0:
+                    return True
+                user = _whose_turn(tree, root)
+            owner, at = user, int(work.cursor[user])
+            work.cursor[user] += 1
+        else:
+            at = int(of.line.due[served_due])
+            served_due += 1
+            owner = int(of.line.owner[of.line.order[at]])
+            if not begin <= at < end or (home_only and work.level_hub[owner] < 0):
+                continue
+        tried = _try(of, at, owner, home_only)
+        if tried == FULL:
+            return False
+        if by_turn and (tried == SERVED or work.cursor[user] == work.until[user]):
+            _turn_over(of, root, user, work.cursor[user] == work.until[user])
+            user = -1
+
+
+@inline
+def _line_up(of: Round, begin: int, end: int, home_only: bool) -> int:
+    """Into `work.users` whoever has jobs there, with where each one's line begins and ends; how many they are."""
+    work, count, previous = of.work, 0, -1
     for at in range(begin, end):
         owner = int(of.line.owner[of.line.order[at]])
         if owner != previous:
@@ -62,49 +93,32 @@ def _turns(of: Round, begin: int, end: int, home_only: bool) -> bool:
                 count += 1
             work.cursor[owner] = at
     work.until[previous] = end
-    for first_due in range(len(of.line.due)):
-        at = int(of.line.due[first_due])
-        owner = int(of.line.owner[of.line.order[at]])
-        here = begin <= at < end and (not home_only or work.level_hub[owner] >= 0)
-        if here and _try(of, at, owner, home_only) == FULL:
-            return False
-    plant(levels, tree, work.users[:count])
-    root = len(levels.parent)
-    while tree.size[root] > 0:
-        hub = int(tree.members[tree.first[root]])
-        project = int(tree.members[tree.first[hub]])
-        user = int(tree.members[tree.first[project]])
-        if _serve(of, user, home_only) == FULL:
-            return False
-        if work.cursor[user] == work.until[user]:
-            drop_top(levels, tree, project)
-        else:
-            sink(levels, tree, project, 0)
-        if tree.size[project] == 0:
-            drop_top(levels, tree, hub)
-        else:
-            sink(levels, tree, hub, 0)
-        if tree.size[hub] == 0:
-            drop_top(levels, tree, root)
-        else:
-            sink(levels, tree, root, 0)
-    return True
+    return count
 
 
 @inline
-def _serve(of: Round, user: int, home_only: bool) -> int:
-    """The user's next job that starts: SERVED; NEXT when none is left; FULL. Who cannot start is promised a start."""
-    work = of.work
-    while work.cursor[user] < work.until[user]:
-        at = int(work.cursor[user])
-        work.cursor[user] += 1
-        tried = _try(of, at, user, home_only)
-        if tried != NEXT:
-            return tried
-    return NEXT
+def _whose_turn(tree: Tree, root: int) -> int:
+    """The first user of the first project of the first hub."""
+    hub = int(tree.members[tree.first[root]])
+    project = int(tree.members[tree.first[hub]])
+    return int(tree.members[tree.first[project]])
 
 
-@part
+@inline
+def _turn_over(of: Round, root: int, user: int, over: bool) -> None:
+    """The first user had a turn, and goes to its place; `over`: has nothing left."""
+    level = user
+    while level != root:
+        parent = int(of.levels.parent[level])
+        above = root if parent < 0 else parent
+        if over:
+            drop_top(of.levels, of.tree, above)
+        else:
+            sink(of.levels, of.tree, above, 0)
+        level, over = above, of.tree.size[above] == 0
+
+
+@inline
 def _try(of: Round, at: int, user: int, home_only: bool) -> int:
     """Start a job: SERVED; NEXT when it cannot start now, and is perhaps promised a start; FULL."""
     line, sorts, work, out = of.line, of.sorts, of.work, of.out

@@ -9,13 +9,14 @@ scan: the highest score, among equals the first node. How many tasks fit at an a
 
 Lines are limited (`Memory`): a shape that finds none gets that of the shape that was not asked for longest, and starts
 afresh. Scores by state of a node are not remembered: with 64 shapes every second state was new, and looking up cost
-what it saved. Deliberately not here: what a node is worth (`score.py`), whose turn it is, and gangs.
+what it saved. Deliberately not here: what a node is worth (`score.py`), whose turn it is, who makes the arrays
+(`federation/scheduling/indexing.py`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from federation.scheduling.kernels.jit import inline, lean
 from federation.scheduling.kernels.room import DEVICE_MILLI, Float64, Int32, Int64, Nodes, Shapes, UInt64
 from federation.scheduling.kernels.score import Tables, gain_using, phi
 
+Int16 = npt.NDArray[np.int16]
 BEST_FIT, SHIPPED = 0, 1
 """Rules. Best fit: the least largest share left of what the task needs; nodes whose devices it leaves unused last.
 Shipped: `score.gain` less the node's standing."""
@@ -53,8 +55,6 @@ class Layout(NamedTuple):
     """(N,) what the shipped rule subtracts, so that nodes are filled in order."""
     kinds: UInt64
     """(N,) bit k is set where a device is of model k."""
-    offered: Int64
-    """(A, R + 1)"""
 
 
 class Touched(NamedTuple):
@@ -72,10 +72,6 @@ class Touched(NamedTuple):
     """(N,)"""
     known: Int64
     """(N, R + SUMMARY) free scalars and a summary of the devices as of the last touch."""
-    used: Int64
-    """(A, R + 1) scalars, and milli of devices."""
-    load: Float64
-    """(A,) dominant share: the largest of used / offered."""
     phi: Float64
     """(N,) `score.phi`, NaN where it is not known."""
 
@@ -162,15 +158,24 @@ def touch(index: Index, nodes: Nodes, node: int) -> None:
             whole += 1
     touched.known[node, columns + LARGEST] = largest
     touched.known[node, columns + WHOLE] = whole
-    load = 0.0
-    for column in range(columns + 1):
-        free = nodes.free[node, column] if column < columns else idle
-        used = touched.used[agent, column] + touched.known[node, column] - free
-        touched.used[agent, column] = used
-        touched.known[node, column] = free
-        if layout.offered[agent, column] > 0:
-            load = max(load, used / layout.offered[agent, column])
-    touched.load[agent] = load
+    for column in range(columns):
+        touched.known[node, column] = nodes.free[node, column]
+    touched.known[node, columns + IDLE] = idle
+
+
+@lean
+def follow(index: Index, nodes: Nodes, actual: Nodes) -> None:
+    """Make `nodes`, which the index knows, what `actual` is: only nodes that differ are looked at again."""
+    for node in range(nodes.free.shape[0]):
+        differs = False
+        for column in range(nodes.free.shape[1]):
+            differs |= nodes.free[node, column] != actual.free[node, column]
+            nodes.free[node, column] = actual.free[node, column]
+        for device in range(nodes.device_first[node], nodes.device_first[node + 1]):
+            differs |= nodes.device_free[device] != actual.device_free[device]
+            nodes.device_free[device] = actual.device_free[device]
+        if differs:
+            touch(index, nodes, node)
 
 
 @lean
@@ -332,42 +337,56 @@ def best_node(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shape:
 
 @inline
 def best_agent(
-    index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shape: int, open_agents: Int64, liking: Int64
-) -> Choice:
-    """Where a task of `shape` goes best among `open_agents` int64 (K,), ascending.
+    index: Index,
+    nodes: Nodes,
+    shapes: Shapes,
+    tables: Tables,
+    gang: tuple[int, int],
+    open_agents: Int64,
+    among: tuple[Int64 | Int16, Float64],
+) -> int:
+    """Where a `gang` (shape, replicas) goes best of `open_agents` int64 (K,), ascending; NEVER where it has no room.
 
-    The agent with room and the smallest `liking` int64 (A,); of those, for a shape with devices, the highest score;
-    then the least load; then the first. There, the best node.
+    `among`: how well each agent is liked, (A,), smaller is better; its load, float64 (A,). The best liked with room; of those, for a shape with devices, the highest score of a first task; then
+    the least load; then the first.
     """
-    line = _line(index.lines, index.tally, LINES, shape)
+    liking = among[0]
+    line = _line(index.lines, index.tally, LINES, gang[0])
     level = np.iinfo(np.int64).max
     for agent in open_agents:
-        level = min(level, liking[agent])
-    while True:
+        level = min(level, int(liking[agent]))
+    found = NEVER
+    while found == NEVER and level != np.iinfo(np.int64).max:
         # First only the best-liked: most jobs find room there, and the others need not even be brought up to date.
-        agent = _best_of_level(index, nodes, shapes, tables, line, (open_agents, liking, level))
-        if agent != NEVER:
-            return _choice(index, nodes, shapes, tables, line, agent)
+        found = _best_of_level(index, nodes, shapes, tables, (line, gang[1], level), open_agents, among)
         following = np.iinfo(np.int64).max
         for agent in open_agents:
             if level < liking[agent] < following:
-                following = liking[agent]
-        if following == np.iinfo(np.int64).max:
-            return Choice(NO_ROOM, -1, -1, -1)
+                following = int(liking[agent])
         level = following
+    return int(found)
 
 
 @inline
 def _best_of_level(
-    index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int, among: tuple[Int64, Int64, int]
+    index: Index,
+    nodes: Nodes,
+    shapes: Shapes,
+    tables: Tables,
+    asked: tuple[int, int, int],
+    open_agents: Int64,
+    among: tuple[Int64 | Int16, Float64],
 ) -> int:
-    """The first agent of those liked as much as `among` says, its best exact; NEVER where none has room."""
-    open_agents, liking, level = among
-    lines, touched = index.lines, index.touched
-    scored = shapes.devices[lines.shape[line]] > 0
-    found, best, load = NEVER, NO_ROOM, math.inf
+    """The first agent of those liked as much as `asked` (line, replicas, level) says; NEVER where none has room."""
+    line, replicas, level = asked
+    liking, load = among
+    lines, shape = index.lines, index.lines.shape[line]
+    scored = shapes.devices[shape] > 0
+    found, best = NEVER, NO_ROOM
     for agent in open_agents:
-        if liking[agent] != level or not (scored or touched.load[agent] < load):
+        if liking[agent] != level or not (scored or found == NEVER or load[agent] < load[found]):
+            continue
+        if replicas > 1 and room_of(index, nodes, shapes, shape, agent, replicas) < replicas:
             continue
         _update(index, nodes, shapes, tables, line, agent)
         score = lines.best[line, agent]
@@ -378,9 +397,9 @@ def _best_of_level(
             score = lines.best[line, agent]
         if score == NO_ROOM:
             continue
-        if not scored or score > best or (score == best and touched.load[agent] < load):
-            found, best, load = agent, score, touched.load[agent]
-    return found
+        if not scored or score > best or (score == best and load[agent] < load[found]):
+            found, best = agent, score
+    return int(found)
 
 
 @inline
@@ -436,158 +455,3 @@ def room_of(index: Index, nodes: Nodes, shapes: Shapes, shape: int, agent: int, 
             node = touched.older[node]
     counts.seen[line, agent] = now
     return min(int(counts.total[line, agent]), most)
-
-
-# -- the owner of the arrays ------------------------------------------------------------------------------------------
-MEMORY_BYTES_MAX = 256 << 20
-"""What lines may take; of it, pages that no line has used yet cost nothing."""
-LINES_MAX = 4_096
-SCORES_SHARE = 0.75
-"""Of the memory, for lines of scores; the rest is for counts."""
-
-
-class Memory:
-    """Makes an `Index` for a fleet, and keeps it in step with shapes that are added or change."""
-
-    def __init__(self, rule: int = SHIPPED, memory_bytes_max: int = MEMORY_BYTES_MAX) -> None:
-        self._rule = rule
-        self._bytes_max = memory_bytes_max
-        self.index: Index
-        """Hand it to the kernels; made anew by `reset` and `grow`."""
-
-    def reset(self, nodes: Nodes, offered: Int64, agent_first: Int64, standing: Float64, shapes: int) -> None:
-        """Another fleet: nothing is remembered.
-
-        `offered` int64 (N, R) as `nodes.free`, `agent_first` int64 (A + 1,), `standing` float64 (N,) what the shipped
-        rule takes off a node's score, `shapes` how many rows of `Shapes` may be asked for.
-        """
-        devices = _by_node(nodes, nodes.device_size)
-        idle = _by_node(nodes, nodes.device_free)
-        all_offered = np.column_stack((offered, devices))
-        known = np.column_stack((nodes.free, idle, _largest(nodes), _by_node(nodes, nodes.device_free >= DEVICE_MILLI)))
-        per_unit = np.zeros(all_offered.shape)
-        np.divide(1.0, all_offered, out=per_unit, where=all_offered > 0)
-        by_agent = _sums(all_offered, agent_first)
-        used = by_agent - _sums(np.column_stack((nodes.free, idle)), agent_first)
-        load = np.zeros(by_agent.shape)
-        np.divide(used, by_agent, out=load, where=by_agent > 0)
-        agents = len(agent_first) - 1
-        layout = Layout(
-            agent_first,
-            np.repeat(np.arange(agents), np.diff(agent_first)),
-            per_unit,
-            standing,
-            _kinds(nodes),
-            by_agent,
-        )
-        count = len(nodes.free)
-        touched = Touched(
-            np.zeros(agents, np.int64),
-            np.zeros(count, np.int64),
-            np.where(np.diff(agent_first) > 0, agent_first[1:] - 1, NEVER),
-            *_neighbours(agent_first),
-            known,
-            used,
-            np.maximum(load.max(axis=1, initial=0.0), 0.0),
-            np.full(count, math.nan),
-        )
-        most = int(np.diff(nodes.device_first).max(initial=0))
-        self.index = Index(
-            layout,
-            touched,
-            self._lines(count, agents, shapes),
-            self._counts(count, agents, shapes),
-            np.zeros(most, np.int64),
-            np.zeros(TALLIES, np.int64),
-            self._rule,
-        )
-
-    def grow(self, shapes: int) -> None:
-        """There are more shapes now: `shapes` rows may be asked for."""
-        lines, counts = self.index.lines, self.index.counts
-        more = np.full(max(shapes - len(lines.of_shape), 0), NEVER, np.int64)
-        self.index = self.index._replace(
-            lines=lines._replace(of_shape=np.concatenate((lines.of_shape, more))),
-            counts=counts._replace(of_shape=np.concatenate((counts.of_shape, more))),
-        )
-
-    def forget_scores(self) -> None:
-        """The tables of the score changed: no score is what it was."""
-        self.index.lines.seen[: self.index.tally[LINES]] = NEVER
-        self.index.touched.phi[:] = math.nan
-
-    def forget_shape(self, shape: int) -> None:
-        """Row `shape` of `Shapes` means something else now."""
-        for lines in (self.index.lines, self.index.counts):
-            line = lines.of_shape[shape]
-            if line != NEVER:
-                lines.seen[line] = NEVER
-
-    def _lines(self, nodes: int, agents: int, shapes: int) -> Lines:
-        count = self._fitting(SCORES_SHARE, 8 * nodes + 24 * agents)
-        return Lines(
-            np.full(shapes, NEVER, np.int64),
-            np.zeros(count, np.int64),
-            np.zeros(count, np.int64),
-            np.empty((count, agents), np.int64),
-            np.empty((count, agents), np.float64),
-            np.empty((count, agents), np.int64),
-            np.empty((count, nodes), np.float64),
-        )
-
-    def _counts(self, nodes: int, agents: int, shapes: int) -> Counts:
-        count = self._fitting(1 - SCORES_SHARE, 4 * nodes + 16 * agents)
-        return Counts(
-            np.full(shapes, NEVER, np.int64),
-            np.zeros(count, np.int64),
-            np.zeros(count, np.int64),
-            np.empty((count, agents), np.int64),
-            np.empty((count, agents), np.int64),
-            np.empty((count, nodes), np.int32),
-        )
-
-    def _fitting(self, share: float, bytes_per_line: int) -> int:
-        return max(1, min(LINES_MAX, int(share * self._bytes_max / max(bytes_per_line, 1))))
-
-
-def _neighbours(agent_first: Int64) -> tuple[Int64, Int64]:
-    """(N,) the node before and the node after within the same agent, NEVER for none: a log in which all is old."""
-    count = int(agent_first[-1])
-    before, after = np.arange(count) - 1, np.arange(count) + 1
-    begins = agent_first[:-1][np.diff(agent_first) > 0]
-    ends = agent_first[1:][np.diff(agent_first) > 0] - 1
-    before[begins], after[ends] = NEVER, NEVER
-    return before, after
-
-
-def _by_node(nodes: Nodes, of_devices: npt.NDArray[Any]) -> Int64:
-    """(N,) sums of (M,) over each node's devices."""
-    running = np.concatenate((np.zeros(1, np.int64), np.cumsum(of_devices, dtype=np.int64)))
-    sums: Int64 = running[nodes.device_first[1:]] - running[nodes.device_first[:-1]]
-    return sums
-
-
-def _largest(nodes: Nodes) -> Int64:
-    """(N,) the most free on one device, 0 where nothing is."""
-    largest = np.zeros(len(nodes.free), np.int64)
-    np.maximum.at(largest, _owners(nodes), nodes.device_free)
-    return largest
-
-
-def _kinds(nodes: Nodes) -> UInt64:
-    """(N,) the models of each node as bits."""
-    kinds = np.zeros(len(nodes.free), np.uint64)
-    np.bitwise_or.at(kinds, _owners(nodes), np.uint64(1) << nodes.device_kind.astype(np.uint64))
-    return kinds
-
-
-def _owners(nodes: Nodes) -> Int64:
-    """(M,) the node of each device."""
-    return np.repeat(np.arange(len(nodes.free)), np.diff(nodes.device_first))
-
-
-def _sums(of_nodes: Int64, agent_first: Int64) -> Int64:
-    """(A, K) sums of (N, K) over each agent's nodes."""
-    running = np.concatenate((np.zeros((1, of_nodes.shape[1]), np.int64), np.cumsum(of_nodes, axis=0)))
-    sums: Int64 = running[agent_first[1:]] - running[agent_first[:-1]]
-    return sums

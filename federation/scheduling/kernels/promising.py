@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from federation.scheduling.kernels.choosing import weigh, welcome
+from federation.scheduling.kernels.index import touch
 from federation.scheduling.kernels.jit import inline, part
 from federation.scheduling.kernels.profile import NEVER_MS, Profiles, build, earliest, reserve
 from federation.scheduling.kernels.room import Int64, lacking, tasks_on_node
@@ -29,27 +30,30 @@ def work_of(need: Int64, offered: Int64, duration_ms: int) -> int:
     return int(min(largest, 1.0) * 1024.0) * min(duration_ms, 2**32)
 
 
-@part
-def _best_when_idle(of: Round, sort: int, liking: int, duration: int, span: tuple[int, int]) -> int:
+@inline
+def _best_when_idle(of: Round, pair: int, duration: int, span: tuple[int, int]) -> int:
     """A job's best agent, as if all had room: best liked, least promised, first; -1 when none may ever run it."""
     sorts, work = of.sorts, of.work
+    if work.only[pair] >= 0:
+        return int(work.only[pair])
+    sort, liking = int(sorts.pair_sort[pair]), int(sorts.pair_liking[pair])
     likes = sorts.liking[liking]
-    best = int(np.int64(-1))
+    best, alone = int(np.int64(-1)), True
     for agent in range(span[0], span[1]):
-        if (
-            sorts.steps[sort, agent] == 0
-            and welcome(of, liking, duration, agent)
-            and (
-                best < 0
-                or likes[agent] < likes[best]
-                or (likes[agent] == likes[best] and work.backlog[agent] < work.backlog[best])
-            )
-        ):
-            best = agent
+        if sorts.steps[sort, agent] != 0 or not welcome(of, liking, duration, agent):
+            continue
+        if best < 0 or likes[agent] < likes[best]:
+            best, alone = agent, True
+        elif likes[agent] == likes[best]:
+            alone = False
+            if work.backlog[agent] < work.backlog[best]:
+                best = agent
+    if best >= 0 and alone and not (of.limits.guests_limited and sorts.stays[liking]):
+        work.only[pair] = best  # also of all agents, when it was looked for at home: who looks there likes home best
     return best
 
 
-@part
+@inline
 def promise(of: Round, at: int, pair: int, span: tuple[int, int], how: tuple[bool, bool]) -> bool:
     """Reserve the earliest start at the job's best agent, as if all had room: best liked, least promised, first.
 
@@ -60,7 +64,7 @@ def promise(of: Round, at: int, pair: int, span: tuple[int, int], how: tuple[boo
     sort = int(sorts.pair_sort[pair])
     liking = int(sorts.pair_liking[pair])
     duration = of.line.duration[of.line.order[at]]
-    best = _best_when_idle(of, sort, liking, duration, span)
+    best = _best_when_idle(of, pair, duration, span)
     if not patient:
         return False
     if best < 0 or work.reserved[best] >= of.limits.reservations:
@@ -95,7 +99,7 @@ def promise(of: Round, at: int, pair: int, span: tuple[int, int], how: tuple[boo
     return True
 
 
-@part
+@inline
 def _drain_for(of: Round, agent: int, shape: int, replicas: int, start_ms: int) -> None:
     """Keep nodes free for a gang that lacks no room in sum, but room in one place: else small jobs could fill it for ever.
 
@@ -103,7 +107,7 @@ def _drain_for(of: Round, agent: int, shape: int, replicas: int, start_ms: int) 
     in the next the same lack least, because only ends happened there.
     """
     work = of.work
-    begin, end = work.counted.first[agent], work.counted.first[agent + 1]
+    begin, end = work.known.layout.agent_first[agent], work.known.layout.agent_first[agent + 1]
     if start_ms > of.limits.now_ms + 1 or end - begin < 2:
         return
     work.draining[agent] = 1
@@ -124,8 +128,7 @@ def _drain_for(of: Round, agent: int, shape: int, replicas: int, start_ms: int) 
             work.room.free[best, column] = min(work.room.free[best, column], 0)
         for device in range(work.room.device_first[best], work.room.device_first[best + 1]):
             work.room.device_free[device] = min(work.room.device_free[device], 0)
-    of.out.counters[4] += 1
-    work.counted.version[agent] = of.out.counters[4]
+        touch(work.known, work.room, best)
 
 
 @inline

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from federation.scheduling.kernels.choosing import tasks_now
 from federation.scheduling.kernels.gangs import TASKS_MAX, tasks_at
+from federation.scheduling.kernels.index import Index, room_of
 from federation.scheduling.kernels.jit import lean
 from federation.scheduling.kernels.room import Int64, Nodes, Shapes
-from federation.scheduling.kernels.round import Counted, Sorts, UInt8
+from federation.scheduling.kernels.round import Sorts, UInt8
 
 
 class Asked(NamedTuple):
@@ -20,12 +20,12 @@ class Asked(NamedTuple):
     shapes: Shapes
     hub_first: Int64
     """(H + 1,) agents of each hub."""
+    clock: Int64
+    """(A,) the index's clock when the round began: who did not move has the room it had."""
 
 
 @lean
-def reasons(
-    asked: Asked, before: Nodes, after: Nodes, counted: Counted, codes: UInt8, full: bool, steps: UInt8
-) -> None:
+def reasons(asked: Asked, before: Nodes, after: Nodes, index: Index, codes: UInt8, full: bool, steps: UInt8) -> None:
     """Into `steps` uint8 (len(asked.sorts), H) the obstacle of each sort at each hub.
 
     `before` is the room that the round began with, `after` what it left; `codes` are the steps for: others were first, a
@@ -39,10 +39,11 @@ def reasons(
             for agent in range(asked.hub_first[hub], asked.hub_first[hub + 1]):
                 step = int(asked.of.steps[sort, agent])
                 if step == 0:
-                    begin, end = counted.first[agent], counted.first[agent + 1]
-                    if tasks_now(counted, after, asked.shapes, shape, agent) >= replicas:
+                    begin, end = index.layout.agent_first[agent], index.layout.agent_first[agent + 1]
+                    moved = index.touched.clock[agent] != asked.clock[agent]
+                    if room_of(index, after, asked.shapes, shape, agent, replicas) >= replicas:
                         step = int(codes[0] if full else codes[1])
-                    elif tasks_at(before, asked.shapes, shape, begin, end, TASKS_MAX) >= replicas:
+                    elif moved and tasks_at(before, asked.shapes, shape, begin, end, TASKS_MAX) >= replicas:
                         step = int(codes[0])
                     else:
                         step = int(codes[2])

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federation.scheduling.kernels.gangs import Taste
+from federation.scheduling.kernels.index import Index
 from federation.scheduling.kernels.profile import Profiles
 from federation.scheduling.kernels.room import Float64, Int32, Int64, Nodes, Shapes
 from federation.scheduling.kernels.turns import Levels, Tree
@@ -83,28 +84,20 @@ class Line(NamedTuple):
     """Places in the order of those whose promised start has come, the earliest first."""
 
 
-class Counted(NamedTuple):
-    """Room counted in tasks, for each shape and agent; counted again only after an agent's room has changed."""
-
-    tasks: Int64
-    """(shapes, A) ..."""
-    tasks_of: Int64
-    """... at this version of the agent's room."""
-    version: Int64
-    """(A,) changes with every change of room."""
-    first: Int64
-    """(A + 1,) nodes of each agent."""
-
-
 class Work(NamedTuple):
     """What a round changes."""
 
     room: Nodes
-    counted: Counted
+    known: Index
+    """What is remembered of `room`: whoever changes a node tells it (`index.touch`)."""
     used: Int64
     load: Float64
     dead: Int64
     """(C,) the shortest duration that found no place."""
+    shut: Int64
+    """(S, A) the shortest duration with which a sort found no place at an agent; 0: it has no room there at all."""
+    only: Int32
+    """(C,) the one agent that a pair likes best when all is idle, -1: there are several, or nobody has looked yet."""
     capped: UInt8
     """(C,) its best agent makes no more promises."""
     profiles: Profiles
@@ -121,7 +114,8 @@ class Work(NamedTuple):
     hint_duration: Int64
     kept: UInt8
     """(N,) nodes that are kept free."""
-    excluded: Int64
+    opened: Int64
+    """(A,) agents in question for the job at hand."""
     cursor: Int32
     until: Int32
     users: Int32
@@ -133,7 +127,7 @@ class Work(NamedTuple):
 
 
 class Out(NamedTuple):
-    """What a round decides. Counters in `counters`: placements, tasks, devices, tickets, versions."""
+    """What a round decides. Counters in `counters`: placements, tasks, devices."""
 
     counters: Int64
     status: UInt8

@@ -154,13 +154,21 @@ class _World:
         ]
         if not fitting:
             return False
-        agent = min(fitting, key=lambda agent: (self.liking(agent.row.key[0], job), agent.load(), agent.row.key))
+        agent = min(fitting, key=lambda agent: self.choice(agent, job))
         chosen = self.gang(agent, job)
         names = tuple(node.name for node, _ in chosen)
         devices = tuple(places for _, places in chosen) if need_of(job.per_task).devices else ()
         agent.count(need, self.now_ms + job.runtime_limit_ms)
         self.placed[job.job_id] = Placement(job.job_id, agent.row.key, names, devices)
         return True
+
+    def choice(self, agent: Agent, job: QueuedJob) -> tuple[int, float, float, AgentKey]:
+        """Smaller is better: as liked; a job with GPUs where a first task scores best; least loaded; first."""
+        score = 0.0
+        if need_of(job.per_task).devices:
+            at = agent.nodes.index(self.best_node(agent, job.per_task, []))
+            score = self.score.best(agent.nodes[at], job.per_task)[0] - ORDER_COST * at / len(agent.nodes)
+        return self.liking(agent.row.key[0], job), -score, agent.load(), agent.row.key
 
     def may_jump(self, agent: Agent, need: dict[str, int], job: QueuedJob) -> bool:
         """Whether a start now delays no promise made there before, and leaves the headroom that it has to."""

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import growth, passes, throughput
 from benchmarks.apparatus import decisions as de
-from benchmarks.apparatus import fleets
+from benchmarks.apparatus import fleets, live
 from federation.scheduling.kernels import index as ix
 
 SMALL = {"nodes": 120, "hubs": 6, "classes": 8, "seed": 5}
@@ -60,43 +60,65 @@ def test_shapes_are_of_every_sort_and_their_weights_sum_to_one() -> None:
 
 
 @pytest.mark.parametrize("homes", [False, True])
-@pytest.mark.parametrize("rule", [ix.BEST_FIT, ix.SHIPPED])
-def test_through_the_index_every_decision_is_that_of_a_plain_scan(rule: int, homes: bool) -> None:
-    """Two fleets, one asked through the index and one scanned, run the same tasks on the same devices at the end."""
+def test_every_decision_of_the_planner_is_that_of_a_plain_scan(homes: bool) -> None:
+    """Two fleets, one decided by the planner's kernels and one scanned, run the same tasks on the same devices at the end."""
     case = a_case(homes=homes)
+    (start, running), (slow, scanned) = de.copied(case.world, case.running), de.copied(case.world, case.running)
+    live.stand(case.live, start)
+    live.decide(case.live, running, case.work)
+    de.decide_by_scan(ix.SHIPPED, slow, scanned, case.work)
+    assert all(np.array_equal(one, other) for one, other in zip(running, scanned, strict=True))
+    assert np.array_equal(case.live.of.work.room.free, slow.nodes.free)
+    assert np.array_equal(case.live.of.work.room.device_free, slow.nodes.device_free)
+
+
+def test_through_the_index_every_best_fit_is_that_of_a_plain_scan() -> None:
+    """As the planner's."""
+    case = a_case()
     (fast, running), (slow, scanned) = de.copied(case.world, case.running), de.copied(case.world, case.running)
-    de.decide(de.memory(fast, rule).index, fast, running, case.work)
-    de.decide_by_scan(rule, slow, scanned, case.work)
+    de.decide(de.memory(fast).index, fast, running, case.work)
+    de.decide_by_scan(ix.BEST_FIT, slow, scanned, case.work)
     assert all(np.array_equal(one, other) for one, other in zip(running, scanned, strict=True))
     assert np.array_equal(fast.nodes.free, slow.nodes.free)
     assert np.array_equal(fast.nodes.device_free, slow.nodes.device_free)
 
 
 def test_a_filled_fleet_stays_filled() -> None:
-    """About three quarters of the GPUs are taken, before and after; nothing is over-committed."""
+    """About three quarters of the GPUs are taken, before and after; nothing is over-committed; the loads are true."""
     case = a_case()
     world, running = de.copied(case.world, case.running)
-    de.decide(de.memory(world, ix.SHIPPED).index, world, running, case.work)
-    taken = 1 - world.nodes.device_free.sum() / world.nodes.device_size.sum()
+    live.stand(case.live, world)
+    live.decide(case.live, running, case.work)
+    room = case.live.of.work.room
+    taken = 1 - room.device_free.sum() / room.device_size.sum()
     assert 0.7 <= case.filled <= 0.8
     assert 0.6 <= taken <= 0.9
-    assert world.nodes.free.min() >= 0
-    assert world.nodes.device_free.min() >= 0
+    assert room.free.min() >= 0
+    assert room.device_free.min() >= 0
+    now = world._replace(nodes=room)
+    assert case.live.of.work.load.tolist() == [de.load_of(now, agent) for agent in range(len(world.agents))]
+
+
+def test_a_fleet_without_some_model_is_refused() -> None:
+    """The planner numbers the models that there are."""
+    fleet, demand = fleets.fleet(5, 1, 1), fleets.demand(8, 1)
+    with pytest.raises(ValueError, match="too few"):
+        live.live(de.world(fleet, demand), fleet, demand)
 
 
 def test_an_index_that_was_not_told_of_a_change_is_caught() -> None:
     """The sample that is checked while the clock stands still fails the benchmark."""
     case = a_case()
     world, _ = de.copied(case.world, case.running)
-    index = de.memory(world, ix.BEST_FIT).index
-    world.nodes.free[de.ask(index, world, 0, -1)] = 0
+    index = de.memory(world).index
+    world.nodes.free[de.ask(index, world, 0)] = 0
     with pytest.raises(AssertionError, match="a plain scan"):
-        throughput.check(index, world, de.Work(np.zeros(1, np.int64), np.full(1, -1, np.int64)))
+        throughput.check(de.ask(index, world, 0), de.scan_best_fit(world, 0), 0, -1)
 
 
 def test_the_bare_index_finds_the_least_free_cpu_that_is_enough() -> None:
     """As the smallest of all nodes that have it; none where nobody has."""
-    world, _ = de.copied(*a_case()[:2])
+    world, _ = de.copied(*a_case()[1:3])
     buckets = de.buckets(world)
     for need in (100, 4_000, 31_900, 96_000):
         enough = world.nodes.free[:, fleets.CPU][world.nodes.free[:, fleets.CPU] >= need]

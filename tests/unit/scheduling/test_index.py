@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from federation.scheduling import indexing
 from federation.scheduling.fragmentation import Sort, standings, tables_of
 from federation.scheduling.kernels import index as ix
 from federation.scheduling.kernels.room import Nodes, Shapes
+from tests.support.kernels import best_agent
 
 ANY = (1 << 64) - 1
 TABLES = tables_of([(Sort(2, 500, 1, ANY), 3), (Sort(4, 1_000, 1, ANY), 1)])
@@ -43,7 +45,7 @@ class Site:
             np.full(devices, 1_000, np.int64),
             np.zeros(devices, np.int32),
         )
-        self.memory = ix.Memory(self.rule, self.bytes_max)
+        self.memory = indexing.Memory(self.rule, self.bytes_max)
         first = np.concatenate(([0], np.cumsum([len(agent) for agent in self.agents]))).astype(np.int64)
         standing = np.concatenate([standings(len(agent)) for agent in self.agents])
         self.memory.reset(self.nodes, free.copy(), first, standing, len(SHAPES.milli))
@@ -55,12 +57,19 @@ class Site:
     def best(self, shape: int, agent: int = 0) -> ix.Choice:
         return ix.best_node(self.index, self.nodes, SHAPES, TABLES, shape, agent)
 
-    def choose(self, shape: int, liking: list[int] | None = None, opened: list[int] | None = None) -> int:
+    def choose(
+        self,
+        shape: int,
+        liking: list[int] | None = None,
+        opened: list[int] | None = None,
+        load: list[float] | None = None,
+        replicas: int = 1,
+    ) -> int:
         agents = range(len(self.agents))
-        return ix.best_agent(
-            self.index, self.nodes, SHAPES, TABLES, shape,
-            np.array(agents if opened is None else opened, np.int64), np.array(liking or [0 for _ in agents], np.int64),
-        ).agent  # fmt: skip
+        return int(best_agent(
+            self.index, self.nodes, SHAPES, TABLES, (shape, replicas), np.array(agents if opened is None else opened, np.int64),
+            (np.array(liking or [0 for _ in agents], np.int64), np.array(load or [0.0 for _ in agents])),
+        ))  # fmt: skip
 
     def place(self, shape: int, agent: int = 0) -> tuple[int, npt.NDArray[np.int64]]:
         """The node taken, and the devices."""
@@ -125,21 +134,41 @@ def test_the_best_liked_agent_with_room_is_chosen() -> None:
 
 
 def test_of_equally_liked_agents_the_least_loaded_takes_a_task_without_gpus() -> None:
-    """Load is the dominant share of what the agent offers; of equals the first."""
+    """Of equals the first."""
     site = Site([[(8, 0)], [(8, 0)], [(16, 0)]])
     assert site.choose(CPU_TASK) == 0
-    for agent in (0, 1, 2):
-        site.place(CPU_TASK, agent)
-    assert [float(load) for load in site.index.touched.load] == [0.25, 0.25, 0.125]
-    assert site.choose(CPU_TASK) == 2
+    assert site.choose(CPU_TASK, load=[0.5, 0.5, 0.25]) == 2
 
 
 def test_of_equally_liked_agents_the_best_score_takes_a_task_with_gpus() -> None:
     """The load decides only between equal scores."""
     site = Site([[(8, 2)], [(4, 1)], [(4, 1)]])
-    assert site.choose(WHOLE) == 1
+    assert site.choose(WHOLE, load=[0.0, 0.0, 0.0]) == 1
+    assert site.choose(WHOLE, load=[0.0, 0.5, 0.25]) == 2
     site.place(WHOLE, 1)
     assert site.choose(WHOLE) == 2
+
+
+def test_a_gang_goes_only_where_all_of_it_has_room() -> None:
+    """One task fits at the first; four together only at the second."""
+    site = Site([[(4, 0)], [(4, 0), (4, 0)]])
+    assert (site.choose(CPU_TASK), site.choose(CPU_TASK, replicas=4), site.choose(CPU_TASK, replicas=5)) == (0, 1, -1)
+
+
+def test_the_index_follows_rooms_that_others_changed() -> None:
+    """Only what differs is looked at again, and the room is then what it really is."""
+    site = Site([[(4, 1)], [(8, 1)]])
+    actual = site.nodes._replace(free=site.nodes.free.copy(), device_free=site.nodes.device_free.copy())
+    site.place(WHOLE, 0)
+    clock = site.index.touched.clock.copy()
+    actual.device_free[1] = 0
+    ix.follow(site.index, site.nodes, actual)
+    assert (site.index.touched.clock - clock).tolist() == [1, 1]
+    assert (site.nodes.free == actual.free).all()
+    assert (site.nodes.device_free == actual.device_free).all()
+    assert (site.best(WHOLE, 0).node, site.best(WHOLE, 1).node) == (0, -1)
+    ix.follow(site.index, site.nodes, actual)
+    assert (site.index.touched.clock - clock).tolist() == [1, 1]
 
 
 def test_room_of_an_agent_follows_what_is_taken_and_given_back() -> None:
@@ -156,19 +185,18 @@ def test_room_of_an_agent_follows_what_is_taken_and_given_back() -> None:
     assert room(100) == 5
 
 
-def test_a_node_whose_leases_hold_more_than_it_offers_has_no_room_and_counts_as_load() -> None:
-    """Free below zero: nothing fits there, and the agent is more than full."""
+def test_a_node_whose_leases_hold_more_than_it_offers_has_no_room() -> None:
+    """Free below zero: nothing fits there."""
     site = Site([[(4, 0)], [(4, 0)]])
     site.nodes.free[0] = -2
     ix.touch(site.index, site.nodes, 0)
     assert site.best(CPU_TASK).node == -1
-    assert float(site.index.touched.load[0]) == 1.5
 
 
 def test_memory_stays_below_its_limit_and_the_shape_asked_longest_ago_is_dropped() -> None:
     """Two lines of scores for three shapes: the third takes the line of the one not asked for since."""
     per_line = 8 * 2 + 24 * 1
-    site = Site([[(64, 1), (64, 1)]], bytes_max=round(2 * per_line / ix.SCORES_SHARE) + 1)
+    site = Site([[(64, 1), (64, 1)]], bytes_max=round(2 * per_line / indexing.SCORES_SHARE) + 1)
     lines = site.index.lines
     assert lines.score.shape == (2, 2)
     for shape in (CPU_TASK, SHARE, CPU_TASK, WHOLE):
@@ -176,11 +204,11 @@ def test_memory_stays_below_its_limit_and_the_shape_asked_longest_ago_is_dropped
     assert [int(line) for line in lines.of_shape] == [0, ix.NEVER, 1, ix.NEVER]
 
 
-@pytest.mark.parametrize("bytes_max", [0, 1, ix.MEMORY_BYTES_MAX])
+@pytest.mark.parametrize("bytes_max", [0, 1, indexing.MEMORY_BYTES_MAX])
 def test_lines_are_never_more_than_the_limit_nor_fewer_than_one(bytes_max: int) -> None:
     """A limit of nothing still answers; a large one on a small fleet has a cap of its own."""
     site = Site([[(4, 0)]], bytes_max=bytes_max)
-    assert len(site.index.lines.shape) == (ix.LINES_MAX if bytes_max == ix.MEMORY_BYTES_MAX else 1)
+    assert len(site.index.lines.shape) == (indexing.LINES_MAX if bytes_max == indexing.MEMORY_BYTES_MAX else 1)
     assert site.best(CPU_TASK).node == 0
 
 
