@@ -1,7 +1,8 @@
-"""Baselines of completion on pooled hubs: first come, first served, and shortest remaining time with the future known.
+"""Baselines of completion on pooled hubs: a line that is never interrupted, and shortest remaining time.
 
 Each hub is one machine with all the hub's room, so that nothing is lost to what does not fit on a node or a device:
-that helps the baselines, never us. A gang runs within one hub, the first that has room. Time goes in ticks. Shortest
+that helps the baselines, never us. A gang runs within one hub, the first that has room. Time goes in ticks. A line is
+first come, first served, or whatever else its places say: shortest first, with runtimes known or by limit. Shortest
 remaining time (SRTF; Schrage, "A Proof of the Optimality of the Shortest Remaining Processing Time Discipline",
 Operations Research 1968) knows every runtime, stops and moves whatever it likes at no cost, and gives the federation
 anew to the shortest at every tick: an oracle, not a scheduler. Deliberately not here: fairness, owners, the planner.
@@ -48,13 +49,19 @@ def _hopeless(need: Int64, failed: Int64, count: int) -> bool:
     return False
 
 
-@kernel
 def first_come(submit: Int64, run: Int64, need: Int64, capacity: Int64, strict: bool) -> Int64:
-    """int64 (J,): the tick at which each job ends, in order of arrival and never interrupted.
+    """`in_line`, in order of arrival."""
+    ends: Int64 = in_line(submit, run, submit, need, capacity, strict)
+    return ends
 
-    `submit` int64 (J,) ascending ticks, `run` int64 (J,) ticks of 1 or more, `need` int64 (J, R) of a whole gang,
-    `capacity` int64 (H, R). `strict`: who does not fit holds up everybody behind; else it is passed over. Each job must
-    fit an idle hub.
+
+@kernel
+def in_line(submit: Int64, run: Int64, place: Int64, need: Int64, capacity: Int64, strict: bool) -> Int64:
+    """int64 (J,): the tick at which each job ends, by place in line and never interrupted.
+
+    `submit` int64 (J,) ascending ticks, `run` int64 (J,) ticks of 1 or more, `place` int64 (J,) the smaller the earlier,
+    ties by arrival, `need` int64 (J, R) of a whole gang, `capacity` int64 (H, R). `strict`: who does not fit holds up
+    everybody behind; else it is passed over. Each job must fit an idle hub.
     """
     jobs, free = len(submit), capacity.copy()
     ends = np.full(jobs, -1, np.int64)
@@ -75,10 +82,14 @@ def first_come(submit: Int64, run: Int64, need: Int64, capacity: Int64, strict: 
                 running[kept] = job
                 kept += 1
         live = kept
+        before = queued
         while arrived < jobs and submit[arrived] <= tick:
             queue[queued] = arrived
             queued += 1
             arrived += 1
+        if queued > before:
+            waiting = np.sort(queue[:queued])
+            queue[:queued] = waiting[np.argsort(place[waiting], kind="mergesort")]
         kept, count = 0, 0
         for at in range(queued):
             job = queue[at]

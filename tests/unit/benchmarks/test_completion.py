@@ -19,8 +19,22 @@ from benchmarks.apparatus.philly import (
     tasks_by_hub,
     workload,
 )
-from benchmarks.apparatus.pooled import first_come, shortest_remaining
-from benchmarks.completion import ORACLE, OURS, OURS_SHORT, PASSING, STRICT, Completions, figures
+from benchmarks.apparatus.pooled import first_come, in_line, shortest_remaining
+from benchmarks.completion import (
+    ALIKE,
+    BY_LIMIT,
+    KEPT,
+    ORACLE,
+    OURS,
+    OURS_SHORT,
+    PASSING,
+    SHORTEST,
+    STRICT,
+    Completions,
+    completions,
+    figures,
+    prices,
+)
 from federation.domain.quantities import amount_of
 from federation.errors import FederationError
 
@@ -45,6 +59,24 @@ def test_first_come_may_pass_over_what_does_not_fit() -> None:
 def test_a_gang_runs_within_one_hub() -> None:
     """With a hub of its own, the second need not wait."""
     assert first_come(SUBMIT, RUN, NEED, TWO_HUBS, False).tolist() == [10, 5, 8]
+
+
+def test_a_line_goes_by_its_places() -> None:
+    """On one machine the shortest first; equal places go by arrival; who comes later cannot have been first."""
+    one, each = np.asarray([[1]]), np.asarray([[1], [1], [1]])
+    assert in_line(SUBMIT, RUN, RUN, each, one, True).tolist() == [18, 8, 3]
+    assert in_line(SUBMIT, RUN, 0 * RUN, each, one, True).tolist() == [10, 15, 18]
+    assert in_line(np.asarray([0, 1, 2]), RUN, RUN, each, one, True).tolist() == [10, 18, 13]
+
+
+def test_prices_sum_up_to_the_distance_from_the_oracle(tmp_path: Path) -> None:
+    """Whatever each is, and those in between are run when they are asked for only."""
+    work = workload(tmp_path, SMALL)
+    of = completions(work, explained=True)
+    found = prices(of, SMALL, "t", 1.0)
+    assert sum(price.value for price in found) == pytest.approx(of.mean(OURS) - of.mean(ORACLE))
+    assert {SHORTEST, BY_LIMIT, ALIKE, KEPT} <= set(of.hours)
+    assert not {SHORTEST, BY_LIMIT, ALIKE, KEPT} & set(completions(work).hours)
 
 
 def test_the_oracle_stops_the_long_for_the_short() -> None:
