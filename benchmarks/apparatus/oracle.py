@@ -51,10 +51,12 @@ class _Pace:
 
     direction: list[Number]
     most: Number
-    rise: Number
-    """Of its level, a unit; 0: it gets this much for nothing, because another resource rules its share."""
     movers: list[tuple[Sharer, _Pace]]
     want: Want | None = None
+    rise: Number = 0
+    """Of its level, a unit; 0: it gets this much for nothing, because another resource rules its share."""
+    level: Number = 0
+    """Its weighted dominant share when it sets out."""
 
 
 def fill(
@@ -124,7 +126,7 @@ class _Filling:
         Hubs do not meet but in what is left, so each is moved only at its own events.
         """
         paces = {at: pace for at, hub in enumerate(hubs) if (pace := self.pace(hub)) is not None}
-        waiting = [(self.level(hubs[at]), at) for at in paces]
+        waiting = [(pace.level, at) for at, pace in paces.items()]
         heapq.heapify(waiting)
         ends: list[tuple[Number, int]] = []
         since: dict[int, Number] = {}
@@ -201,59 +203,54 @@ class _Filling:
     def _rise_to(self, hub: Sharer, pace: _Pace, levels: Number) -> None:
         self.advance(hub, pace, min(pace.most, levels / pace.rise))
 
-    def level(self, sharer: Sharer) -> Number:
-        """Its weighted dominant share."""
-        return max(self._shares(sharer), default=self.number(0)) / sharer.weight
-
     def _shares(self, sharer: Sharer) -> list[Number]:
         return [
-            (held + used) / total if total else self.number(0)
+            (held + used) / total if total else held * 0
             for held, used, total in zip(sharer.held, sharer.used, self.offered, strict=True)
         ]
 
     def pace(self, sharer: Sharer) -> _Pace | None:
         """How it moves next; None when it wants nothing that is not full."""
         if not sharer.children:
-            want = next((want for want in sharer.wants if want.tasks > 0 and not self._blocked(want)), None)
-            if want is None:
-                return None
-            return self._limited(sharer, _Pace([self.number(need) for need in want.need], want.tasks, 0, [], want))
+            for want in sharer.wants:
+                if want.tasks > 0 and not self._blocked(want):
+                    return self._limited(sharer, _Pace([self.number(need) for need in want.need], want.tasks, [], want))
+            return None
         moving = [(child, pace) for child in sharer.children if (pace := self.pace(child)) is not None]
         if not moving:
             return None
-        levels = [self.level(child) for child, _ in moving]
-        lowest = min(levels)
-        lowest += lowest * self.close
-        movers = [mover for mover, level in zip(moving, levels, strict=True) if level <= lowest]
-        jumping = next((mover for mover in movers if mover[1].rise == 0), None)
-        if jumping is not None:
-            pace = jumping[1]
-            whole = _Pace([rate * pace.most for rate in pace.direction], self.number(1), 0, [jumping])
-            return self._limited(sharer, whole)
+        lowest = min([pace.level for _, pace in moving])
+        near = lowest + lowest * self.close
+        movers = [mover for mover in moving if mover[1].level <= near]
+        for mover in movers:
+            pace = mover[1]
+            if pace.rise == 0:
+                whole = _Pace([rate * pace.most for rate in pace.direction], self.number(1), [mover])
+                return self._limited(sharer, whole)
         together = [self.number(0) for _ in self.offered]
         for _, pace in movers:
             _add(together, pace.direction, 1 / pace.rise)
-        most = min(pace.most * pace.rise for _, pace in movers)
-        ahead = [level for level in levels if level > lowest]
+        most = min([pace.most * pace.rise for _, pace in movers])
+        ahead = [pace.level for _, pace in moving if pace.level > near]
         if ahead:
-            most = min(most, min(ahead) - min(levels))
-        return self._limited(sharer, _Pace(together, most, 0, movers))
+            most = min(most, min(ahead) - lowest)
+        return self._limited(sharer, _Pace(together, most, movers))
 
     def _blocked(self, want: Want) -> bool:
-        return any(need and at in self.full for at, need in enumerate(want.need))
+        return bool(self.full) and any(want.need[at] for at in self.full)
 
     def _limited(self, sharer: Sharer, pace: _Pace) -> _Pace:
-        """`pace` with its rise, and cut where another resource becomes the dominant one."""
+        """`pace` with its level and rise, and cut where another resource becomes the dominant one."""
         shares = self._shares(sharer)
         top = max(shares)
-        rates = [
-            rate / total if total else self.number(0) for rate, total in zip(pace.direction, self.offered, strict=True)
-        ]
-        slope = max(rate for rate, share in zip(rates, shares, strict=True) if share >= top - top * self.close)
+        near = top - top * self.close
+        rates = [rate / total if total else rate * 0 for rate, total in zip(pace.direction, self.offered, strict=True)]
+        slope = max([rate for rate, share in zip(rates, shares, strict=True) if share >= near])
         for rate, share in zip(rates, shares, strict=True):
-            if share < top - top * self.close and rate > slope:
+            if share < near and rate > slope:
                 pace.most = min(pace.most, (top - share) / (rate - slope))
         pace.rise = slope / sharer.weight
+        pace.level = top / sharer.weight
         return pace
 
     def advance(self, sharer: Sharer, pace: _Pace, by: Number) -> None:
@@ -268,4 +265,5 @@ class _Filling:
 
 def _add(to: list[Number], vector: Sequence[Number], times: Number) -> None:
     for at, rate in enumerate(vector):
-        to[at] += rate * times
+        if rate:
+            to[at] += rate * times
