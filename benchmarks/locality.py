@@ -15,8 +15,9 @@ from __future__ import annotations
 import argparse
 import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ from federation.domain.quantities import amount_of
 from federation.scheduling import PlannerState, Policy, plan_round
 from federation.scheduling.kernels.room import Float64, Int64
 from federation.scheduling.plan import Placement
-from federation.scheduling.rows import AgentRow, DeltaCollector, LeaseRow
+from federation.scheduling.rows import AgentRow, DeltaCollector, LeaseRow, LinkRow
 from federation.simulation.clock import Agenda, VirtualClock
 from federation.simulation.replay import HistoricJob
 
@@ -160,6 +161,7 @@ def world_of(work: Workload, seed: int) -> World:
     agents = tuple(
         replace(
             row,
+            fetches=True,
             datasets=tuple(
                 Dataset(f"data-{entry}", "1", int(sizes[entry]), "open")
                 for entry in np.flatnonzero(lies == at).tolist()
@@ -250,24 +252,45 @@ class _Planned:
         self._waiting = 0
 
     def run(self) -> Course:
-        state = PlannerState()
+        state, wake_ms = PlannerState(), None
         for row in self._world.agents:
             self._gathered.agent(row)
+        for link in self._links():
+            self._gathered.link(link)
         for at, of in enumerate(self._world.jobs):
             self._agenda.put(of.job.row.submitted_ms, at)
-        while self._agenda:
-            for event in self._agenda.take():
-                if isinstance(event, str):
-                    self._gathered.lease_ended(event)
-                else:
-                    self._gathered.queued(self._world.jobs[event].job.row)
-                    self._waiting += 1
-            while self._waiting and self._gathered:
+        while self._next(wake_ms):
+            due = wake_ms is not None
+            while self._waiting and (self._gathered or due):
                 state, plan = plan_round(state, self._gathered.take(), Policy(), self._agenda.clock.now_ms())
+                wake_ms, due = plan.wake_ms, False
                 for placement in plan.placements:
                     self._start(placement)
+            if not self._waiting:
+                wake_ms = None
         assert not self._waiting, "every job fits where its data lies"
         return Course(self._wait, self._moved)
+
+    def _next(self, wake_ms: int | None) -> bool:
+        """Go on to the next instant at which something happens, or the planner decides anew; False: to none."""
+        event_ms = self._agenda.next_ms()
+        if wake_ms is not None and (event_ms is None or wake_ms < event_ms):
+            self._agenda.clock.advance(wake_ms)
+            return True
+        for event in self._agenda.take():
+            if isinstance(event, str):
+                self._gathered.lease_ended(event)
+            else:
+                self._gathered.queued(self._world.jobs[event].job.row)
+                self._waiting += 1
+        return event_ms is not None
+
+    def _links(self) -> Iterator[LinkRow]:
+        """What is measured of all pairs of hubs."""
+        hub_ids = [row.key[0] for row in self._world.agents]
+        rates = self._world.measured.bytes_per_s
+        for source, target in permutations(range(len(hub_ids)), 2):
+            yield LinkRow(hub_ids[source], hub_ids[target], max(1, int(rates[source, target])))
 
     def _start(self, placement: Placement) -> None:
         now_ms, at = self._agenda.clock.now_ms(), self._place[placement.job_id]

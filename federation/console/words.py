@@ -21,6 +21,7 @@ _REASONS = {
     "HUB_DRAINING": "draining",
     "NO_AGENT": "no agent",
     "DATA_ELSEWHERE": "data elsewhere",
+    "DATA_TO_MOVE": "data must come first",
     "DATA_POLICY": "data policy",
     "SHARE_POLICY": "refused by policy",
     "FAIRNESS_TURN": "others are first",

@@ -17,6 +17,8 @@ HUBS_MAX = 1_000
 HUB_AMOUNT_MAX = AMOUNT_MAX
 """All agents of a hub together offer no more of one resource: what `HUBS_MAX` hubs offer in all stays below 2^63."""
 NODES_PER_AGENT_MAX = 10_000
+FETCHES = "fetches"
+"""The feature of an agent that brings data from other hubs before it starts a run. No agent of today has it."""
 RECLAIM_MS_DEFAULT, RECLAIM_MS_MAX = 60_000, 3_600_000
 
 
@@ -48,7 +50,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Named, versioned, immutable bytes that lie at a hub. `policy`: open, members, hubs, compute-to-data."""
+    """Named, versioned, immutable bytes that lie at a hub. `policy`: open, members, hubs, compute-to-data.
+
+    `size_bytes` 0: nobody knows.
+    """
 
     name: str
     version: str

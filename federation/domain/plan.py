@@ -10,6 +10,9 @@ class ReasonCode(enum.StrEnum):
 
     WOULD_RUN = "WOULD_RUN"  # it fits there now; it waits only for the next round
     RESERVATION_AHEAD = "RESERVATION_AHEAD"  # it would fit, but would delay a start that was promised to others
+    DATA_TO_MOVE = (
+        "DATA_TO_MOVE"  # it would fit, but its data must come first, and it has not waited as long as that takes
+    )
     CAPACITY = "CAPACITY"  # it would fit there if less were running
     SHAPE_NEVER_FITS = "SHAPE_NEVER_FITS"  # it does not fit even there when all is idle
     ENGINE_MISSING = "ENGINE_MISSING"  # the hub does not run this engine
@@ -17,7 +20,7 @@ class ReasonCode(enum.StrEnum):
     HUB_SUSPECT = "HUB_SUSPECT"  # not heard of for 60 s
     HUB_DRAINING = "HUB_DRAINING"  # its operator takes no new work
     NO_AGENT = "NO_AGENT"  # the hub has no agent yet
-    DATA_ELSEWHERE = "DATA_ELSEWHERE"  # an input does not lie there, and moving data is not built yet
+    DATA_ELSEWHERE = "DATA_ELSEWHERE"  # an input does not lie there, and cannot come
     DATA_POLICY = "DATA_POLICY"  # its owner does not let this job read it
     TAKES_BACK = "TAKES_BACK"  # its owners get their machines back sooner than this job ends, and it is not preemptible
     SHARE_POLICY = "SHARE_POLICY"  # the hub refused this job

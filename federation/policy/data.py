@@ -54,6 +54,17 @@ def may_leave(policy: DataPolicy) -> bool:
     return policy.access is not DataAccess.COMPUTE_TO_DATA
 
 
+def may_stage(policy: DataPolicy, *, dataset_hub: str, job_hub: str, run_hub: str) -> Verdict:
+    """Whether the bytes may be copied to `run_hub` for a job: it may read them there, and so might that hub's own jobs.
+
+    Whose machines hold a copy can read it, whatever anybody agreed on.
+    """
+    readable = may_read(policy, dataset_hub=dataset_hub, job_hub=job_hub, run_hub=run_hub)
+    if not readable.ok:
+        return readable
+    return may_read(policy, dataset_hub=dataset_hub, job_hub=run_hub, run_hub=run_hub)
+
+
 def may_read(policy: DataPolicy, *, dataset_hub: str, job_hub: str, run_hub: str) -> Verdict:
     """Whether a job may read the dataset where it would run.
 

@@ -18,13 +18,15 @@ from federation.domain.ids import AgentKey
 from federation.domain.job import HUBS_NAMED_MAX, INPUTS_MAX, REPLICAS_MAX, Priority
 from federation.domain.quantities import AMOUNT_MAX, DEVICE_MILLI, GPU, KINDS_MAX, Resources, amount_of
 from federation.errors import Code, Fault, FederationError
-from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, QueuedJob, UsageRow
+from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, LinkRow, QueuedJob, UsageRow
 
 if TYPE_CHECKING:
     from federation.scheduling.state import PlannerState
 
 QUEUED_MAX = 1_000_000
 LEASES_MAX = 1_000_000
+LINKS_MAX = 1_000_000
+ROUND_TRIP_MS_MAX = 3_600_000
 TIME_MS_MAX = 2**53
 DEVICES_PER_NODE_MAX = 1_024
 PRIORITIES = tuple(int(priority) for priority in Priority)
@@ -99,6 +101,7 @@ def check_delta(state: PlannerState, delta: Delta) -> None:
     _apart("agents", agents, agents_removed)
     _limit("agents", state.agents, agents, agents_removed, AGENTS_MAX)
     _check_offered(state, delta, agents.keys() | agents_removed.keys())
+    _check_links(state, delta)
     _each("queued", delta.queued, _check_job)
     _each("leases_started", delta.leases_started, _check_lease)
     _each("usage", delta.usage, _check_usage)
@@ -117,6 +120,14 @@ def check_delta(state: PlannerState, delta: Delta) -> None:
     _check_leases_of_jobs(state, delta, leases_ended)
     _check_held(state, delta, leases.keys() | leases_ended.keys())
     _check_claimed(state, delta, claims.keys() | claims_ended.keys())
+
+
+def _check_links(state: PlannerState, delta: Delta) -> None:
+    _each("links", delta.links, _check_link)
+    links = _unique("links", delta.links, lambda row: row.ends)
+    removed = _unique("links_removed", delta.links_removed, _itself)
+    _apart("links", links, removed)
+    _limit("links", state.links, links, removed, LINKS_MAX)
 
 
 def _check_offered(state: PlannerState, delta: Delta, changed: AbstractSet[AgentKey]) -> None:
@@ -277,8 +288,21 @@ def _check_agent(row: AgentRow) -> None:
     _check_texts("engines", row.engines)
     if type(row.datasets) is not tuple or not all(type(entry) is Dataset for entry in row.datasets):
         raise _BadRowError("datasets are not a tuple of them")
+    for entry in row.datasets:
+        for what in (entry.name, entry.policy):
+            _check_text("dataset", what)
+        _check_texts("version and readers of a dataset", (entry.version, *entry.readers))
+        _check_whole("size_bytes of a dataset", entry.size_bytes, 0, AMOUNT_MAX)
     _check_flag("takes_back", row.takes_back)
+    _check_flag("fetches", row.fetches)
     _check_whole("reclaim_ms", row.reclaim_ms, 0, TIME_MS_MAX)
+
+
+def _check_link(row: LinkRow) -> None:
+    for hub_id in row.ends:
+        _check_text("hub", hub_id)
+    _check_whole("bytes_per_s", row.bytes_per_s, 1, AMOUNT_MAX)
+    _check_whole("round_trip_ms", row.round_trip_ms, 0, ROUND_TRIP_MS_MAX)
 
 
 def _check_job(job: QueuedJob) -> None:

@@ -10,44 +10,38 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from federation.domain.hub import Dataset, HubState, LinkState
+from federation.domain.hub import HubState, LinkState
 from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import Resources
-from federation.policy.data import DataAccess, DataPolicy, may_read
 from federation.scheduling.fleet import Fleet, grown
 from federation.scheduling.kernels.gangs import tasks_by_agent
 from federation.scheduling.kernels.room import Int32, Int64
-from federation.scheduling.kernels.round import Int16, Sorts
-from federation.scheduling.plan import LADDER, STEP, DemandKey
+from federation.scheduling.kernels.round import Int16, Moves, Sorts
+from federation.scheduling.plan import LADDER, STEP, DemandKey, Fetch
 from federation.scheduling.rows import AgentRow
-
-Steps = npt.NDArray[np.uint8]
+from federation.scheduling.transfers import OPEN_OR_SILENT, Inputs, Links, Steps, Transfers
 
 N = TypeVar("N", bound=Hashable)
 Liking = tuple[str, tuple[str, ...], bool]
 """(home hub, preferred hubs, whether it can be preempted): where a job is at home, a guest, and welcome."""
 
-_POLICIES = frozenset(DataAccess)
 RULES_REMEMBERED_MAX = 10_000
 
 
-def readable(dataset: Dataset, data_hub: str, home_hub: str) -> bool:
-    """Whether a job of `home_hub` may read `dataset` where it lies; a policy nobody knows lets only its own hub."""
-    if dataset.policy not in _POLICIES:
-        return home_hub == data_hub
-    policy = DataPolicy(DataAccess(dataset.policy), frozenset(dataset.readers))
-    return may_read(policy, dataset_hub=data_hub, job_hub=home_hub, run_hub=data_hub).ok
-
-
 class Feasibility:
-    """The rules over one set of agents."""
+    """The rules over one set of agents, and of links between hubs."""
 
-    def __init__(self, agents: Mapping[AgentKey, AgentRow] | None = None, fleet: Fleet | None = None) -> None:
+    def __init__(
+        self,
+        agents: Mapping[AgentKey, AgentRow] | None = None,
+        fleet: Fleet | None = None,
+        links: Links | None = None,
+    ) -> None:
         self._fleet = fleet or Fleet()
         self._rows = [(agents or {})[key] for key in self._fleet.keys]
+        self.transfers = Transfers(self._rows, self._fleet, links)
         self._known: dict[Hashable, Steps] = {}
         self._datasets = {(entry.name, entry.version) for row in self._rows for entry in row.datasets}
         self._datasets |= {(name, "") for name, _ in self._datasets}
@@ -58,7 +52,7 @@ class Feasibility:
         for rule in (
             self._engine(key.engine),
             self._named(key.hubs_allow, key.hubs_deny, key.hubs_refused),
-            self._data(key.home_hub, key.inputs),
+            self.transfers.distances(key.home_hub, key.inputs).steps if key.inputs else None,
             self._room(key.per_task, key.replicas),
         ):
             if rule is not None:
@@ -84,6 +78,14 @@ class Feasibility:
         """Inputs that no agent announces."""
         return tuple(wanted for wanted in key.inputs if wanted not in self._datasets)
 
+    def transfer_ms(self, key: DemandKey) -> Int64:
+        """(A,) how long it takes to bring the inputs of a sort to each agent where they can be."""
+        return self.transfers.distances(key.home_hub, key.inputs).transfer_ms
+
+    def fetches(self, key: DemandKey, agent: int) -> tuple[Fetch, ...]:
+        """What a job of a sort needs brought before it can run at an agent."""
+        return self.transfers.fetches(key.home_hub, key.inputs, agent) if self.transfers.any and key.inputs else ()
+
     def _remembered(self, name: Hashable, rule: Callable[[AgentRow], int]) -> Steps:
         known = self._known.get(name)
         if known is None:
@@ -108,11 +110,6 @@ class Feasibility:
             return STEP[ReasonCode.SHARE_POLICY] if hub_id in said_no else 0
 
         return self._remembered(("named", allow, deny, refused), step)
-
-    def _data(self, home_hub: str, inputs: tuple[tuple[str, str], ...]) -> Steps | None:
-        if not inputs:
-            return None
-        return self._remembered(("data", home_hub, inputs), lambda row: _data_step(row, home_hub, inputs))
 
     def _room(self, per_task: Resources, replicas: int) -> Steps:
         fleet = self._fleet
@@ -151,6 +148,11 @@ class Demands:
         self._home_first = np.zeros(0, np.uint8)
         self._home: Int32 = np.zeros(0, np.int32)
         self._stays = np.zeros(0, np.uint8)
+        self._routes = _Numbers[tuple[str, Inputs]]()
+        self._route: Int32 = np.zeros(0, np.int32)
+        self._near: Int64 = np.zeros(0, np.int64)
+        self._far: Int64 = np.zeros(0, np.int64)
+        self._transfer: Int64 = np.zeros((0, 0), np.int64)
         self._pair_sort: Int32 = np.zeros(0, np.int32)
         self._pair_liking: Int32 = np.zeros(0, np.int32)
 
@@ -174,12 +176,18 @@ class Demands:
         """One job fewer waits."""
         sort, liked = self._pairs.names[pair]
         self._sorts.release(sort)
+        if not self._sorts.held[sort] and self._route[sort] >= 0:
+            self._routes.release(int(self._route[sort]))
         self._likings.release(liked)
         self._pairs.release(pair)
 
     def key_of_pair(self, pair: int) -> DemandKey:
         """The sort of a pair."""
         return self._sorts.names[self._pairs.names[pair][0]]
+
+    def fetches(self, pair: int, agent: int) -> tuple[Fetch, ...]:
+        """What a job of a pair needs brought before it can run at an agent."""
+        return self.feasibility.fetches(self.key_of_pair(pair), agent)
 
     def prefer_of_pair(self, pair: int) -> tuple[str, ...]:
         """The hubs that jobs of a pair prefer."""
@@ -202,12 +210,15 @@ class Demands:
             self._home_first,
             self._home,
             self._stays,
+            Moves(self._route, self._transfer, self._near, self._far),
         )
 
     # -- agents -------------------------------------------------------------------------------------------------------
-    def look_at(self, agents: Mapping[AgentKey, AgentRow], fleet: Fleet) -> None:
-        """Agents changed: all rules anew."""
-        self.feasibility = Feasibility(agents, fleet)
+    def look_at(self, agents: Mapping[AgentKey, AgentRow], fleet: Fleet, links: Links) -> None:
+        """Agents or links changed: all rules anew."""
+        self.feasibility = Feasibility(agents, fleet, links)
+        self._routes = _Numbers()
+        self._transfer = np.zeros((0, len(fleet.keys)), np.int64)
         self._fleet = fleet
         self._steps = np.zeros((len(self._shape), len(fleet.keys)), np.uint8)
         self._liking = np.zeros((len(self._home_first), len(fleet.keys)), np.int16)
@@ -221,10 +232,31 @@ class Demands:
             room = max(64, 2 * sort)
             self._shape, self._replicas = grown(self._shape, room), grown(self._replicas, room)
             self._spread, self._steps = grown(self._spread, room), grown(self._steps, room)
+            self._route, self._near, self._far = (
+                grown(self._route, room),
+                grown(self._near, room),
+                grown(self._far, room),
+            )
         key = self._sorts.names[sort]
         self._shape[sort] = self._fleet.shapes.id_of(key.per_task)
         self._replicas[sort], self._spread[sort] = key.replicas, key.spread
         self._steps[sort] = self.feasibility.steps(key)
+        self._write_route(sort, key)
+
+    def _write_route(self, sort: int, key: DemandKey) -> None:
+        """How far a sort's inputs lie from each agent; nothing where nobody fetches, or there are none."""
+        self._route[sort] = -1
+        if not (key.inputs and self.feasibility.transfers.any):
+            return
+        route, new = self._routes.hold((key.home_hub, key.inputs))
+        transfer_ms = self.feasibility.transfers.distances(key.home_hub, key.inputs).transfer_ms
+        if new:
+            if route >= len(self._transfer):
+                self._transfer = grown(self._transfer, max(64, 2 * route))
+            self._transfer[route] = transfer_ms
+        self._route[sort] = route
+        possible = transfer_ms[np.isin(self._steps[sort], OPEN_OR_SILENT)]
+        self._near[sort], self._far[sort] = (possible.min(), possible.max()) if possible.size else (0, 0)
 
     def _write_liking(self, liked: int) -> None:
         if liked >= len(self._home_first):
@@ -275,15 +307,3 @@ def _link_step(row: AgentRow) -> int:
     if row.hub_state is not HubState.ACTIVE:
         return STEP[ReasonCode.HUB_DRAINING]
     return 0 if row.link is LinkState.ONLINE else STEP[ReasonCode.HUB_SUSPECT]
-
-
-def _data_step(row: AgentRow, home_hub: str, inputs: tuple[tuple[str, str], ...]) -> int:
-    """Every input must lie there and be readable; of several versions one is enough."""
-    step = 0
-    for name, version in inputs:
-        lying = [entry for entry in row.datasets if entry.name == name and version in ("", entry.version)]
-        if not lying:
-            step = max(step, STEP[ReasonCode.DATA_ELSEWHERE])
-        elif not any(readable(entry, row.key[0], home_hub) for entry in lying):
-            step = max(step, STEP[ReasonCode.DATA_POLICY])
-    return step

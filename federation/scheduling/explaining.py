@@ -16,13 +16,13 @@ from federation.domain.job import Reason
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import Amount, Resources
 from federation.scheduling import words
-from federation.scheduling.demand import Steps
 from federation.scheduling.kernels.gangs import TASKS_MAX, tasks_at, tasks_by_agent
 from federation.scheduling.kernels.room import Int64, Nodes
 from federation.scheduling.plan import LADDER, STEP, DemandKey, demand_key
 from federation.scheduling.policy import Policy
 from federation.scheduling.rows import QueuedJob
 from federation.scheduling.state import PlannerState
+from federation.scheduling.transfers import OPEN_OR_SILENT, Steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ def explain(
     lasting = _lasting(state, job)
     planned = next((entry for entry in state.last_plan.placements if entry.job_id == job.job_id), None)
     left = state.fleet.nodes if planned else _left_by_plan(state)
-    found = _Asked(state, key, lasting, left)
+    transfer_ms, reach_ms = _data_of(state, job, lasting, now_ms)
+    found = _Asked(state, key, lasting, left, transfer_ms, reach_ms)
     steps = found.steps(placed=planned is not None)
     if planned is not None:
         steps[state.fleet.index[planned.key]] = STEP[ReasonCode.WOULD_RUN]
@@ -63,8 +64,8 @@ def explain(
     reasons.sort(key=lambda entry: entry.hub_id)
     overall = _overall(found, policy, job, steps, now_ms)
     if planned is not None:
-        return Explanation((*overall, *reasons), now_ms, planned.key[0])
-    promised = _promised(state, job.job_id, now_ms)
+        return Explanation((*overall, *reasons), now_ms + planned.transfer_ms, planned.key[0])
+    promised = _promised(found, job.job_id, now_ms)
     if promised is not None:
         return Explanation((*overall, *reasons), *promised)
     earliest_ms, hub_id = _earliest(found, job, now_ms)
@@ -74,21 +75,33 @@ def explain(
 def _lasting(state: PlannerState, job: QueuedJob) -> Steps:
     """(A,) what lasts, for this very job: also how long it may run, where hubs take their machines back."""
     steps = state.demands.feasibility.steps(demand_key(job)).copy()
+    transfer_ms = state.demands.feasibility.transfer_ms(demand_key(job))
     for agent, (hub_id, _) in enumerate(state.fleet.keys):
         limit = int(state.guest_limits[agent])
-        if 0 <= limit < job.runtime_limit_ms and not job.preemptible and hub_id != job.home_hub:
+        held_ms = job.runtime_limit_ms + int(transfer_ms[agent])
+        if 0 <= limit < held_ms and not job.preemptible and hub_id != job.home_hub:
             steps[agent] = max(int(steps[agent]), STEP[ReasonCode.TAKES_BACK])
     return steps
 
 
+def _data_of(state: PlannerState, job: QueuedJob, lasting: Steps, now_ms: int) -> tuple[Int64, int]:
+    """How long it takes to bring its data to each agent, (A,) ms, and how far it may come from now (`kernels/moving.py`)."""
+    transfer_ms = state.demands.feasibility.transfer_ms(demand_key(job))
+    near = transfer_ms[np.isin(lasting, OPEN_OR_SILENT)]
+    return transfer_ms, int(near.min() if near.size else 0) + max(0, now_ms - job.submitted_ms)
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One question: a sort of job, where it may run at all (steps (A,)), and what is left after the last plan."""
+    """One question: a sort of job, where it may run at all (steps (A,)), what is left after the last plan, and its data."""
 
     state: PlannerState
     key: DemandKey
     lasting: Steps
     left: Nodes
+    transfer_ms: Int64
+    """(A,)"""
+    reach_ms: int
 
     @property
     def shape(self) -> int:
@@ -114,7 +127,9 @@ class _Asked:
         before, left = self.tasks(self.state.fleet.nodes), self.tasks(self.left)
         waits = None if placed else self.state.last_plan.waiting_of(self.key)
         for agent in self.open:
-            if left[agent] >= self.key.replicas:
+            if left[agent] >= self.key.replicas and self.transfer_ms[agent] > self.reach_ms:
+                steps[agent] = STEP[ReasonCode.DATA_TO_MOVE]
+            elif left[agent] >= self.key.replicas:
                 steps[agent] = STEP[ReasonCode.WOULD_RUN]
                 if waits is not None:  # the round saw that room, and did not give it
                     at = waits.steps[int(self.state.fleet.hub_of_agent[agent])]
@@ -144,8 +159,11 @@ def _hub_reasons(found: _Asked, steps: Steps) -> list[Reason]:
         step = int(steps[begin:end].min())
         code, best = LADDER[step], [at for at in range(begin, end) if steps[at] == step]
         rows = [state.agents[fleet.keys[at]] for at in best]
-        if code is ReasonCode.WOULD_RUN:
-            reasons.append(words.reason(code, "it fits here now and waits only for its start", hub_id))
+        if code is ReasonCode.WOULD_RUN or code is ReasonCode.DATA_TO_MOVE:
+            agent = min(best, key=lambda at: int(found.transfer_ms[at]))
+            fetches = state.demands.feasibility.fetches(key, agent)
+            ahead_ms = max(0, int(found.transfer_ms[agent]) - found.reach_ms)
+            reasons.append(words.would_start(code, hub_id, fetches, ahead_ms))
         elif code is ReasonCode.FAIRNESS_TURN:
             reasons.append(words.reason(code, "it would fit here now, but others are first", hub_id))
         elif code is ReasonCode.RESERVATION_AHEAD:
@@ -202,20 +220,24 @@ def _overall(found: _Asked, policy: Policy, job: QueuedJob, steps: Steps, now_ms
     return []
 
 
-def _promised(state: PlannerState, job_id: str, now_ms: int) -> tuple[int, str] | None:
-    """The start that the last round promised this job."""
+def _promised(found: _Asked, job_id: str, now_ms: int) -> tuple[int, str] | None:
+    """The start that the last round promised this job, once its data is there."""
+    state = found.state
     promised, slot = state.last_plan.promised, state.queue.slots.get(job_id)
     if promised is None or slot is None:
         return None
     at = np.flatnonzero(promised.slots == slot)
     if not at.size:
         return None
-    return max(now_ms, int(promised.starts_ms[at[0]])), state.fleet.keys[int(promised.agents[at[0]])][0]
+    agent = int(promised.agents[at[0]])
+    start_ms = max(now_ms, int(promised.starts_ms[at[0]])) + int(found.transfer_ms[agent])
+    return start_ms, state.fleet.keys[agent][0]
 
 
 def _earliest(found: _Asked, job: QueuedJob, now_ms: int) -> tuple[int, str]:
-    """The first moment at which some open agent has room, when leases run to their ends; (0, "") when none is open.
+    """When it could start soonest: some open agent has room, when leases run to their ends, and its data is there.
 
+    (0, "") when none is open.
     An optimistic bound: of those that wait before it, it knows only what the last plan starts.
     """
     if not found.open:
@@ -223,10 +245,13 @@ def _earliest(found: _Asked, job: QueuedJob, now_ms: int) -> tuple[int, str]:
     state = found.state
     liking = state.demands.feasibility.liking(job.home_hub, job.hubs_prefer)
     endings = _endings(state, now_ms)
-    at_ms, _, agent = min(
-        (max(_earliest_at(found, agent, endings.get(agent, [])), now_ms), int(liking[agent]), agent)
-        for agent in found.open
-    )
+
+    def start_ms(agent: int) -> int:
+        transfer_ms = int(found.transfer_ms[agent])
+        allowed_ms = now_ms + max(0, transfer_ms - found.reach_ms)
+        return max(_earliest_at(found, agent, endings.get(agent, [])), allowed_ms) + transfer_ms
+
+    at_ms, _, agent = min((start_ms(agent), int(liking[agent]), agent) for agent in found.open)
     return (at_ms, state.fleet.keys[agent][0])
 
 
@@ -248,7 +273,8 @@ def _endings(state: PlannerState, now_ms: int) -> dict[int, list[_Ending]]:
     for entry in state.last_plan.placements:
         if entry.job_id in state.queue:
             job = state.job(entry.job_id)
-            ending = _Ending(now_ms + job.runtime_limit_ms, entry.nodes, job.per_task, entry.devices)
+            end_ms = now_ms + entry.transfer_ms + job.runtime_limit_ms
+            ending = _Ending(end_ms, entry.nodes, job.per_task, entry.devices)
             endings.setdefault(state.fleet.index[entry.key], []).append(ending)
     for of_agent in endings.values():
         of_agent.sort()

@@ -19,6 +19,7 @@ LADDER = (
     ReasonCode.WOULD_RUN,
     ReasonCode.FAIRNESS_TURN,
     ReasonCode.RESERVATION_AHEAD,
+    ReasonCode.DATA_TO_MOVE,
     ReasonCode.CAPACITY,
     ReasonCode.HUB_SUSPECT,
     ReasonCode.HUB_DRAINING,
@@ -64,6 +65,17 @@ def demand_key(job: QueuedJob) -> DemandKey:
     )
 
 
+class Fetch(NamedTuple):
+    """Bytes that must come before a job can run."""
+
+    dataset: str
+    version: str
+    from_hub: str
+    size_bytes: int
+    transfer_ms: int
+    """How long that takes, as the link was measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Start this job there; `nodes` has one name a task, in task order."""
@@ -73,6 +85,13 @@ class Placement:
     nodes: tuple[str, ...]
     devices: tuple[tuple[int, ...], ...] = ()
     """By task, the places of its GPUs in the node's list of devices; empty for jobs without GPUs."""
+    fetches: tuple[Fetch, ...] = ()
+    """Inputs that do not lie there, in the order in which the job names them, each from where it comes soonest."""
+
+    @property
+    def transfer_ms(self) -> int:
+        """How long it takes to bring them, one after the other."""
+        return sum(fetch.transfer_ms for fetch in self.fetches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +148,7 @@ class Plan:
     wake_ms: int | None = None
     """The next instant at which a round may decide otherwise although nothing happens until then; None: there is none.
 
-    Whose promised start has come goes first. That use of the past fades is no instant, and that somebody has waited long
+    Whose promised start has come goes first, and data may be moved once a job has waited as long as that takes. That use of the past fades is no instant, and that somebody has waited long
     enough for a promise starts nothing: the round of the next event does both."""
 
     def waiting_of(self, wanted: DemandKey) -> Waiting | None:

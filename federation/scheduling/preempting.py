@@ -46,25 +46,29 @@ def preemptions(state: PlannerState, of: Round, placements: tuple[Placement, ...
         if not guests:
             continue
         site = site or _Site(state, of, placements)
-        for at in of.work.blocked[hub].tolist():
+        for at, reach in zip(of.work.blocked[hub].tolist(), of.work.blocked_reach[hub].tolist(), strict=True):
             if at < 0 or of.out.status[at] == PLACED or len(made) == PREEMPTIONS_MAX:
                 continue
-            found = _cheapest(site, at, guests)
+            found = _cheapest(site, at, reach, guests)
             if found is not None:
                 made.append(found)
                 del guests[state.fleet.index[found.key]]
     return tuple(made)
 
 
-def _cheapest(site: _Site, at: int, guests: dict[int, list[_Guest]]) -> Preemption | None:
-    """The claim that loses least for the job at place `at`, over the agents where it may run; None when there is none."""
+def _cheapest(site: _Site, at: int, reach: int, guests: dict[int, list[_Guest]]) -> Preemption | None:
+    """The claim that loses least for the job at place `at`, over the agents where it may run; None when there is none.
+
+    Its data may come from `reach` ms away.
+    """
     state, of = site.state, site.of
     slot = int(of.line.order[at])
     sort = int(of.sorts.pair_sort[of.line.pair[slot]])
-    job = state.job(state.queue.id_at(slot))
+    job, moves = state.job(state.queue.id_at(slot)), of.sorts.moves
     best: Preemption | None = None
     for agent, of_agent in sorted(guests.items()):
-        claim = None if of.sorts.steps[sort, agent] else _claim(site, job, agent, of_agent)
+        far = moves.route[sort] >= 0 and moves.transfer[moves.route[sort], agent] > reach
+        claim = None if of.sorts.steps[sort, agent] or far else _claim(site, job, agent, of_agent)
         if claim is not None and (best is None or claim.lost_ms < best.lost_ms):
             best = claim
     return best

@@ -19,9 +19,19 @@ from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, SHORT_MS, TA
 from federation.scheduling.preempting import preemptions
 from federation.scheduling.rows import Delta
 from federation.scheduling.state import PlannerState
+from federation.scheduling.waking import wake_ms
 
 STEPS = np.asarray(
-    [STEP[ReasonCode.FAIRNESS_TURN], STEP[ReasonCode.RESERVATION_AHEAD], STEP[ReasonCode.CAPACITY]], np.uint8
+    [
+        STEP[code]
+        for code in (
+            ReasonCode.FAIRNESS_TURN,
+            ReasonCode.RESERVATION_AHEAD,
+            ReasonCode.CAPACITY,
+            ReasonCode.DATA_TO_MOVE,
+        )
+    ],
+    np.uint8,
 )
 
 
@@ -51,7 +61,7 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
         _waiting(state, of, clock, ready),
         preemptions(state, of, started),
         promised,
-        state.queue.next_promised_ms(now_ms),
+        wake_ms(state, of),
     )
     state.last_plan = plan
     return state, plan
@@ -71,11 +81,14 @@ def round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         used=fleet.agent_used.copy(),
         load=fleet.loads(),
         dead=np.full(len(sorts.pair_sort), 2**62, np.int64),
+        dead_reach=np.zeros(len(sorts.pair_sort), np.int64),
+        reach=np.full(len(sorts.shape), -1, np.int64),
         shut=np.full((len(sorts.shape), agents), 2**62, np.int64),
         only=np.full(len(sorts.pair_sort), -1, np.int32),
         capped=np.zeros(len(sorts.pair_sort), np.uint8),
         profiles=profiles_for(rows, len(COLUMNS)),
         blocked=np.full((len(fleet.hub_ids), BLOCKED_MAX), -1, np.int32),
+        blocked_reach=np.zeros((len(fleet.hub_ids), BLOCKED_MAX), np.int64),
         reserved=np.zeros(agents, np.int64),
         draining=np.zeros(agents, np.uint8),
         backlog=np.zeros(agents, np.int64),
@@ -119,6 +132,7 @@ def round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
             short_ms=SHORT_MS,
             promise_after_ms=policy.patience_ms,
             guests_limited=bool((state.guest_limits >= 0).any()),
+            silent=STEP[ReasonCode.HUB_SUSPECT],
         ),
     )
 
@@ -154,8 +168,9 @@ def _placements(state: PlannerState, of: Round) -> tuple[Placement, ...]:
             places.append(tuple(found - first for found in devices[device : device + wanted]))
             device += wanted
         task += replicas
-        names = tuple(fleet.node_names[row] for row in rows)
-        placements.append(Placement(state.queue.id_at(slot), fleet.keys[int(out.agent[at])], names, tuple(places)))
+        names, agent = tuple(fleet.node_names[row] for row in rows), int(out.agent[at])
+        fetches = state.demands.fetches(int(of.line.pair[slot]), agent)
+        placements.append(Placement(state.queue.id_at(slot), fleet.keys[agent], names, tuple(places), fetches))
     return tuple(placements)
 
 
@@ -164,7 +179,9 @@ def _ready_claims(state: PlannerState) -> tuple[Placement, ...]:
     ready = []
     for job_id, claim in sorted(state.claims.items()):
         if not any(victim in state.leases for victim in claim.victims) and state.claim_fits(claim):
-            ready.append(Placement(job_id, claim.key, claim.nodes, claim.devices))
+            pair = state.queue.pair_at(state.queue.slots[job_id])
+            fetches = state.demands.fetches(pair, state.fleet.index[claim.key])
+            ready.append(Placement(job_id, claim.key, claim.nodes, claim.devices, fetches))
     return tuple(ready)
 
 
@@ -185,7 +202,7 @@ def _waiting(state: PlannerState, of: Round, clock: Int64, ready: tuple[Placemen
     steps = np.zeros((len(left), len(state.fleet.hub_ids)), np.uint8)
     full = int(of.out.counters[0]) == of.limits.placements
     if steps.size:
-        asked = Asked(sorts, of.sorts, of.shapes, of.agents.hub_first, clock)
+        asked = Asked(sorts, of.work.reach, of.sorts, of.shapes, of.agents.hub_first, clock)
         reasons(asked, state.fleet.nodes, of.work.room, of.work.known, STEPS, full, steps)
     rules = state.demands.feasibility
     return tuple(

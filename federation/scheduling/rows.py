@@ -1,4 +1,4 @@
-"""The planner's input values: jobs that wait, agents, leases, use so far, and a `Delta` of what changed.
+"""The planner's input values: jobs that wait, agents, links, leases, use so far, and a `Delta` of what changed.
 
 All frozen. They are made from the domain's nouns by the constructors at the end, checked in `checks.py`, and kept by
 `state.py`. Deliberately not here: arrays, and any decision.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from federation.domain.hub import Agent, Dataset, Hub, HubState, LinkState, Node
+from federation.domain.hub import FETCHES, Agent, Dataset, Hub, HubState, LinkState, Node
 from federation.domain.ids import AgentKey
 from federation.domain.job import Job, JobState, OnPartition
 from federation.domain.lease import Lease, LeaseState
@@ -73,6 +73,8 @@ class AgentRow:
     takes_back: bool = False
     """Whether its own users never wait longer than that: then no guest runs here that may run longer and cannot be
     preempted."""
+    fetches: bool = False
+    """Whether it brings data here that lies elsewhere before it starts a run."""
 
     @property
     def guest_limit_ms(self) -> int:
@@ -87,7 +89,24 @@ class AgentRow:
     @property
     def matters(self) -> tuple[object, ...]:
         """The part that decisions depend on: a heartbeat that changes nothing here costs nothing."""
-        return (self.key, self.hub_state, self.link, self.offers, self.engines, self.datasets, self.guest_limit_ms)
+        rules = (self.engines, self.datasets, self.guest_limit_ms, self.fetches)
+        return (self.key, self.hub_state, self.link, self.offers, *rules)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRow:
+    """What was measured from one hub to another, in this direction; of a hub to itself, between its agents."""
+
+    from_hub: str
+    to_hub: str
+    bytes_per_s: int
+    """1 or more: a link over which nothing comes is removed."""
+    round_trip_ms: int = 0
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """(from hub, to hub)."""
+        return (self.from_hub, self.to_hub)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +177,7 @@ class UsageRow:
 class Delta:
     """What changed since the last round.
 
-    `agents`, `queued` and `leases_started` insert or replace by id. Removing what is not there is harmless. A lease
+    `agents`, `links`, `queued` and `leases_started` insert or replace by id. Removing what is not there is harmless. A lease
     that starts takes its job out of the queue. An id that is both put and removed in one delta is refused, because
     the order would matter: `DeltaCollector` keeps the last word.
     """
@@ -171,6 +190,9 @@ class Delta:
     leases_ended: tuple[str, ...] = ()
     usage: tuple[UsageRow, ...] = ()
     claims_made: tuple[ClaimRow, ...] = ()
+    links: tuple[LinkRow, ...] = ()
+    links_removed: tuple[tuple[str, str], ...] = ()
+    """(from hub, to hub)."""
     claims_ended: tuple[str, ...] = ()
     """Job ids. A lease of the job ends its claim too."""
 
@@ -193,6 +215,7 @@ class DeltaCollector:
         self._leases: dict[str, LeaseRow | None] = {}
         self._usage: list[UsageRow] = []
         self._claims: dict[str, ClaimRow | None] = {}
+        self._links: dict[tuple[str, str], LinkRow | None] = {}
 
     def agent(self, row: AgentRow) -> None:
         """It is new, or changed."""
@@ -230,8 +253,16 @@ class DeltaCollector:
         """It has none coming any more."""
         self._claims[job_id] = None
 
+    def link(self, row: LinkRow) -> None:
+        """It was measured."""
+        self._links[row.ends] = row
+
+    def link_removed(self, ends: tuple[str, str]) -> None:
+        """What was measured of it holds no more."""
+        self._links[ends] = None
+
     def __bool__(self) -> bool:
-        return bool(self._agents or self._jobs or self._leases or self._usage or self._claims)
+        return bool(self._agents or self._jobs or self._leases or self._usage or self._claims or self._links)
 
     def take(self) -> Delta:
         """What was gathered; the collector is empty afterwards."""
@@ -245,6 +276,8 @@ class DeltaCollector:
             usage=tuple(self._usage),
             claims_made=tuple(row for row in self._claims.values() if row is not None),
             claims_ended=tuple(job_id for job_id, row in self._claims.items() if row is None),
+            links=tuple(row for row in self._links.values() if row is not None),
+            links_removed=tuple(ends for ends, row in self._links.items() if row is None),
         )
         self.__init__()  # type: ignore[misc]
         return delta
@@ -287,6 +320,7 @@ def agent_row(agent: Agent, hub: Hub) -> AgentRow:
         round_trip_ms=agent.round_trip_ms,
         reclaim_ms=agent.reclaim_ms,
         takes_back=agent.takes_back,
+        fetches=FETCHES in agent.features,
     )
 
 

@@ -26,7 +26,7 @@ from federation.scheduling.levels import LevelTable
 from federation.scheduling.lore import Lore
 from federation.scheduling.plan import Plan, demand_key
 from federation.scheduling.policy import Policy
-from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, QueuedJob
+from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, LinkRow, QueuedJob
 from federation.scheduling.waiting import Queue
 
 SHAPES_KEPT = 4_096
@@ -37,6 +37,8 @@ class PlannerState:
     """See the module. Fields are read by the other modules of this room; only `apply` writes them."""
 
     agents: dict[AgentKey, AgentRow] = field(default_factory=dict)
+    links: dict[tuple[str, str], LinkRow] = field(default_factory=dict)
+    """By (from hub, to hub)."""
     leases: dict[str, LeaseRow] = field(default_factory=dict)
     lease_table: LeaseTable = field(default_factory=LeaseTable)
     lease_of_job: dict[str, str] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class PlannerState:
             leases_started=tuple(self.leases[key] for key in sorted(self.leases)),
             usage=self.ledger.rows(),
             claims_made=tuple(self.claims[key] for key in sorted(self.claims)),
+            links=tuple(self.links[ends] for ends in sorted(self.links)),
         )
 
     def job(self, job_id: str) -> QueuedJob:
@@ -139,7 +142,7 @@ class PlannerState:
 
     # -- agents -------------------------------------------------------------------------------------------------------
     def _change_agents(self, delta: Delta) -> None:
-        rules, room = False, False
+        rules, room = self._change_links(delta), False
         for key in delta.agents_removed:
             row = self.agents.pop(key, None)
             if row is not None:
@@ -162,7 +165,17 @@ class PlannerState:
             self._build_fleet()
         if room or rules:
             self.guest_limits = np.asarray([self.agents[key].guest_limit_ms for key in self.fleet.keys], np.int64)
-            self.demands.look_at(self.agents, self.fleet)
+            self.demands.look_at(self.agents, self.fleet, self.links)
+
+    def _change_links(self, delta: Delta) -> bool:
+        """Whether anything changed that matters while somebody fetches."""
+        changed = False
+        for ends in delta.links_removed:
+            changed |= self.links.pop(ends, None) is not None
+        for row in delta.links:
+            changed |= self.links.get(row.ends) != row
+            self.links[row.ends] = row
+        return changed and self.demands.feasibility.transfers.any
 
     def _build_fleet(self) -> None:
         self.fleet = Fleet(self.agents)

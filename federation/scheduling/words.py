@@ -12,7 +12,7 @@ from federation.domain.hub import LinkState
 from federation.domain.job import Reason
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import CPU, DISK, GPU, MEMORY, Amount, Resources, amount_of
-from federation.scheduling.plan import DemandKey
+from federation.scheduling.plan import DemandKey, Fetch
 from federation.scheduling.rows import AgentRow
 
 _BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -60,12 +60,36 @@ def obstacle(code: ReasonCode, row: AgentRow, key: DemandKey) -> Reason:
         message = f"the owner of {named} does not let a job of {key.home_hub} read it here"
         return reason(code, message, hub_id, datasets=named, home_hub=key.home_hub)
     missing = ", ".join(_missing(row, key.inputs))
-    return reason(
-        ReasonCode.DATA_ELSEWHERE,
-        f"{missing} does not lie here, and a job runs where its data is",
-        hub_id,
-        datasets=missing,
-    )
+    why = "a job runs where its data is"
+    if row.fetches:
+        why = "it cannot come: its owner keeps it where it is, or nobody knows its size or has measured the way"
+    return reason(ReasonCode.DATA_ELSEWHERE, f"{missing} does not lie here, and {why}", hub_id, datasets=missing)
+
+
+def would_start(code: ReasonCode, hub_id: str, fetches: tuple[Fetch, ...], ahead_ms: int) -> Reason:
+    """There is room for it: it starts now, or (DATA_TO_MOVE) once it has waited as long as its data takes to come."""
+    message = "it fits here now and waits only for its start"
+    if not fetches:
+        return reason(code, message, hub_id)
+    lies = ", ".join(f"{fetch.dataset} {fetch.version}".strip() + f" lies at {fetch.from_hub}" for fetch in fetches)
+    transfer_ms = sum(fetch.transfer_ms for fetch in fetches)
+    come = "it" if len(fetches) == 1 else "them"
+    message = f"{message}; {lies}: bringing {come} here first takes about {lasting(transfer_ms)}"
+    if ahead_ms:
+        message = (
+            f"{lies}, and bringing {come} here takes about {lasting(transfer_ms)}: it starts here in {lasting(ahead_ms)}, "
+            "when it has waited for as long, if there is room then"
+        )
+    size_bytes = sum(fetch.size_bytes for fetch in fetches)
+    return reason(code, message, hub_id, data=lies, transfer_ms=transfer_ms, bytes=size_bytes, in_ms=ahead_ms)
+
+
+def lasting(milliseconds: int) -> str:
+    """A stretch of time as people say it: "40 s", "12 min", "3 h"."""
+    seconds = -(-milliseconds // 1_000)
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{-(-seconds // 60)} min" if seconds < 7_200 else f"{-(-seconds // 3_600)} h"
 
 
 def never_fits(rows: Iterable[AgentRow], key: DemandKey) -> Reason:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation.domain.hub import Dataset, LinkState
 from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import GPU, devices_of, need_of
@@ -14,7 +16,7 @@ from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, pl
 from federation.scheduling.plan import LADDER, Placement, demand_key
 from federation.scheduling.reference import plan_slowly, promised_slowly
 from federation.scheduling.rows import LeaseRow
-from tests.unit.scheduling.worlds import World
+from tests.unit.scheduling.worlds import POLICIES, World
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -92,6 +94,51 @@ def test_a_plan_is_never_over_capacity(seed: int) -> None:
 
 
 @settings(max_examples=200, deadline=None)
+@given(seeds, st.sampled_from(POLICIES))
+def test_bytes_never_move_against_a_policy(seed: int, policy: str) -> None:
+    """Whatever a plan has brought lies at an agent in touch, over a measured link, to one that fetches, as its owner says.
+
+    All data has one policy, each in turn; a job that starts has all its inputs beside it or on the way.
+    """
+    world = World(seed)
+    full = world.everything()
+    agents = tuple(
+        replace(row, datasets=tuple(replace(entry, policy=policy) for entry in row.datasets)) for row in full.agents
+    )
+    _, plan = plan_round(PlannerState(), replace(full, agents=agents), world.policy(), now_ms=1_000_000)
+    rows, by_id = {row.key: row for row in agents}, {job.job_id: job for job in full.queued}
+    links = {row.ends for row in full.links}
+    for entry in plan.placements:
+        row, job = rows[entry.key], by_id[entry.job_id]
+        run_hub = entry.key[0]
+        for fetch in entry.fetches:
+            assert row.fetches
+            assert (fetch.from_hub, run_hub) in links
+            sources = [
+                dataset
+                for source in agents
+                if source.key[0] == fetch.from_hub and source.link is LinkState.ONLINE
+                for dataset in source.datasets
+                if (dataset.name, dataset.version, dataset.size_bytes)
+                == (fetch.dataset, fetch.version, fetch.size_bytes)
+            ]
+            assert any(may_come(dataset, fetch.from_hub, job.home_hub, run_hub) for dataset in sources)
+        beside = [(entry.name, entry.version) for entry in row.datasets]
+        beside += [(fetch.dataset, fetch.version) for fetch in entry.fetches]
+        for name, version in job.inputs:
+            assert any(name == lies and version in ("", its_version) for lies, its_version in beside)
+
+
+def may_come(dataset: Dataset, data_hub: str, job_hub: str, run_hub: str) -> bool:
+    """What the owner's policy says, in one line each."""
+    if data_hub == run_hub == job_hub:
+        return True
+    if dataset.policy == "hubs":
+        return {job_hub, run_hub} <= {data_hub, *dataset.readers}
+    return dataset.policy in ("open", "members")
+
+
+@settings(max_examples=200, deadline=None)
 @given(seeds)
 def test_every_waiting_job_has_a_reason(seed: int) -> None:
     """Placed or waiting, never neither; a waiting sort has one step for each hub, and none that says it could run."""
@@ -124,7 +171,8 @@ def test_what_a_person_is_told_is_what_the_plan_says(seed: int) -> None:
             assert told.reasons
             for hub_id, step in zip(plan.hub_ids, waiting.steps, strict=True):
                 limited = any(row.takes_back for row in full.agents if row.key[0] == hub_id)
-                assert codes[hub_id] == LADDER[step] or limited  # then the job's own limit matters too
+                far = bool(job.inputs) and codes[hub_id] == ReasonCode.DATA_TO_MOVE  # others of its sort waited longer
+                assert codes[hub_id] == LADDER[step] or limited or far  # then the job's own limit matters too
 
 
 @settings(max_examples=100, deadline=None)

@@ -6,10 +6,13 @@ the nodes (`index.py`).
 
 from __future__ import annotations
 
+import numpy as np
+
 from federation.scheduling.kernels.gangs import place_spread, score_of
-from federation.scheduling.kernels.index import NEVER, best_agent, best_node, touch
+from federation.scheduling.kernels.index import NEVER, best_agent, best_node, room_of, touch
 from federation.scheduling.kernels.jit import inline
-from federation.scheduling.kernels.profile import fits_now, reserve
+from federation.scheduling.kernels.moving import transfer_of, welcome
+from federation.scheduling.kernels.profile import NEVER_MS, fits_now, reserve
 from federation.scheduling.kernels.room import DEVICE_MILLI, Int64, take, tasks_on_node
 from federation.scheduling.kernels.round import Round
 
@@ -22,30 +25,33 @@ def weigh(need: Int64, totals: Int64, shape: int, replicas: int) -> None:
 
 
 @inline
-def welcome(of: Round, liking: int, duration: int, agent: int) -> bool:
-    """Whether a job may run so long at an agent: its own users always, guests within its limit or if they can be preempted."""
-    limit = of.agents.guest_limit[agent]
-    return (
-        limit < 0 or duration <= limit or not of.sorts.stays[liking] or of.sorts.home[liking] == of.agents.hub_of[agent]
-    )
-
-
-@inline
-def choose(of: Round, sort: int, liking: int, duration: int, first: int, last: int) -> int:
+def choose(of: Round, pair: int, duration: int, reach: int, first: int, last: int) -> int:
     """The agent of `first` to `last` where a job starts now, -1 when none has room for it.
 
-    The best liked; then, for jobs with GPUs, where the score of a first task is highest; then the least loaded; then
-    the first. A start that would delay a promise made there is none.
+    The nearest to its data, which may come from `reach` ms away; then the best liked; then, for jobs with GPUs, where the
+    score of a first task is highest; then the least loaded; then the first. A start that would delay a promise made there
+    is none.
     """
     sorts, work = of.sorts, of.work
-    shape, replicas = int(sorts.shape[sort]), int(sorts.replicas[sort])
-    count = 0
-    for agent in range(first, last):
-        if sorts.steps[sort, agent] == 0 and duration < work.shut[sort, agent] and welcome(of, liking, duration, agent):
-            work.opened[count] = agent
-            count += 1
+    sort, liking = int(sorts.pair_sort[pair]), int(sorts.pair_liking[pair])
+    shape, replicas, far = int(sorts.shape[sort]), int(sorts.replicas[sort]), sorts.moves.route[sort] >= 0
     among = (sorts.liking[liking], work.load)
     while True:
+        count, least = 0, int(np.int64(NEVER_MS))
+        for agent in range(first, last):
+            transfer = transfer_of(sorts.moves, sort, agent)
+            held_ms = duration + transfer
+            if sorts.steps[sort, agent] != 0 or transfer > min(reach, least) or held_ms >= work.shut[sort, agent]:
+                continue
+            if not welcome(of, liking, held_ms, agent):
+                continue
+            if far and room_of(work.known, work.room, of.shapes, shape, agent, replicas) < replicas:
+                work.shut[sort, agent] = 0
+                continue
+            if transfer < least:
+                count, least = 0, transfer
+            work.opened[count] = agent
+            count += 1
         best = best_agent(
             work.known, work.room, of.shapes, of.taste.tables, (shape, replicas), work.opened[:count], among
         )
@@ -56,20 +62,15 @@ def choose(of: Round, sort: int, liking: int, duration: int, first: int, last: i
         if work.reserved[best] == 0:
             return best
         weigh(work.need, of.totals, shape, replicas)
-        roomy = of.limits.headroom == 0 or duration <= of.limits.short_ms or _leaves_headroom(of, best)
-        if roomy and fits_now(work.profiles, best, work.need, duration):
+        held_ms = duration + least
+        roomy = of.limits.headroom == 0 or held_ms <= of.limits.short_ms or leaves_headroom(of, best)
+        if roomy and fits_now(work.profiles, best, work.need, held_ms):
             return best
-        work.shut[sort, best] = duration
-        kept = 0
-        for at in range(count):
-            if work.opened[at] != best:
-                work.opened[kept] = work.opened[at]
-                kept += 1
-        count = kept
+        work.shut[sort, best] = held_ms
 
 
 @inline
-def _leaves_headroom(of: Round, agent: int) -> bool:
+def leaves_headroom(of: Round, agent: int) -> bool:
     """Whether `work.need` may be taken at an agent, and enough is left for short jobs."""
     for column in range(len(of.work.need)):
         need, there = of.work.need[column], of.agents.offered[agent, column]

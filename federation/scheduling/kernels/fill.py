@@ -15,6 +15,7 @@ import numpy as np
 from federation.scheduling.kernels.blocked import note_blocked
 from federation.scheduling.kernels.choosing import choose, start
 from federation.scheduling.kernels.jit import inline, lean
+from federation.scheduling.kernels.moving import reach_of, transfer_of
 from federation.scheduling.kernels.promising import promise, work_of
 from federation.scheduling.kernels.room import Int64
 from federation.scheduling.kernels.round import PLACED, RESERVED, WAITS, Round
@@ -131,22 +132,32 @@ def _try(of: Round, at: int, user: int, home_only: bool) -> int:
     if out.status[at] == PLACED or line.aside[slot] or (home_only and not sorts.home_first[liking]):
         return NEXT
     duration = line.duration[slot]
-    if home_only or duration < work.dead[pair]:
-        agent = choose(of, sort, liking, duration, first, last)
+    reach = reach_of(of, pair, duration, line.submitted[slot])
+    if home_only or duration < work.dead[pair] or reach > work.dead_reach[pair]:
+        agent = int(np.int64(-1))
+        for everywhere in range(2):
+            span = (0, len(of.agents.offered)) if everywhere else (first, last)
+            found = choose(of, pair, duration, reach, span[0], span[1])
+            if everywhere and found != agent:
+                return NEXT  # it starts nearer to its data when everybody's turn comes
+            agent = found
+            if not home_only or agent < 0 or transfer_of(sorts.moves, sort, agent) == 0:
+                break
         if agent >= 0:
-            if not start(of, at, sort, agent, duration):
+            if not start(of, at, sort, agent, duration + transfer_of(sorts.moves, sort, agent)):
                 return FULL
             _count_share(of.levels, user, work.need, of.agents.offered_totals)
             out.status[at] = PLACED
             return SERVED
         if home_only:
-            note_blocked(of, at, pair, hub)
+            note_blocked(of, at, pair, hub, reach)
         else:
-            work.dead[pair] = duration
+            work.dead[pair], work.dead_reach[pair] = duration, reach
+            work.reach[sort] = max(work.reach[sort], reach)
     patient = of.limits.now_ms - line.submitted[slot] >= of.limits.promise_after_ms
     if out.status[at] != WAITS or (not home_only and (work.capped[pair] or not patient)):
         return NEXT
-    if promise(of, at, pair, (first, last), (home_only, patient)):
+    if promise(of, at, pair, reach, (first, last), (home_only, patient)):
         out.status[at] = RESERVED
     return NEXT
 

@@ -9,12 +9,13 @@ import math
 
 import numpy as np
 
-from federation.scheduling.kernels.choosing import weigh, welcome
+from federation.scheduling.kernels.choosing import weigh
 from federation.scheduling.kernels.index import touch
 from federation.scheduling.kernels.jit import inline, part
-from federation.scheduling.kernels.profile import NEVER_MS, Profiles, build, earliest, reserve
+from federation.scheduling.kernels.moving import transfer_of, welcome
+from federation.scheduling.kernels.profile import NEVER_MS, build, earliest, reserve
 from federation.scheduling.kernels.room import Int64, lacking, tasks_on_node
-from federation.scheduling.kernels.round import Agents, Round
+from federation.scheduling.kernels.round import Round
 
 
 @part
@@ -32,32 +33,36 @@ def work_of(need: Int64, offered: Int64, duration_ms: int) -> int:
 
 @inline
 def _best_when_idle(of: Round, pair: int, duration: int, span: tuple[int, int]) -> int:
-    """A job's best agent, as if all had room: best liked, least promised, first; -1 when none may ever run it."""
+    """A job's best agent, as if all had room: nearest to its data, best liked, least promised, first; -1: none may run it."""
     sorts, work = of.sorts, of.work
     if work.only[pair] >= 0:
         return int(work.only[pair])
     sort, liking = int(sorts.pair_sort[pair]), int(sorts.pair_liking[pair])
     likes = sorts.liking[liking]
-    best, alone = int(np.int64(-1)), True
+    best, least, alone = int(np.int64(-1)), 0, True
     for agent in range(span[0], span[1]):
-        if sorts.steps[sort, agent] != 0 or not welcome(of, liking, duration, agent):
+        if sorts.steps[sort, agent] != 0:
             continue
-        if best < 0 or likes[agent] < likes[best]:
-            best, alone = agent, True
-        elif likes[agent] == likes[best]:
+        transfer = transfer_of(sorts.moves, sort, agent)
+        if not welcome(of, liking, duration + transfer, agent):
+            continue
+        if best < 0 or transfer < least or (transfer == least and likes[agent] < likes[best]):
+            best, least, alone = agent, transfer, True
+        elif transfer == least and likes[agent] == likes[best]:
             alone = False
             if work.backlog[agent] < work.backlog[best]:
                 best = agent
-    if best >= 0 and alone and not (of.limits.guests_limited and sorts.stays[liking]):
+    alone = alone and not (of.limits.guests_limited and sorts.stays[liking])
+    if best >= 0 and alone and (sorts.moves.route[sort] < 0 or span[1] - span[0] == len(of.agents.offered)):
         work.only[pair] = best  # also of all agents, when it was looked for at home: who looks there likes home best
     return best
 
 
 @inline
-def promise(of: Round, at: int, pair: int, span: tuple[int, int], how: tuple[bool, bool]) -> bool:
-    """Reserve the earliest start at the job's best agent, as if all had room: best liked, least promised, first.
+def promise(of: Round, at: int, pair: int, reach: int, span: tuple[int, int], how: tuple[bool, bool]) -> bool:
+    """Reserve the earliest start at the job's best agent, as if all had room: nearest, best liked, least promised, first.
 
-    `how` is (owners at home only, whether it has waited long enough).
+    `how` is (owners at home only, whether it has waited long enough); its data may come from `reach` ms away.
     """
     home_only, patient = how
     sorts, work, out = of.sorts, of.work, of.out
@@ -65,32 +70,27 @@ def promise(of: Round, at: int, pair: int, span: tuple[int, int], how: tuple[boo
     liking = int(sorts.pair_liking[pair])
     duration = of.line.duration[of.line.order[at]]
     best = _best_when_idle(of, pair, duration, span)
-    if not patient:
+    transfer = transfer_of(sorts.moves, sort, best) if best >= 0 else 0
+    ahead_ms = max(0, transfer - reach)
+    if not patient or (home_only and transfer > 0):  # in everybody's turn it is promised a start nearer to its data
         return False
+    duration += transfer
     if best < 0 or work.reserved[best] >= of.limits.reservations:
         if not home_only and not (of.limits.guests_limited and sorts.stays[liking]):
             work.capped[pair] = 1  # promises only grow, so it stays its best agent, and full
         return False
     if work.reserved[best] == 0:
-        for column in range(len(work.free_now)):
-            work.free_now[column] = of.agents.offered[best, column] - of.agents.used[best, column]
-        _begin_profile(work.profiles, of.agents, best, of.limits.now_ms, work.free_now)
-        for decided in range(out.counters[0]):
-            if out.agent[out.placed[decided]] == best:
-                slot = int(of.line.order[out.placed[decided]])
-                started = int(sorts.pair_sort[of.line.pair[slot]])
-                weigh(work.need, of.totals, int(sorts.shape[started]), int(sorts.replicas[started]))
-                until_ms = of.limits.now_ms + of.line.duration[slot]
-                reserve(work.profiles, best, of.limits.now_ms, until_ms, work.need)
+        _begin_profile(of, best)
     need, shape, replicas = work.need, int(sorts.shape[sort]), int(sorts.replicas[sort])
     weigh(need, of.totals, shape, replicas)
-    after_ms = of.limits.now_ms + 1
+    after_ms = of.limits.now_ms + max(1, ahead_ms)
     if work.hint_duration[sort, best] <= duration:
         after_ms = max(after_ms, work.hint_ms[sort, best])
     start_ms = earliest(work.profiles, best, need, duration, after_ms)
     if start_ms == NEVER_MS or not reserve(work.profiles, best, start_ms, start_ms + duration, need):
         return False
-    work.hint_ms[sort, best], work.hint_duration[sort, best] = start_ms, duration
+    if ahead_ms <= 1:
+        work.hint_ms[sort, best], work.hint_duration[sort, best] = start_ms, duration
     if work.reserved[best] == 0 or not work.draining[best]:
         _drain_for(of, best, shape, replicas, start_ms)
     work.reserved[best] += 1
@@ -132,7 +132,18 @@ def _drain_for(of: Round, agent: int, shape: int, replicas: int, start_ms: int) 
 
 
 @inline
-def _begin_profile(profiles: Profiles, agents: Agents, agent: int, now_ms: int, free_now: Int64) -> None:
-    """An agent's room over time: what its leases give back."""
+def _begin_profile(of: Round, agent: int) -> None:
+    """An agent's room over time: what its leases give back, and what this round has started there."""
+    work, agents, now_ms = of.work, of.agents, of.limits.now_ms
+    for column in range(len(work.free_now)):
+        work.free_now[column] = agents.offered[agent, column] - agents.used[agent, column]
     begin, end = agents.lease_first[agent], agents.lease_first[agent + 1]
-    build(profiles, agent, now_ms, free_now, agents.lease_ends[begin:end], agents.lease_amounts[begin:end])
+    amounts = agents.lease_amounts[begin:end]
+    build(work.profiles, agent, now_ms, work.free_now, agents.lease_ends[begin:end], amounts)
+    for decided in range(of.out.counters[0]):
+        if of.out.agent[of.out.placed[decided]] == agent:
+            slot = int(of.line.order[of.out.placed[decided]])
+            sort = int(of.sorts.pair_sort[of.line.pair[slot]])
+            weigh(work.need, of.totals, int(of.sorts.shape[sort]), int(of.sorts.replicas[sort]))
+            until_ms = now_ms + of.line.duration[slot] + transfer_of(of.sorts.moves, sort, agent)
+            reserve(work.profiles, agent, now_ms, until_ms, work.need)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from federation.scheduling.kernels.gangs import TASKS_MAX, tasks_at
 from federation.scheduling.kernels.index import Index, room_of
 from federation.scheduling.kernels.jit import lean
+from federation.scheduling.kernels.moving import transfer_of
 from federation.scheduling.kernels.room import Int64, Nodes, Shapes
 from federation.scheduling.kernels.round import Sorts, UInt8
 
@@ -16,6 +17,8 @@ class Asked(NamedTuple):
 
     sorts: Int64
     """Numbers in `of`."""
+    reach: Int64
+    """(all sorts,) the furthest that the data of a job of each may come from, -1: nobody has asked."""
     of: Sorts
     shapes: Shapes
     hub_first: Int64
@@ -29,7 +32,7 @@ def reasons(asked: Asked, before: Nodes, after: Nodes, index: Index, codes: UInt
     """Into `steps` uint8 (len(asked.sorts), H) the obstacle of each sort at each hub.
 
     `before` is the room that the round began with, `after` what it left; `codes` are the steps for: others were first, a
-    promised start is in the way, no room. `full`: the round ended before everybody had a turn.
+    promised start is in the way, no room, its data is too far. `full`: the round ended before everybody had a turn.
     """
     for row in range(len(asked.sorts)):
         sort = int(asked.sorts[row])
@@ -43,6 +46,8 @@ def reasons(asked: Asked, before: Nodes, after: Nodes, index: Index, codes: UInt
                     moved = index.touched.clock[agent] != asked.clock[agent]
                     if room_of(index, after, asked.shapes, shape, agent, replicas) >= replicas:
                         step = int(codes[0] if full else codes[1])
+                        if not full and 0 <= asked.reach[sort] < transfer_of(asked.of.moves, sort, agent):
+                            step = int(codes[3])
                     elif moved and tasks_at(before, asked.shapes, shape, begin, end, TASKS_MAX) >= replicas:
                         step = int(codes[0])
                     else:

@@ -46,6 +46,19 @@ class Agents(NamedTuple):
     """(T,)"""
 
 
+class Moves(NamedTuple):
+    """Bringing inputs to where they do not lie."""
+
+    route: Int32
+    """(S,) the sort's row in `transfer`, -1: it has no inputs, or nobody fetches."""
+    transfer: Int64
+    """(M, A) ms until all of them are there, where the sort's step is 0."""
+    near: Int64
+    """(S,) ms at the agent where that takes least, of all where the sort may run or might if they were not silent ..."""
+    far: Int64
+    """... and where it takes most."""
+
+
 class Sorts(NamedTuple):
     """Sorts of jobs (S), likings (K) and pairs of the two (C)."""
 
@@ -64,6 +77,7 @@ class Sorts(NamedTuple):
     """(K,) the hub that is home, -1 where it has no agents."""
     stays: UInt8
     """(K,) whether it cannot be preempted."""
+    moves: Moves
 
 
 class Line(NamedTuple):
@@ -93,9 +107,13 @@ class Work(NamedTuple):
     used: Int64
     load: Float64
     dead: Int64
-    """(C,) the shortest duration that found no place."""
+    """(C,) the shortest duration that found no place ..."""
+    dead_reach: Int64
+    """... of those whose data may come from so far, see `moving.reach_of`."""
+    reach: Int64
+    """(S,) the furthest that the data of a waiting job of the sort may come from, -1: nobody has asked."""
     shut: Int64
-    """(S, A) the shortest duration with which a sort found no place at an agent; 0: it has no room there at all."""
+    """(S, A) the shortest time to hold room for which a sort found no place at an agent; 0: it has no room there at all."""
     only: Int32
     """(C,) the one agent that a pair likes best when all is idle, -1: there are several, or nobody has looked yet."""
     capped: UInt8
@@ -103,6 +121,8 @@ class Work(NamedTuple):
     profiles: Profiles
     blocked: Int32
     """(H, seats) places in the order of a hub's own jobs that found no room there, the first of each sort; -1: nobody."""
+    blocked_reach: Int64
+    """(H, seats) how far the data of each may come from."""
     reserved: Int64
     """(A,) promises made."""
     draining: UInt8
@@ -157,6 +177,8 @@ class Limits(NamedTuple):
     """Who has waited so long is promised a start."""
     guests_limited: bool
     """Whether any agent limits its guests."""
+    silent: int
+    """The step of an agent that is silent."""
 
 
 class Round(NamedTuple):

@@ -193,11 +193,12 @@ class Agent:
             for name in NAMES
         )
 
-    def earliest(self, need: dict[str, int], duration_ms: int, now_ms: int) -> int | None:
-        """When a gang that does not start now can start."""
+    def earliest(self, need: dict[str, int], duration_ms: int, now_ms: int, ahead_ms: int = 1) -> int | None:
+        """When a gang that does not start now can start, in `ahead_ms` or later."""
+        first = now_ms + ahead_ms
         changes = {max(end_ms, now_ms + 1) for end_ms, _ in self.endings}
         changes |= {at for promise in self.promises for at in promise[:2]}
-        for at in sorted({now_ms + 1} | {at for at in changes if at > now_ms}):
+        for at in sorted({first} | {at for at in changes if at > first}):
             if self.keeps_promises(need, at, duration_ms, now_ms):
                 return at
         return None

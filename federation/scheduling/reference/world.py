@@ -15,12 +15,15 @@ from federation.scheduling.fairness import UseLedger, contributed_share, contrib
 from federation.scheduling.kernels.score import Tables
 from federation.scheduling.plan import LADDER, STEP, DemandKey, Placement, Plan, Preemption, Waiting, demand_key
 from federation.scheduling.policy import PROMISES_MAX, SHORT_MS, Order, Policy
+from federation.scheduling.reference.moving import Moving
 from federation.scheduling.reference.room import NAMES, Agent, Node, Score, amount
-from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, QueuedJob
+from federation.scheduling.rows import ClaimRow, Delta, LeaseRow, QueuedJob
 
 Level = tuple[str, ...]
 ORDER_COST = 0.2
 BLOCKED_MAX = 8
+NEVER_MS = 2**62
+MOVES_PAUSE_MS = 1_000
 
 
 @dataclass
@@ -53,6 +56,7 @@ class _World:
         self.by_key = {agent.row.key: agent for agent in self.agents}
         kinds = sorted({device.kind for agent in self.agents for node in agent.nodes for device in node.devices})
         self.score = Score(self.tables, {kind: bit for bit, kind in enumerate(kinds)})
+        self.moving = Moving(self.full)
         self.ledger = UseLedger.of(self.full.usage, self.policy.fairness.half_life_ms)
         self.offered = {name: sum(agent.offered[name] for agent in self.agents) for name in NAMES}
         self.held: dict[Level, dict[str, int]] = {}
@@ -109,21 +113,10 @@ class _World:
         if hub_id in job.hubs_refused:
             codes.append(ReasonCode.SHARE_POLICY)
         for name, version in job.inputs:
-            codes.append(self.data_code(row, name, version, job.home_hub))
+            codes.append(self.moving.code(row, job, name, version))
         if Agent(row).room(job.per_task) < job.replicas:
             codes.append(ReasonCode.SHAPE_NEVER_FITS)
         return max(STEP[code] for code in codes)
-
-    def data_code(self, row: AgentRow, name: str, version: str, home_hub: str) -> ReasonCode:
-        found = False
-        for entry in row.datasets:
-            if entry.name == name and version in ("", entry.version):
-                found = True
-                if entry.policy in ("open", "members") or row.key[0] == home_hub:
-                    return ReasonCode.WOULD_RUN
-                if entry.policy == "hubs" and home_hub in entry.readers:
-                    return ReasonCode.WOULD_RUN
-        return ReasonCode.DATA_POLICY if found else ReasonCode.DATA_ELSEWHERE
 
     def liking(self, hub_id: str, job: QueuedJob) -> int:
         if hub_id in job.hubs_prefer:
@@ -142,25 +135,43 @@ class _World:
     def welcome(self, agent: Agent, job: QueuedJob) -> bool:
         """Whether its hub can have its machines back from this job in time."""
         owner = agent.row.key[0] == job.home_hub
-        return owner or job.preemptible or not agent.row.takes_back or job.runtime_limit_ms <= agent.row.reclaim_ms
+        return owner or job.preemptible or not agent.row.takes_back or self.held_ms(agent, job) <= agent.row.reclaim_ms
+
+    def held_ms(self, agent: Agent, job: QueuedJob) -> int:
+        """How long it may hold its room: while its data comes, and while it runs."""
+        return self.moving.transfer_ms(agent.row, job) + job.runtime_limit_ms
+
+    def reach(self, job: QueuedJob) -> int:
+        """How far its data may come from: as long as it has waited, and the nearest that it can do with."""
+        passing = (0, STEP[ReasonCode.HUB_SUSPECT])
+        near = [
+            self.moving.transfer_ms(agent.row, job)
+            for agent in self.agents
+            if self.lasting_step(agent, job) in passing and self.welcome(agent, job)
+        ]
+        return min(near, default=NEVER_MS) + max(0, self.now_ms - job.submitted_ms)
 
     # -- one job ------------------------------------------------------------------------------------------------------
-    def try_start(self, job: QueuedJob, home_only: bool) -> bool:
+    def chosen(self, job: QueuedJob, home_only: bool) -> Agent | None:
+        """Where a job starts now: the nearest to its data within reach, best liked, least loaded, first."""
         need = {name: amount(job.per_task, name) * job.replicas for name in NAMES}
         fitting = [
             agent
-            for agent in self.open_agents(job, home_only)
+            for agent in self.within_reach(job, home_only)
             if agent.room(job.per_task) >= job.replicas and self.may_jump(agent, need, job)
         ]
-        if not fitting:
-            return False
-        agent = min(fitting, key=lambda agent: self.choice(agent, job))
+        return min(
+            fitting, key=lambda agent: (self.moving.transfer_ms(agent.row, job), self.choice(agent, job)), default=None
+        )
+
+    def start(self, agent: Agent, job: QueuedJob) -> None:
+        need = {name: amount(job.per_task, name) * job.replicas for name in NAMES}
         chosen = self.gang(agent, job)
         names = tuple(node.name for node, _ in chosen)
         devices = tuple(places for _, places in chosen) if need_of(job.per_task).devices else ()
-        agent.count(need, self.now_ms + job.runtime_limit_ms)
-        self.placed[job.job_id] = Placement(job.job_id, agent.row.key, names, devices)
-        return True
+        agent.count(need, self.now_ms + self.held_ms(agent, job))
+        fetches = self.moving.fetches(agent.row, job)
+        self.placed[job.job_id] = Placement(job.job_id, agent.row.key, names, devices, fetches)
 
     def choice(self, agent: Agent, job: QueuedJob) -> tuple[int, float, float, AgentKey]:
         """Smaller is better: as liked; a job with GPUs where a first task scores best; least loaded; first."""
@@ -175,11 +186,11 @@ class _World:
         if not agent.promises:
             return True
         parts = self.policy.headroom
-        if parts and job.runtime_limit_ms > SHORT_MS:
+        if parts and self.held_ms(agent, job) > SHORT_MS:
             for name, wanted in need.items():
                 if wanted and agent.offered[name] - agent.used[name] - wanted < agent.offered[name] // parts:
                     return False
-        return agent.keeps_promises(need, self.now_ms, job.runtime_limit_ms, self.now_ms)
+        return agent.keeps_promises(need, self.now_ms, self.held_ms(agent, job), self.now_ms)
 
     def gang(self, agent: Agent, job: QueuedJob) -> list[tuple[Node, tuple[int, ...]]]:
         chosen: list[tuple[Node, tuple[int, ...]]] = []
@@ -208,17 +219,26 @@ class _World:
         there = self.open_agents(job, home_only)
         if not there:
             return
-        agent = min(there, key=lambda agent: (self.liking(agent.row.key[0], job), agent.backlog, agent.row.key))
+
+        def place(agent: Agent) -> tuple[int, int, int, AgentKey]:
+            hub_id = agent.row.key[0]
+            return self.moving.transfer_ms(agent.row, job), self.liking(hub_id, job), agent.backlog, agent.row.key
+
+        agent = min(there, key=place)
+        transfer_ms, held_ms = self.moving.transfer_ms(agent.row, job), self.held_ms(agent, job)
+        if home_only and transfer_ms:
+            return
+        ahead_ms = max(1, transfer_ms - self.reach(job))
         waited_ms = self.now_ms - job.submitted_ms
         if waited_ms < self.policy.patience_ms or len(agent.promises) >= self.promises_max:
             return
-        start_ms = agent.earliest(need, job.runtime_limit_ms, self.now_ms)
+        start_ms = agent.earliest(need, held_ms, self.now_ms, ahead_ms)
         if start_ms is None:
             return
         if start_ms == self.now_ms + 1 and len(agent.nodes) > 1 and not agent.draining:
             self.drain_for(agent, job)
-        agent.promises.append((start_ms, start_ms + job.runtime_limit_ms, need))
-        agent.backlog += agent.work(need, job.runtime_limit_ms)
+        agent.promises.append((start_ms, start_ms + held_ms, need))
+        agent.backlog += agent.work(need, held_ms)
         self.promised[job.job_id] = (agent.row.key, start_ms)
 
     def run(self) -> bool:
@@ -313,12 +333,16 @@ class _World:
         """Start a job, or perhaps promise it a start; False when it could start, but the round is full."""
         if job.job_id in self.placed or (home_only and job.hubs_prefer[:1] not in ((), (job.home_hub,))):
             return True
-        if len(self.placed) == self.policy.placements_max and self.could_start(job, home_only):
+        agent = self.chosen(job, home_only)
+        if agent and home_only and agent is not self.chosen(job, False):
+            return True  # it starts nearer to its data when everybody's turn comes
+        if agent and len(self.placed) == self.policy.placements_max:
             return False
-        if self.try_start(job, home_only):
+        if agent:
+            self.start(agent, job)
             self.count_share(job)
         else:
-            if home_only and self.open_agents(job, home_only):
+            if home_only and self.within_reach(job, home_only):
                 self.note_blocked(job)
             if job.job_id not in self.promised:
                 self.try_promise(job, home_only)
@@ -330,12 +354,11 @@ class _World:
         if not alike and len(noted) < BLOCKED_MAX:
             noted.append(job)
 
-    def could_start(self, job: QueuedJob, home_only: bool) -> bool:
-        need = {name: amount(job.per_task, name) * job.replicas for name in NAMES}
-        return any(
-            agent.room(job.per_task) >= job.replicas and self.may_jump(agent, need, job)
-            for agent in self.open_agents(job, home_only)
-        )
+    def within_reach(self, job: QueuedJob, home_only: bool) -> list[Agent]:
+        """Agents to which its data may come now."""
+        reach = self.reach(job)
+        there = self.open_agents(job, home_only)
+        return [agent for agent in there if self.moving.transfer_ms(agent.row, job) <= reach]
 
     # -- taking back --------------------------------------------------------------------------------------------------
     def preemptions(self) -> tuple[Preemption, ...]:
@@ -345,7 +368,7 @@ class _World:
             for job in jobs:
                 claims = [
                     claim
-                    for agent in self.open_agents(job, home_only=True)
+                    for agent in self.within_reach(job, home_only=True)
                     if job.job_id not in self.placed and agent.row.key not in [other.key for other in made]
                     for claim in self.claims_at(agent.row.key, job)
                 ]
@@ -434,7 +457,13 @@ def plan_slowly(
     due = {job_id: start_ms for job_id, start_ms in kept.items() if start_ms <= now_ms}
     world = _World(full, policy, now_ms, tables, due=due)
     claims = [
-        Placement(job.job_id, claim.key, claim.nodes, claim.devices)
+        Placement(
+            job.job_id,
+            claim.key,
+            claim.nodes,
+            claim.devices,
+            world.moving.fetches(world.by_key[claim.key].row, job),
+        )
         for job, claim in sorted(world.claims, key=lambda found: found[0].job_id)
         if world.ready(job, claim)
     ]
@@ -450,8 +479,14 @@ def plan_slowly(
 
 
 def _wake_ms(world: _World, before: Mapping[str, int]) -> int | None:
-    """The next start that anybody was ever promised who waited when the round began."""
+    """The next start that anybody was ever promised who waited when the round began, or the next that data may come to."""
     starts = [start_ms for job_id, start_ms in before.items()]
+    aside = {job.job_id for job, _ in world.claims}
+    for job in world.full.queued:
+        for agent in world.open_agents(job, False) if job.job_id not in {*aside, *world.placed} else ():
+            ahead_ms = world.moving.transfer_ms(agent.row, job) - world.reach(job)
+            if ahead_ms > 0 and agent.room(job.per_task) >= job.replicas:
+                starts.append(world.now_ms + max(ahead_ms, MOVES_PAUSE_MS))
     for job_id, (_, start_ms) in world.promised.items():
         if job_id not in world.placed:
             starts.append(min(start_ms, before.get(job_id, start_ms)))
@@ -490,11 +525,15 @@ def _waiting(
     waiting = []
     for key in sorted(sorts):
         job = sorts[key][0]
+        aside = {waiting.job_id for waiting, _ in before.claims}
+        reach = max((before.reach(waiting) for waiting in sorts[key] if waiting.job_id not in aside), default=NEVER_MS)
         steps: dict[str, int] = {}
         for agent, left in zip(before.agents, after.agents, strict=True):
             step = before.lasting_step(agent, job)
             if step == 0 and left.room(job.per_task) >= job.replicas:
-                step = STEP[ReasonCode.FAIRNESS_TURN if full_up else ReasonCode.RESERVATION_AHEAD]
+                far = before.moving.transfer_ms(agent.row, job) > reach
+                code = ReasonCode.DATA_TO_MOVE if far else ReasonCode.RESERVATION_AHEAD
+                step = STEP[ReasonCode.FAIRNESS_TURN if full_up else code]
             elif step == 0:
                 fits = agent.room(job.per_task) >= job.replicas
                 step = STEP[ReasonCode.FAIRNESS_TURN if fits else ReasonCode.CAPACITY]

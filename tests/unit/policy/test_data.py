@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from federation.errors import Code, FederationError
-from federation.policy.data import data_policy, may_leave, may_read
+from federation.policy.data import data_policy, may_leave, may_read, may_stage
 from federation.policy.share import Refusal
 
 STAYS, DENIED = Refusal.DATA_STAYS_HOME, Refusal.DATA_READER_DENIED
@@ -40,6 +40,26 @@ def test_only_compute_to_data_stays() -> None:
     kept = data_policy("compute-to-data")
     assert not may_leave(kept)
     assert may_read(kept, dataset_hub="cairo", job_hub="cairo", run_hub="shenzhen").code is STAYS
+
+
+def test_bytes_come_only_to_hubs_that_may_read_them_for_jobs_that_may_read_them() -> None:
+    """Of cairo's data: for shenzhen's job to shenzhen or tunis, for tunis's job to shenzhen, and to cairo itself."""
+
+    def verdicts(access: str, *readers: str) -> tuple[Refusal | None, ...]:
+        policy = data_policy(access, readers)
+        pairs = (
+            ("shenzhen", "shenzhen"),
+            ("shenzhen", "tunis"),
+            ("tunis", "shenzhen"),
+            ("cairo", "cairo"),
+            ("", "tunis"),
+        )
+        return tuple(may_stage(policy, dataset_hub="cairo", job_hub=job, run_hub=run).code for job, run in pairs)
+
+    assert verdicts("open") == (None, None, None, None, None)
+    assert verdicts("members") == (None, None, None, None, DENIED)
+    assert verdicts("hubs", "shenzhen") == (None, DENIED, DENIED, None, DENIED)
+    assert verdicts("compute-to-data") == (STAYS, STAYS, STAYS, None, STAYS)
 
 
 @pytest.mark.parametrize(

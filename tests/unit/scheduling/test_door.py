@@ -19,6 +19,7 @@ from federation.scheduling.checks import LEASES_MAX, RowsRefusedError
 from federation.scheduling.rows import (
     ClaimRow,
     DeltaCollector,
+    LinkRow,
     QueuedJob,
     UsageRow,
     agent_row,
@@ -101,12 +102,27 @@ def test_a_bad_lease_is_refused_with_its_index(changed: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changed",
     [{"nodes": (node("n", ONE), node("n", ONE))}, {"nodes": (node("n", amount(NAN)),)}, {"key": ("a",)},
-     {"nodes": (node("", ONE),)}, {"engines": None}, {"datasets": (None,)}, {"takes_back": 1}],
+     {"nodes": (node("", ONE),)}, {"engines": None}, {"datasets": (None,)}, {"takes_back": 1},
+     {"fetches": 1}, {"datasets": (replace(dataset("d"), size_bytes=-1),)},
+     {"datasets": (replace(dataset("d"), size_bytes=NAN),)},
+     {"datasets": (replace(dataset("d"), size_bytes=AMOUNT_MAX + 1),)},
+     {"datasets": (replace(dataset("d"), readers=(NAN,)),)}],
 )  # fmt: skip
 def test_a_bad_agent_is_refused_with_its_index(changed: dict[str, Any]) -> None:
     """The same for what offers room."""
     bad = replace(agent("a", ONE), **changed)
     assert refused(PlannerState(), Delta(agents=(GOOD_AGENT, bad)))[1:] == ("agents", "1")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"bytes_per_s": 0}, {"bytes_per_s": -1}, {"bytes_per_s": NAN}, {"bytes_per_s": AMOUNT_MAX + 1}, {"from_hub": ""},
+     {"round_trip_ms": -1}, {"round_trip_ms": NAN}, {"round_trip_ms": 3_600_001}, {"to_hub": None}],
+)  # fmt: skip
+def test_a_bad_link_is_refused_with_its_index(changed: dict[str, Any]) -> None:
+    """The same for what was measured."""
+    rows = (LinkRow("a", "b", 1), replace(LinkRow("b", "a", 1), **changed))
+    assert refused(PlannerState(), Delta(links=rows))[1:] == ("links", "1")
 
 
 @pytest.mark.parametrize("used", [(("cpu", -1),), (("cpu", NAN),), (("cpu", 1), ("cpu", 1)), (("", 1),)])
@@ -123,6 +139,8 @@ def test_bad_use_is_refused_with_its_index(used: Any) -> None:
         (Delta(agents=(GOOD_AGENT, GOOD_AGENT)), "agents", "1"),
         (Delta(leases_started=(GOOD_LEASE, GOOD_LEASE)), "leases_started", "1"),
         (Delta(dequeued=("x", "x")), "dequeued", "1"),
+        (Delta(links=(LinkRow("a", "b", 1), LinkRow("a", "b", 2))), "links", "1"),
+        (Delta(links=(LinkRow("a", "b", 1),), links_removed=(("a", "b"),)), "links", "0"),
         (Delta(queued=(GOOD_JOB,), dequeued=("good",)), "queued", "0"),
         (Delta(agents=(GOOD_AGENT,), agents_removed=(GOOD_AGENT.key,)), "agents", "0"),
         (Delta(leases_started=(GOOD_LEASE,), leases_ended=("good",)), "leases_started", "0"),

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import product
 
 from federation.domain.hub import Dataset, HubState, LinkState, Node
 from federation.domain.ids import AgentId, AgentKey, HubId
 from federation.domain.quantities import AMOUNT_MAX, Resources, need_of, resources
 from federation.scheduling import Delta, Policy
 from federation.scheduling.policy import Order
-from federation.scheduling.rows import AgentRow, ClaimRow, LeaseRow, OwnerKey, QueuedJob, UsageRow
+from federation.scheduling.rows import AgentRow, ClaimRow, LeaseRow, LinkRow, OwnerKey, QueuedJob, UsageRow
 
 HUBS = ("cairo", "kuala-lumpur", "shenzhen")
 KEYS: tuple[AgentKey, ...] = tuple((HubId(hub), AgentId(name)) for hub in HUBS for name in ("a", "b"))
@@ -30,6 +31,7 @@ class World:
         self.dice = random.Random(seed)
         self.wild = self.chance(0.1)
         self.picky = self.dice.choice((0.0, 0.3))
+        self.fetching = self.dice.choice((0.0, 0.0, 0.8))
         self.sorts = [self.task() for _ in range(self.dice.randint(1, 4))]
         self.full = self.chance(0.3)
         """Leases lie on machines that there are, and most are guests that may be preempted."""
@@ -82,10 +84,26 @@ class World:
             reclaim_ms=self.dice.choice((0, 20, 60)),
             takes_back=self.chance(0.2),
             engines=("command", "spark") if self.chance(0.8) else (),
-            datasets=tuple(
-                Dataset("flights", self.dice.choice("12"), 1, self.dice.choice(POLICIES), readers=self.some_hubs(0.7))
-                for _ in range(self.dice.randint(0, 2))
-            ),
+            datasets=tuple(self.dataset() for _ in range(self.dice.randint(0, 2))),
+            fetches=self.chance(self.fetching),
+        )
+
+    def dataset(self) -> Dataset:
+        """One of few; where data moves, mostly data that may."""
+        policy = "open" if self.fetching and self.chance(0.5) else self.dice.choice(POLICIES)
+        return Dataset("flights", self.dice.choice("12"), self.size(), policy, readers=self.some_hubs(0.7))
+
+    def size(self) -> int:
+        """Of a dataset: mostly some bytes, which take as many ms; 0 is unknown."""
+        return self.dice.choice((0, AMOUNT_MAX)) if self.chance(0.1) else self.dice.choice((1, 5, 8, 20))
+
+    def links(self) -> tuple[LinkRow, ...]:
+        """Between most hubs, also of one that has no agent; none where nobody fetches."""
+        ends = [(source, target) for source in (*HUBS, "nowhere") for target in HUBS]
+        return tuple(
+            LinkRow(*pair, self.dice.choice((1, 500, 1_000, 1_000, AMOUNT_MAX)), self.dice.choice((0, 1)))
+            for pair in ends
+            if self.fetching and self.chance(0.7)
         )
 
     def agents(self) -> tuple[AgentRow, ...]:
@@ -97,7 +115,10 @@ class World:
     def job(self, at: int) -> QueuedJob:
         """One of few sorts; arrival places may be equal."""
         hub, project, user = self.owner()
-        wanted = (self.dice.choice(("flights", "flights", "nobodys")), self.dice.choice(("", "1", "2")))
+        names = ("flights", "flights", "nobodys") if not self.fetching else ("flights",) * 9 + ("nobodys",)
+        wanted = [
+            (self.dice.choice(names), self.dice.choice(("", "1", "2"))) for _ in range(self.dice.choice((1, 1, 2)))
+        ]
         return QueuedJob(
             job_id=f"job-{at:02d}",
             seq=self.dice.randint(0, 12),
@@ -108,7 +129,7 @@ class World:
             per_task=self.dice.choice(self.sorts),
             replicas=self.dice.choice((1, 1, 1, 2, 5)),
             priority=self.dice.choice((1, 3, 3, 4)),
-            inputs=(wanted,) if self.chance(self.picky) else (),
+            inputs=tuple(wanted) if self.chance(max(self.picky, self.fetching)) else (),
             hubs_allow=self.some_hubs(self.picky),
             hubs_deny=self.some_hubs(self.picky),
             hubs_prefer=self.some_hubs(self.picky),
@@ -201,7 +222,14 @@ class World:
         """A whole federation."""
         agents, jobs, leases = self.agents(), self.jobs(), self.leases()
         claims = self.claims(jobs, leases)
-        return Delta(agents=agents, queued=jobs, leases_started=leases, usage=self.usage(), claims_made=claims)
+        return Delta(
+            agents=agents,
+            queued=jobs,
+            leases_started=leases,
+            usage=self.usage(),
+            claims_made=claims,
+            links=self.links(),
+        )
 
     def shuffled(self, delta: Delta) -> Delta:
         """The same rows in another order."""
@@ -212,6 +240,7 @@ class World:
             leases_started=tuple(self.dice.sample(delta.leases_started, len(delta.leases_started))),
             usage=tuple(self.dice.sample(delta.usage, len(delta.usage))),
             claims_made=tuple(self.dice.sample(delta.claims_made, len(delta.claims_made))),
+            links=tuple(self.dice.sample(delta.links, len(delta.links))),
         )
 
     def change(self, step: int) -> Delta:
@@ -221,6 +250,7 @@ class World:
         names, ids = {job.job_id for job in queued}, {row.lease_id for row in started}
         claims = self.claims(queued, started)
         claimed = {row.job_id for row in claims}
+        links = self.links() if step == 0 or self.chance(0.1) else ()
         return Delta(
             agents=agents,
             agents_removed=tuple(key for key in KEYS if key not in {row.key for row in agents} and self.chance(0.02)),
@@ -232,6 +262,10 @@ class World:
             ),
             usage=self.usage() if self.chance(0.3) else (),
             claims_made=claims,
+            links=links,
+            links_removed=tuple(
+                ends for ends in product(HUBS, HUBS) if ends not in {row.ends for row in links} and self.chance(0.02)
+            ),
             claims_ended=tuple(
                 name for at in range(JOBS) if (name := f"job-{at:02d}") not in claimed and self.chance(0.1)
             ),
