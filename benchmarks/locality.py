@@ -3,8 +3,8 @@
 Philly's arrivals and openb's shapes, as in `completion`; each job reads one of a few hundred datasets, half of them at
 the job's own home. A job that runs elsewhere holds its room while its data is staged over the link between the two hubs
 (`benchmarks/apparatus/links.py`); its wait is the time from submission to the end of staging. Nothing is cached. Ours is
-`plan_round`, told of datasets as the live federation tells it. Held against: a random hub with room for it when idle;
-only the hub where the data lies; and a rule that the planner could follow, to see what there is to be had: go where
+`plan_round`, told of datasets, of links as they were measured, and that every agent fetches; it decides what moves. Held against: a random hub with room for it when idle;
+only the hub where the data lies; and the planner's rule on its own, without fair shares, promises and nodes, to see what there is to be had: go where
 there is room as soon as the job has waited for as long as its transfer to there takes (rent, then buy: at most twice the
 cost of knowing the future; Karlin et al., "Competitive Snoopy Caching", Algorithmica 1988). These three have each hub's
 room in one piece.
@@ -314,12 +314,12 @@ class _Planned:
 
 # -- figures ----------------------------------------------------------------------------------------------------------
 def figures(of: dict[str, Course], setting: Setting, trace: str, seconds: float) -> list[Figure]:
-    """Bytes against a random hub's, wait against the best of the two plain ways, and the rule beside both."""
+    """Bytes against a random hub's, wait against each of the others; `best` marks the best of these."""
     config: dict[str, Value] = {
         "trace": trace, "hubs": setting.hubs, "jobs": len(of[OURS].wait_ms), "load": setting.load,
         "seed": setting.seed, "policy": OURS,
     }  # fmt: skip
-    best = min((RANDOM, HOME), key=lambda name: of[name].mean_wait_s)
+    best = min((RANDOM, HOME, RULE), key=lambda name: of[name].mean_wait_s)
     found = [
         Figure(
             "locality", "moved_tb", of[OURS].moved_tb, "TB", "lower", Baseline(name, of[name].moved_tb), seconds, config
