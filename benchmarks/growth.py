@@ -83,12 +83,35 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def measure(chosen: argparse.Namespace) -> None:
     """Print two slopes for each thing that is varied."""
+    lines: list[Series] = []
+    with rounds_compiled_meanwhile():
+        if chosen.quick:
+            lines += of_decisions(chosen)
+        else:  # nothing runs beside what is measured, but in quick
+            cost("nodes", SWEEPS["nodes"][0], chosen.seed, 100, 1)
+    if not chosen.quick:
+        lines += of_decisions(chosen)
+    if chosen.only in (None, QUEUE):
+        lines += of_queue(chosen)
+    if chosen.plot:
+        write_chart(
+            chosen.plot,
+            Chart(
+                "Cost of a decision and of a round, one thing varied at a time",
+                f"times the middle ({NODES:,} nodes, {HUBS} hubs, {CLASSES} shapes, {middle(QUEUE):,} waiting)",
+                "times the cost there",
+                tuple(lines),
+                x_log=True,
+                y_log=True,
+            ),
+        )
+
+
+def of_decisions(chosen: argparse.Namespace) -> list[Series]:
+    """Print the slopes of a decision's cost; their lines."""
     sweeps = SWEEPS_QUICK if chosen.quick else SWEEPS
     jobs, rounds = (JOBS_QUICK, ROUNDS_QUICK) if chosen.quick else (JOBS, ROUNDS)
     lines: list[Series] = []
-    with rounds_compiled_meanwhile():
-        if chosen.only != QUEUE:
-            cost("nodes", sweeps["nodes"][0], chosen.seed, 100, 1)
     for what, sizes in sweeps.items():
         if chosen.only not in (None, what):
             continue
@@ -110,20 +133,7 @@ def measure(chosen: argparse.Namespace) -> None:
                      "jobs": jobs, "seed": chosen.seed, "clock": "thread CPU time"},
                 )
             )  # fmt: skip
-    if chosen.only in (None, QUEUE):
-        lines += of_queue(chosen)
-    if chosen.plot:
-        write_chart(
-            chosen.plot,
-            Chart(
-                "Cost of a decision and of a round, one thing varied at a time",
-                f"times the middle ({NODES:,} nodes, {HUBS} hubs, {CLASSES} shapes, {middle(QUEUE):,} waiting)",
-                "times the cost there",
-                tuple(lines),
-                x_log=True,
-                y_log=True,
-            ),
-        )
+    return lines
 
 
 def of_queue(chosen: argparse.Namespace) -> list[Series]:
