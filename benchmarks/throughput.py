@@ -121,7 +121,7 @@ def filled_case(chosen: argparse.Namespace, jobs: int) -> Case:
     """The fleet, filled by the shipped rule, and the jobs that follow."""
     fleet, demand = fleets.fleet(chosen.nodes, chosen.hubs, chosen.seed), fleets.demand(chosen.classes, chosen.seed)
     world = de.world(fleet, demand)
-    planner = live.live(world, fleet, demand)
+    planner = live.live(world, fleet, demand, homes=chosen.homes)
     total = int(fleet.nodes.device_free.sum())
     most = 10 * chosen.nodes
     running = de.ring(most)

@@ -35,19 +35,18 @@ class Live(NamedTuple):
     of: Round
     sort: Int64
     """(S,) a shape's sort of job."""
-    liking: Int64
-    """(A + 1,) by home hub; the last: none."""
+    pair: Int64
+    """(S, A + 1) its pair of sort and liking, by home hub; the last: none. (S, 1) where nobody has a home."""
 
 
-def live(world: World, fleet: fleets.Fleet, demand: fleets.Demand) -> Live:
+def live(world: World, fleet: fleets.Fleet, demand: fleets.Demand, *, homes: bool) -> Live:
     """The planner on `fleet`, idle until `stand` is called, with the tables of `world`.
 
     Errors: ValueError where a fleet so small lacks one of the models, for then the planner numbers them otherwise.
     """
-    names = hub_names(len(world.agents))
-    shapes = shapes_of(demand)
-    jobs = [_job(at, per_task, NOBODY) for at, per_task in enumerate(shapes)]
-    jobs += [_job(len(shapes) + at, shapes[0], home) for at, home in enumerate(names)]
+    names, shapes = hub_names(len(world.agents)), shapes_of(demand)
+    homes_of_jobs = [*names, NOBODY] if homes else [NOBODY]
+    jobs = [_job(per_task, home, shape) for shape, per_task in enumerate(shapes) for home in homes_of_jobs]
     state = PlannerState()
     state.apply(Delta(agents=agents_of(fleet, names), queued=tuple(jobs)))
     if [state.fleet.kinds.get(model(kind)) for kind in range(len(state.fleet.kinds))] != list(
@@ -55,10 +54,10 @@ def live(world: World, fleet: fleets.Fleet, demand: fleets.Demand) -> Live:
     ):
         raise ValueError(f"{len(world.offered)} nodes are too few to have every model")
     of = round_of(state, Policy(), 0)
-    pairs = [state.queue.pair_at(state.queue.slots[job.job_id]) for job in jobs]
-    sorts, likings = of.sorts.pair_sort[pairs].astype(np.int64), of.sorts.pair_liking[pairs].astype(np.int64)
-    liking = np.append(likings[len(shapes) :], likings[0])
-    return Live(of._replace(taste=of.taste._replace(tables=world.tables)), sorts[: len(shapes)], liking)
+    pair = np.asarray([state.queue.pair_at(state.queue.slots[job.job_id]) for job in jobs], np.int64)
+    pair = pair.reshape(len(shapes), len(homes_of_jobs))
+    taste = of.taste._replace(tables=world.tables)
+    return Live(of._replace(taste=taste), of.sorts.pair_sort[pair[:, -1]].astype(np.int64), pair)
 
 
 def stand(found: Live, world: World) -> None:
@@ -66,7 +65,7 @@ def stand(found: Live, world: World) -> None:
     work = found.of.work
     work.room.free[:], work.room.device_free[:] = world.nodes.free, world.nodes.device_free
     for node in range(len(world.offered)):
-        touch(work.known, work.room, node)
+        touch(found.of.known, work.room, node)
     work.used[:] = 0
     by_node = np.column_stack(
         (_by_node(world, world.nodes.device_size - world.nodes.device_free), world.offered - world.nodes.free)
@@ -96,10 +95,9 @@ def weigh_load(of: Round, agent: int) -> None:
 @inline
 def _ask(found: Live, shape: int, home: int) -> int:
     """The agent that the planner chooses for one task, -1 for none. What it found shut may open again here."""
-    sort = found.sort[shape]
-    agent = choose(found.of, sort, found.liking[home], 1, 0, len(found.of.agents.offered))
+    agent = choose(found.of, found.pair[shape, home], 1, 0, 0, len(found.of.agents.offered))
     if agent < 0:
-        found.of.work.shut[sort, :] = 2**62
+        found.of.work.shut[found.sort[shape], :] = 2**62
     return agent
 
 
@@ -118,8 +116,8 @@ def _release(found: Live, running: Ring, slot: int) -> None:
     of, node = found.of, running.node[slot]
     shape = of.sorts.shape[found.sort[running.shape[slot]]]
     give_back(of.work.room, of.shapes, shape, node, running.taken[slot])
-    touch(of.work.known, of.work.room, node)
-    agent = of.work.known.layout.agent_of[node]
+    touch(of.known, of.work.room, node)
+    agent = of.known.layout.agent_of[node]
     for column in range(of.work.used.shape[1]):
         of.work.used[agent, column] -= of.totals[shape, column]
     weigh_load(of, agent)
@@ -137,7 +135,7 @@ def _drive(found: Live, running: Ring, work: Work, how: int, until_milli: int) -
         if how == ASK:
             row = of.sorts.shape[found.sort[shape]]
             return (
-                int(best_node(of.work.known, of.work.room, of.shapes, of.taste.tables, row, agent).node)
+                int(best_node(of.known, of.work.room, of.shapes, of.taste.tables, row, agent).node)
                 if agent >= 0
                 else -1
             )
@@ -176,10 +174,9 @@ def hub_names(hubs: int) -> list[str]:
     return [f"hub-{at:03d}" for at in range(hubs)]
 
 
-def _job(at: int, per_task: Resources, home: str) -> QueuedJob:
-    return QueuedJob(
-        job_id=f"job-{at}", seq=at + 1, home_hub=home, project="p", user="u", engine="command", per_task=per_task
-    )
+def _job(per_task: Resources, home: str, shape: int) -> QueuedJob:
+    name, user = f"job-{shape}-{home}", f"user-{shape}"
+    return QueuedJob(name, 1, home, "p", user, "command", per_task)
 
 
 def shapes_of(demand: fleets.Demand) -> list[Resources]:

@@ -49,7 +49,7 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
     state.ledger.forget(now_ms)
     ready = _ready_claims(state)
     of = round_of(state, policy, now_ms)
-    clock = of.work.known.touched.clock.copy()
+    clock = of.known.touched.clock.copy()
     if len(of.line.order) and state.fleet.keys:
         fill(of)
     started, promised = _placements(state, of), _reservations(of)
@@ -77,11 +77,10 @@ def round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
     rows = np.diff(ends.first) + (1 + 2 * promises + min(waiting, policy.placements_max))
     work = Work(
         room=state.memory.room,
-        known=state.memory.index,
         used=fleet.agent_used.copy(),
         load=fleet.loads(),
-        dead=np.full(len(sorts.pair_sort), 2**62, np.int64),
-        dead_reach=np.zeros(len(sorts.pair_sort), np.int64),
+        dead=np.full((2, len(sorts.pair_sort)), 2**62, np.int64),
+        dead_reach=np.zeros((2, len(sorts.pair_sort)), np.int64),
         reach=np.full(len(sorts.shape), -1, np.int64),
         shut=np.full((len(sorts.shape), agents), 2**62, np.int64),
         only=np.full(len(sorts.pair_sort), -1, np.int32),
@@ -122,6 +121,7 @@ def round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         line=line,
         levels=state.levels.arrays(fleet, state.ledger, policy, now_ms),
         tree=tree_for(levels),
+        known=state.memory.index,
         work=work,
         out=out,
         limits=Limits(
@@ -203,7 +203,7 @@ def _waiting(state: PlannerState, of: Round, clock: Int64, ready: tuple[Placemen
     full = int(of.out.counters[0]) == of.limits.placements
     if steps.size:
         asked = Asked(sorts, of.work.reach, of.sorts, of.shapes, of.agents.hub_first, clock)
-        reasons(asked, state.fleet.nodes, of.work.room, of.work.known, STEPS, full, steps)
+        reasons(asked, state.fleet.nodes, of.work.room, of.known, STEPS, full, steps)
     rules = state.demands.feasibility
     return tuple(
         Waiting(key, jobs, row.tobytes(), rules.overall(key, row))

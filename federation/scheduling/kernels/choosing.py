@@ -10,7 +10,7 @@ import numpy as np
 
 from federation.scheduling.kernels.gangs import place_spread, score_of
 from federation.scheduling.kernels.index import NEVER, best_agent, best_node, room_of, touch
-from federation.scheduling.kernels.jit import inline
+from federation.scheduling.kernels.jit import inline, part
 from federation.scheduling.kernels.moving import transfer_of, welcome
 from federation.scheduling.kernels.profile import NEVER_MS, fits_now, reserve
 from federation.scheduling.kernels.room import DEVICE_MILLI, Int64, take, tasks_on_node
@@ -24,7 +24,7 @@ def weigh(need: Int64, totals: Int64, shape: int, replicas: int) -> None:
         need[column] = totals[shape, column] * replicas
 
 
-@inline
+@part
 def choose(of: Round, pair: int, duration: int, reach: int, first: int, last: int) -> int:
     """The agent of `first` to `last` where a job starts now, -1 when none has room for it.
 
@@ -45,7 +45,7 @@ def choose(of: Round, pair: int, duration: int, reach: int, first: int, last: in
                 continue
             if not welcome(of, liking, held_ms, agent):
                 continue
-            if far and room_of(work.known, work.room, of.shapes, shape, agent, replicas) < replicas:
+            if far and room_of(of.known, work.room, of.shapes, shape, agent, replicas) < replicas:
                 work.shut[sort, agent] = 0
                 continue
             if transfer < least:
@@ -53,7 +53,7 @@ def choose(of: Round, pair: int, duration: int, reach: int, first: int, last: in
             work.opened[count] = agent
             count += 1
         best = best_agent(
-            work.known, work.room, of.shapes, of.taste.tables, (shape, replicas), work.opened[:count], among
+            of.known, work.room, of.shapes, of.taste.tables, (shape, replicas), work.opened[:count], among
         )
         if best == NEVER:
             for at in range(count):
@@ -79,7 +79,7 @@ def leaves_headroom(of: Round, agent: int) -> bool:
     return True
 
 
-@inline
+@part
 def take_place(of: Round, sort: int, agent: int, nodes: Int64, devices: Int64) -> None:
     """Take room for a gang at an agent that has it.
 
@@ -87,21 +87,21 @@ def take_place(of: Round, sort: int, agent: int, nodes: Int64, devices: Int64) -
     """
     work, shapes, shape = of.work, of.shapes, int(of.sorts.shape[sort])
     if of.sorts.spread[sort]:
-        span = (work.known.layout.agent_first[agent], work.known.layout.agent_first[agent + 1])
+        span = (of.known.layout.agent_first[agent], of.known.layout.agent_first[agent + 1])
         place_spread(work.room, shapes, of.taste, shape, span, nodes, devices)
         for task in range(len(nodes)):
-            touch(work.known, work.room, nodes[task])
+            touch(of.known, work.room, nodes[task])
     else:
         done, wanted = 0, shapes.devices[shape]
         while done < len(nodes):
-            _, _, node, device = best_node(work.known, work.room, shapes, of.taste.tables, shape, agent)
+            _, _, node, device = best_node(of.known, work.room, shapes, of.taste.tables, shape, agent)
             for task in range(tasks_on_node(work.room, shapes, shape, node, len(nodes) - done)):
                 if task > 0 and 0 < shapes.milli[shape] < DEVICE_MILLI:
                     _, device = score_of(work.room, shapes, of.taste, shape, node)
                 take(work.room, shapes, shape, node, device, devices[done * wanted : (done + 1) * wanted])
                 nodes[done] = node
                 done += 1
-            touch(work.known, work.room, node)
+            touch(of.known, work.room, node)
     need = work.need
     weigh(need, of.totals, shape, len(nodes))
     load = 0.0

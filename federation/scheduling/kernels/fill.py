@@ -133,7 +133,8 @@ def _try(of: Round, at: int, user: int, home_only: bool) -> int:
         return NEXT
     duration = line.duration[slot]
     reach = reach_of(of, pair, duration, line.submitted[slot])
-    if home_only or duration < work.dead[pair] or reach > work.dead_reach[pair]:
+    where = int(home_only)
+    if duration < work.dead[where, pair] or reach > work.dead_reach[where, pair]:
         agent = int(np.int64(-1))
         for everywhere in range(2):
             span = (0, len(of.agents.offered)) if everywhere else (first, last)
@@ -149,10 +150,10 @@ def _try(of: Round, at: int, user: int, home_only: bool) -> int:
             _count_share(of.levels, user, work.need, of.agents.offered_totals)
             out.status[at] = PLACED
             return SERVED
+        work.dead[where, pair], work.dead_reach[where, pair] = duration, reach
         if home_only:
             note_blocked(of, at, pair, hub, reach)
         else:
-            work.dead[pair], work.dead_reach[pair] = duration, reach
             work.reach[sort] = max(work.reach[sort], reach)
     patient = of.limits.now_ms - line.submitted[slot] >= of.limits.promise_after_ms
     if out.status[at] != WAITS or (not home_only and (work.capped[pair] or not patient)):

@@ -99,7 +99,7 @@ def promise(of: Round, at: int, pair: int, reach: int, span: tuple[int, int], ho
     return True
 
 
-@inline
+@part
 def _drain_for(of: Round, agent: int, shape: int, replicas: int, start_ms: int) -> None:
     """Keep nodes free for a gang that lacks no room in sum, but room in one place: else small jobs could fill it for ever.
 
@@ -107,7 +107,7 @@ def _drain_for(of: Round, agent: int, shape: int, replicas: int, start_ms: int) 
     in the next the same lack least, because only ends happened there.
     """
     work = of.work
-    begin, end = work.known.layout.agent_first[agent], work.known.layout.agent_first[agent + 1]
+    begin, end = of.known.layout.agent_first[agent], of.known.layout.agent_first[agent + 1]
     if start_ms > of.limits.now_ms + 1 or end - begin < 2:
         return
     work.draining[agent] = 1
@@ -128,10 +128,10 @@ def _drain_for(of: Round, agent: int, shape: int, replicas: int, start_ms: int) 
             work.room.free[best, column] = min(work.room.free[best, column], 0)
         for device in range(work.room.device_first[best], work.room.device_first[best + 1]):
             work.room.device_free[device] = min(work.room.device_free[device], 0)
-        touch(work.known, work.room, best)
+        touch(of.known, work.room, best)
 
 
-@inline
+@part
 def _begin_profile(of: Round, agent: int) -> None:
     """An agent's room over time: what its leases give back, and what this round has started there."""
     work, agents, now_ms = of.work, of.agents, of.limits.now_ms

@@ -102,12 +102,10 @@ class Work(NamedTuple):
     """What a round changes."""
 
     room: Nodes
-    known: Index
-    """What is remembered of `room`: whoever changes a node tells it (`index.touch`)."""
     used: Int64
     load: Float64
     dead: Int64
-    """(C,) the shortest duration that found no place ..."""
+    """(2, C) the shortest duration that found no place, anywhere and at home ..."""
     dead_reach: Int64
     """... of those whose data may come from so far, see `moving.reach_of`."""
     reach: Int64
@@ -194,6 +192,8 @@ class Round(NamedTuple):
     line: Line
     levels: Levels
     tree: Tree
+    known: Index
+    """What is remembered of the work's room: whoever changes a node tells it (`index.touch`)."""
     work: Work
     out: Out
     limits: Limits

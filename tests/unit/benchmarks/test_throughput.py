@@ -103,7 +103,7 @@ def test_a_fleet_without_some_model_is_refused() -> None:
     """The planner numbers the models that there are."""
     fleet, demand = fleets.fleet(5, 1, 1), fleets.demand(8, 1)
     with pytest.raises(ValueError, match="too few"):
-        live.live(de.world(fleet, demand), fleet, demand)
+        live.live(de.world(fleet, demand), fleet, demand, homes=False)
 
 
 def test_an_index_that_was_not_told_of_a_change_is_caught() -> None:
