@@ -7,7 +7,7 @@ the job's own home. A job that runs elsewhere holds its room while its data is s
 only the hub where the data lies; and the planner's rule on its own, without fair shares, promises and nodes, to see what there is to be had: go where
 there is room as soon as the job has waited for as long as its transfer to there takes (rent, then buy: at most twice the
 cost of knowing the future; Karlin et al., "Competitive Snoopy Caching", Algorithmica 1988). These three have each hub's
-room in one piece.
+room in one piece, which no planner has; the rule is run once more on the machines, which ours has too.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ POPULARITY = 0.8
 OWN_DATA_SHARE = 0.5
 """Of jobs that read a dataset of their own hub, where there is one and the job fits there."""
 OURS, RANDOM, HOME, RULE = "ours", "random hub", "home only", "move once waited as long"
+RULE_BY_MACHINE = "the same, machine by machine"
 Mask = npt.NDArray[np.bool_]
 
 
@@ -101,6 +102,10 @@ class World:
     """(H, R)"""
     need: Int64
     """(J, R) of whole gangs."""
+    machines: Int64
+    """(N, R) what each machine offers, hub by hub."""
+    first: Int64
+    """(H,) each hub's first machine."""
     possible: Mask
     """(J, H) whether the gang fits the idle hub."""
 
@@ -130,7 +135,13 @@ def courses(world: World, seed: int) -> dict[str, Course]:
     dice = np.random.default_rng((seed, 19))
     anywhere = np.asarray([dice.choice(np.flatnonzero(row)) for row in world.possible], np.int64)
     home = np.asarray([of.home for of in world.jobs], np.int64)
-    return {RANDOM: pooled(world, anywhere), HOME: pooled(world, home), RULE: pooled(world), OURS: planned(world)}
+    return {
+        RANDOM: replayed(world, Pooled(world), anywhere),
+        HOME: replayed(world, Pooled(world), home),
+        RULE: replayed(world, Pooled(world)),
+        RULE_BY_MACHINE: replayed(world, ByMachine(world)),
+        OURS: planned(world),
+    }
 
 
 def world_of(work: Workload, seed: int) -> World:
@@ -171,11 +182,74 @@ def world_of(work: Workload, seed: int) -> World:
     )
     need = np.asarray([[amount_of(of.job.row.per_task, name) * of.job.row.replicas for name in NAMES] for of in jobs])
     true = links(hubs, seed)
-    return World(agents, tuple(jobs), true, measured(true, seed), capacity, need, np.asarray(possible))
+    machines = [[amount_of(node.offered, name) for name in NAMES] for row in agents for node in row.nodes]
+    first = np.cumsum([0, *(len(row.nodes) for row in agents)])[:-1]
+    return World(
+        agents, tuple(jobs), true, measured(true, seed), capacity, need, np.asarray(machines, np.int64), first,
+        np.asarray(possible),
+    )  # fmt: skip
 
 
-# -- policies on pooled hubs ------------------------------------------------------------------------------------------
-def pooled(world: World, bound: Int64 | None = None) -> Course:
+# -- plain policies ---------------------------------------------------------------------------------------------------
+class Pooled:
+    """Each hub's room in one piece."""
+
+    def __init__(self, world: World) -> None:
+        self._need, self._free = world.need, world.capacity.copy()
+
+    def hubs(self, at: int) -> Mask:
+        """(H,) where job `at` fits now."""
+        fits: Mask = (self._free >= self._need[at]).all(axis=1)
+        return fits
+
+    def take(self, at: int, hub: int) -> None:
+        self._free[hub] -= self._need[at]
+
+    def give_back(self, at: int, hub: int) -> None:
+        self._free[hub] += self._need[at]
+
+
+class ByMachine:
+    """Tasks on machines, a gang on those that it fills best; GPUs of one machine in one piece."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._free = world, world.machines.copy()
+        self._held: dict[int, list[tuple[int, int]]] = {}
+        self._replicas = np.asarray([of.job.row.replicas for of in world.jobs])
+        self._task = world.need // self._replicas[:, None]
+
+    def hubs(self, at: int) -> Mask:
+        """(H,) where job `at` fits now."""
+        fits: Mask = np.add.reduceat(self._tasks(at), self._world.first) >= self._replicas[at]
+        return fits
+
+    def take(self, at: int, hub: int) -> None:
+        tasks, left, held = self._tasks(at), int(self._replicas[at]), []
+        ends = [*self._world.first[1:].tolist(), len(tasks)]
+        rows = [row for row in range(int(self._world.first[hub]), ends[hub]) if tasks[row]]
+        for row in sorted(rows, key=lambda row: int(tasks[row])):
+            count = min(left, int(tasks[row]))
+            held.append((row, count))
+            left -= count
+        self._held[at] = held
+        self._change(at, -1)
+
+    def give_back(self, at: int, _: int) -> None:
+        self._change(at, 1)
+        del self._held[at]
+
+    def _change(self, at: int, sign: int) -> None:
+        for row, count in self._held[at]:
+            self._free[row] += sign * count * self._task[at]
+
+    def _tasks(self, at: int) -> Int64:
+        """(N,) how many tasks each machine has room for."""
+        wanted = self._task[at] > 0
+        tasks: Int64 = (self._free[:, wanted] // self._task[at][wanted]).min(axis=1)
+        return tasks
+
+
+def replayed(world: World, room: Pooled | ByMachine, bound: Int64 | None = None) -> Course:
     """First come, passing over what does not fit, minute by minute.
 
     `bound` int64 (J,) says at which hub each job runs; without it each goes where it finds room with the shortest
@@ -183,7 +257,6 @@ def pooled(world: World, bound: Int64 | None = None) -> Course:
     """
     jobs = world.jobs
     wait, moved = np.zeros(len(jobs)), np.zeros(len(jobs))
-    free = world.capacity.copy()
     ends: list[tuple[int, int, int]] = []
     waiting: list[int] = []
     arrived, now_ms = 0, 0
@@ -191,7 +264,7 @@ def pooled(world: World, bound: Int64 | None = None) -> Course:
         changed: set[int] = set()
         while ends and ends[0][0] <= now_ms:
             _, at, hub = heapq.heappop(ends)
-            free[hub] += world.need[at]
+            room.give_back(at, hub)
             changed.add(hub)
         newest = arrived
         while arrived < len(jobs) and jobs[arrived].job.row.submitted_ms <= now_ms:
@@ -203,11 +276,11 @@ def pooled(world: World, bound: Int64 | None = None) -> Course:
                 still.append(at)  # nothing has ended there since it was looked at
                 continue
             of = jobs[at]
-            hub = _where(world, at, now_ms - of.job.row.submitted_ms, free, bound)
+            hub = _where(world, at, now_ms - of.job.row.submitted_ms, room.hubs(at), bound)
             if hub < 0:
                 still.append(at)
                 continue
-            free[hub] -= world.need[at]
+            room.take(at, hub)
             staged_ms = now_ms + float(world.true.transfer_ms(of.size_bytes, of.home)[hub])
             wait[at], moved[at] = staged_ms - of.job.row.submitted_ms, of.size_bytes if hub != of.home else 0
             heapq.heappush(ends, (_minute(staged_ms + of.job.runtime_ms), at, hub))
@@ -216,14 +289,13 @@ def pooled(world: World, bound: Int64 | None = None) -> Course:
     return Course(wait, moved)
 
 
-def _where(world: World, at: int, waited_ms: int, free: Int64, bound: Int64 | None) -> int:
-    """The hub where job `at` starts now, -1 when it goes on waiting."""
-    need = world.need[at]
+def _where(world: World, at: int, waited_ms: int, fits: Mask, bound: Int64 | None) -> int:
+    """The hub where job `at`, which `fits` (H,) now, starts; -1 when it goes on waiting."""
     if bound is not None:
         hub = int(bound[at])
-        return hub if (free[hub] >= need).all() else -1
+        return hub if fits[hub] else -1
     transfers = world.measured.transfer_ms(world.jobs[at].size_bytes, world.jobs[at].home)
-    there = world.possible[at] & (transfers <= waited_ms) & (free >= need).all(axis=1)
+    there = world.possible[at] & (transfers <= waited_ms) & fits
     return int(np.argmin(np.where(there, transfers, np.inf))) if there.any() else -1
 
 
@@ -319,19 +391,19 @@ def figures(of: dict[str, Course], setting: Setting, trace: str, seconds: float)
         "trace": trace, "hubs": setting.hubs, "jobs": len(of[OURS].wait_ms), "load": setting.load,
         "seed": setting.seed, "policy": OURS,
     }  # fmt: skip
-    best = min((RANDOM, HOME, RULE), key=lambda name: of[name].mean_wait_s)
+    best = min((RANDOM, HOME, RULE, RULE_BY_MACHINE), key=lambda name: of[name].mean_wait_s)
     found = [
         Figure(
             "locality", "moved_tb", of[OURS].moved_tb, "TB", "lower", Baseline(name, of[name].moved_tb), seconds, config
         )
-        for name in (RANDOM, RULE)
+        for name in (RANDOM, RULE, RULE_BY_MACHINE)
     ]
     found += [
         Figure(
             "locality", "mean_wait_s", of[OURS].mean_wait_s, "s", "lower", Baseline(name, of[name].mean_wait_s), seconds,
             {**config, "best": name == best},
         )
-        for name in (RANDOM, HOME, RULE)
+        for name in (RANDOM, HOME, RULE, RULE_BY_MACHINE)
     ]  # fmt: skip
     return found
 
