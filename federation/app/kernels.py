@@ -24,7 +24,7 @@ from numba.core.dispatcher import Dispatcher
 
 from federation.domain.hub import HubState, LinkState, Node
 from federation.domain.ids import AgentId, AgentKey, HubId
-from federation.domain.quantities import Resources, resources
+from federation.domain.quantities import AMOUNT_MAX, GPU, Resources, resources
 from federation.scheduling import Delta, PlannerState, Policy, explain, plan_round
 from federation.scheduling.policy import Order
 from federation.scheduling.rows import AgentRow, LeaseRow, QueuedJob
@@ -85,22 +85,23 @@ def folders_of(package: str) -> set[Path]:
 def warm_up() -> None:
     """Compile, or load, everything that rounds and explanations call, with the types that they call it with."""
     for order in Order:
-        policy, delta = Policy(order=order), _small_federation()
+        policy, delta = Policy(order=order, quotas={("*",): {GPU: AMOUNT_MAX}}), _small_federation()
         state, _ = plan_round(PlannerState(), delta, policy, LATER_MS)
         for job in delta.queued:
             explain(state, policy, job, LATER_MS)
 
 
 def _small_federation() -> Delta:
-    """A hub whose own job finds its machine taken by a guest, and one where gangs of all sorts start or wait."""
-    here, there = (HubId("a"), AgentId("1")), (HubId("b"), AgentId("1"))
+    """Two hubs whose own jobs find their machine taken by a guest, and one where gangs of all sorts start or wait."""
+    here, there, yonder = ((HubId(hub), AgentId("1")) for hub in "abd")
     machine = resources(("cpu", "", 8_000), ("gpu", "", 4_000))
     cpu, share = resources(("cpu", "", 1_000)), resources(("cpu", "", 1_000), ("gpu", "", 500))
     whole, all_of_it = resources(("cpu", "", 1_000), ("gpu", "", 2_000)), resources(("cpu", "", 8_000))
     return Delta(
-        agents=(_agent(here, machine, 1), _agent(there, machine, 3)),
+        agents=(_agent(here, machine, 1), _agent(there, machine, 3), _agent(yonder, machine, 1)),
         queued=(
             _job(1, "a", all_of_it, hubs_allow=("a",)),  # its hub's machine is taken: the guest is preempted
+            _job(7, "d", all_of_it, hubs_allow=("d",), spread=True),
             _job(2, "b", cpu, replicas=2),
             _job(3, "b", share, replicas=2, spread=True),
             _job(4, "c", whole, replicas=2, hubs_allow=("b",)),
@@ -109,6 +110,7 @@ def _small_federation() -> Delta:
         ),
         leases_started=(
             LeaseRow("l", "j", here, ("0",), share, "b", "p", "u", 2 * LATER_MS, 1, ((0,),), preemptible=True),
+            LeaseRow("n", "i", yonder, ("0",), share, "b", "p", "u", 2 * LATER_MS, 1, ((0,),), preemptible=True),
             LeaseRow("m", "k", there, ("0",), cpu, "b", "p", "u", 2 * LATER_MS, 1),
         ),
     )

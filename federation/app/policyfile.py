@@ -13,33 +13,57 @@ order:
   backfill: conservative              # conservative | easy | none: who may not be delayed by those that come later
   promise_after: 4h                   # who has waited so long is promised a start; 0s: at once
   placements_max: 10000               # jobs decided on in one round
+quotas:                               # how much may be held at once; "*": whoever is not named; default: no end
+  hubs: {cairo: {gpus: 16, memory: 4Ti}}
+  projects: {cairo: {vision: {gpus: 8}, "*": {gpus: 2}}}
+  users: {cairo: {vision: {amina: {gpus: 4}}}, "*": {"*": {"*": {cpus: 64}}}}
 hubs:                                 # by hub, each as in its own share policy file (federation/policy/share.py)
   cairo: {offer: {cpus: "75%"}, accept: {max_runtime: 12h}, reclaim_s: 60}
 ```
 `brhub simulate` tries a file on a history, and the control plane takes the same file (`[scheduling] policy`). There only
-`order` has effect: what a hub offers is its own word, so its part of `hubs` goes into that hub's share policy file.
+`order` and `quotas` have effect: what a hub offers is its own word, so its part of `hubs` goes into that hub's share policy file.
 Deliberately not here: what the order means (`federation/scheduling/policy.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from federation.domain.hub import HUBS_MAX
+from federation.domain.quantities import CPU, DEVICE_MILLI, DISK, GPU, MEMORY
 from federation.errors import Code, FederationError
-from federation.policy.document import TEXT_LENGTH_MAX, bad, duration_ms, only_keys, read_policy_file, section, whole
+from federation.policy.document import (
+    TEXT_LENGTH_MAX,
+    bad,
+    duration_ms,
+    only_keys,
+    read_policy_file,
+    section,
+    share,
+    whole,
+)
 from federation.policy.share import SharePolicy, share_policy
 from federation.scheduling import Policy, fairness
 from federation.scheduling.fairness import FairnessTerms
-from federation.scheduling.policy import PLACEMENTS_MAX, PROMISE_AFTER_MS_MAX, RESERVATIONS_MAX, WEIGHT_MAX, Order
+from federation.scheduling.policy import (
+    ANYBODY,
+    PLACEMENTS_MAX,
+    PROMISE_AFTER_MS_MAX,
+    RESERVATIONS_MAX,
+    WEIGHT_MAX,
+    Order,
+)
 
 VERSION = 1
 DAY_MS = 86_400_000
 _WEIGHTS = {"hubs": ("hub_weights", 1), "projects": ("project_weights", 2), "users": ("user_weights", 3)}
 """By key: the field of `Policy`, and how many names lead to a weight."""
+_QUOTAS = {"hubs": 1, "projects": 2, "users": 3}
+_AMOUNTS = {"cpus": (CPU, 1_000), "memory": (MEMORY, 1), "disk": (DISK, 1), "gpus": (GPU, DEVICE_MILLI)}
+T = TypeVar("T")
 _KEYS = ("weights", "half_life", "contribution", "within_user", "backfill", "promise_after", "placements_max")
 BACKFILL = {"conservative": RESERVATIONS_MAX, "easy": 1, "none": 0}
 """At each agent: how many starts are promised that later jobs may not delay."""
@@ -64,13 +88,13 @@ def load_policy(path: Path) -> FederationPolicy:
 
 def federation_policy(document: Mapping[str, Any]) -> FederationPolicy:
     """The policy in a mapping. Raises: as `load_policy`."""
-    only_keys(document, ("version", "order", "hubs"), "the file")
+    only_keys(document, ("version", "order", "quotas", "hubs"), "the file")
     whole(document.get("version", VERSION), "version", VERSION, VERSION)
     hubs = section(document.get("hubs", {}), "hubs")
     if len(hubs) > HUBS_MAX:
         raise bad("hubs", f"names more than {HUBS_MAX} hubs")
     return FederationPolicy(
-        _order(section(document.get("order", {}), "order")),
+        _order(section(document.get("order", {}), "order"), _quotas(section(document.get("quotas", {}), "quotas"))),
         {_name(hub_id, "hubs"): _of_hub(hub_id, value) for hub_id, value in hubs.items()},
     )
 
@@ -89,14 +113,15 @@ def _in(place: str, error: FederationError, **metadata: str) -> FederationError:
     return FederationError(error.code, f"{place}: {error.message}", fault=error.fault, hint=hint, metadata=metadata)
 
 
-def _order(document: Mapping[str, Any]) -> Policy:
+def _order(document: Mapping[str, Any], quotas: Mapping[tuple[str, ...], Mapping[str, int]]) -> Policy:
     only_keys(document, _KEYS, "order")
     given: dict[str, Any] = {}
     weights = section(document.get("weights", {}), "order.weights")
     only_keys(weights, tuple(_WEIGHTS), "order.weights")
     for key, (name, depth) in _WEIGHTS.items():
         if key in weights:
-            given[name] = _weights(weights[key], depth, (f"order.weights.{key}",))
+            found = _by_level(weights[key], depth, (f"order.weights.{key}",), _weight)
+            given[name] = {level if depth > 1 else level[0]: weight for level, weight in found.items()}
     if "within_user" in document:
         given["order"] = Order(_chosen(document["within_user"], "order.within_user", tuple(Order)))
     if "backfill" in document:
@@ -107,7 +132,33 @@ def _order(document: Mapping[str, Any]) -> Policy:
         )
     if "placements_max" in document:
         given["placements_max"] = whole(document["placements_max"], "order.placements_max", 1, PLACEMENTS_MAX)
-    return Policy(fairness=_fairness(document), **given)
+    return Policy(fairness=_fairness(document), quotas=quotas, **given)
+
+
+def _quotas(document: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, int]]:
+    """By level, amounts by resource name."""
+    only_keys(document, tuple(_QUOTAS), "quotas")
+    quotas: dict[tuple[str, ...], dict[str, int]] = {}
+    for key, depth in _QUOTAS.items():
+        found = _by_level(document.get(key, {}), depth, (f"quotas.{key}",), _quota)
+        for level in found:
+            if ANYBODY in level[:-1] and set(level) != {ANYBODY}:
+                raise bad(f"quotas.{key}.{'.'.join(level)}", f'has a "{ANYBODY}" that is neither last nor everywhere')
+        quotas |= found
+    return quotas
+
+
+def _quota(value: object, where: str) -> dict[str, int]:
+    amounts = section(value, where)
+    only_keys(amounts, tuple(_AMOUNTS), where)
+    return {_AMOUNTS[key][0]: _amount(of, f"{where}.{key}", _AMOUNTS[key][1]) for key, of in amounts.items()}
+
+
+def _amount(value: object, where: str, unit: int) -> int:
+    found = None if isinstance(value, str) and value.endswith("%") else share(value, where, unit, is_bytes=unit == 1)
+    if not isinstance(found, int):
+        raise bad(where, "must be an amount, not a part")
+    return found
 
 
 def _fairness(document: Mapping[str, Any]) -> FairnessTerms:
@@ -141,18 +192,18 @@ def _number(value: object, where: str, most: float, *, above_zero: bool = False)
     return float(value)
 
 
-def _weights(value: object, depth: int, path: tuple[str, ...]) -> dict[Any, float]:
-    """Weights by name where `depth` is 1, else by as many names as it is deep."""
-    found: dict[Any, float] = {}
+def _weight(value: object, where: str) -> float:
+    return _number(value, where, WEIGHT_MAX, above_zero=True)
+
+
+def _by_level(
+    value: object, depth: int, path: tuple[str, ...], read: Callable[[object, str], T]
+) -> dict[tuple[str, ...], T]:
+    """What is written below as many names as it is deep, by these; `path` is where it stands, then the names so far."""
+    found: dict[tuple[str, ...], T] = {}
     for name, inner in section(value, ".".join(path)).items():
-        _name(name, ".".join(path))
-        if depth == 1:
-            names = (*path[1:], name)
-            found[names if len(names) > 1 else name] = _number(
-                inner, ".".join((*path, name)), WEIGHT_MAX, above_zero=True
-            )
-        else:
-            found |= _weights(inner, depth - 1, (*path, name))
+        here = (*path, _name(name, ".".join(path)))
+        found |= {here[1:]: read(inner, ".".join(here))} if depth == 1 else _by_level(inner, depth - 1, here, read)
     return found
 
 

@@ -20,6 +20,7 @@ from federation.errors import FederationError, invalid
 
 if TYPE_CHECKING:
     from federation.app.policyfile import FederationPolicy
+    from federation.scheduling.policy import Policy
     from federation.simulation.figures import Figures
     from federation.simulation.history import History
     from federation.simulation.replay import Progress
@@ -130,9 +131,9 @@ def _strangers(history: History, policy: FederationPolicy) -> Iterator[str]:
     hubs = {row.key[0] for row in history.agents} | {owner[0] for owner in owners}
     order = policy.order
     named: tuple[tuple[str, set[Any], set[Any]], ...] = (
-        ("hubs", {*policy.hubs, *order.hub_weights}, hubs),
-        ("projects", set(order.project_weights), {owner[:2] for owner in owners}),
-        ("users", set(order.user_weights), owners),
+        ("hubs", {*policy.hubs, *order.hub_weights, *_limited(order, 1)}, hubs),
+        ("projects", {*order.project_weights, *_limited(order, 2)}, {owner[:2] for owner in owners}),
+        ("users", {*order.user_weights, *_limited(order, 3)}, owners),
     )
     for what, wanted, known in named:
         unknown = sorted("/".join(name) if isinstance(name, tuple) else name for name in wanted - known)
@@ -140,6 +141,11 @@ def _strangers(history: History, policy: FederationPolicy) -> Iterator[str]:
             more = f" and {len(unknown) - NAMES_TOLD_MAX} more" if len(unknown) > NAMES_TOLD_MAX else ""
             hint = "; were people's names replaced? see --names" if what == "users" else ""
             yield f"the policy names {what} that the history does not: {', '.join(unknown[:NAMES_TOLD_MAX])}{more}{hint}"
+
+
+def _limited(order: Policy, names: int) -> set[Any]:
+    """Those of so many names that have quotas of their own."""
+    return {level if names > 1 else level[0] for level in order.quotas if len(level) == names and "*" not in level}
 
 
 @contextmanager

@@ -14,6 +14,9 @@ _BYTE_UNITS = ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (
 _REASONS = {
     "WOULD_RUN": "about to start",
     "CAPACITY": "no room now",
+    "QUOTA": "quota reached",
+    "RESERVATION_AHEAD": "promised to others",
+    "TAKES_BACK": "must be preemptible there",
     "SHAPE_NEVER_FITS": "too big",
     "ENGINE_MISSING": "no such engine",
     "HUB_EXCLUDED": "excluded by the job",

@@ -14,6 +14,7 @@ class ReasonCode(enum.StrEnum):
         "DATA_TO_MOVE"  # it would fit, but its data must come first, and it has not waited as long as that takes
     )
     CAPACITY = "CAPACITY"  # it would fit there if less were running
+    QUOTA = "QUOTA"  # its user, project or hub would hold more than they may at once
     SHAPE_NEVER_FITS = "SHAPE_NEVER_FITS"  # it does not fit even there when all is idle
     ENGINE_MISSING = "ENGINE_MISSING"  # the hub does not run this engine
     HUB_EXCLUDED = "HUB_EXCLUDED"  # the job's own allow and deny lists

@@ -20,6 +20,7 @@ from federation.scheduling.kernels.gangs import TASKS_MAX, tasks_at, tasks_by_ag
 from federation.scheduling.kernels.room import Int64, Nodes
 from federation.scheduling.plan import LADDER, STEP, DemandKey, demand_key
 from federation.scheduling.policy import Policy
+from federation.scheduling.quotas import over_quota
 from federation.scheduling.rows import QueuedJob
 from federation.scheduling.state import PlannerState
 from federation.scheduling.transfers import OPEN_OR_SILENT, Steps
@@ -47,8 +48,11 @@ def explain(
         running = words.reason(ReasonCode.RUNNING, "it holds its room here", lease.key[0], agent=lease.key[1])
         return Explanation((running,), lease.started_ms or now_ms, lease.key[0])
     key = demand_key(job)
-    lasting = _lasting(state, job)
     planned = next((entry for entry in state.last_plan.placements if entry.job_id == job.job_id), None)
+    quota = None if planned else over_quota(state, policy, job)
+    lasting = _lasting(state, job)
+    if quota is not None:
+        lasting = np.maximum(lasting, np.uint8(STEP[ReasonCode.QUOTA]))
     left = state.fleet.nodes if planned else _left_by_plan(state)
     transfer_ms, reach_ms = _data_of(state, job, lasting, now_ms)
     found = _Asked(state, key, lasting, left, transfer_ms, reach_ms)
@@ -63,6 +67,8 @@ def explain(
     ]
     reasons.sort(key=lambda entry: entry.hub_id)
     overall = _overall(found, policy, job, steps, now_ms)
+    if quota is not None and not overall:
+        overall = [words.over_quota(quota)]
     if planned is not None:
         return Explanation((*overall, *reasons), now_ms + planned.transfer_ms, planned.key[0])
     promised = _promised(found, job.job_id, now_ms)
@@ -131,9 +137,9 @@ class _Asked:
                 steps[agent] = STEP[ReasonCode.DATA_TO_MOVE]
             elif left[agent] >= self.key.replicas:
                 steps[agent] = STEP[ReasonCode.WOULD_RUN]
-                if waits is not None:  # the round saw that room, and did not give it
-                    at = waits.steps[int(self.state.fleet.hub_of_agent[agent])]
-                    steps[agent] = max(at, STEP[ReasonCode.FAIRNESS_TURN])
+                at = waits.steps[int(self.state.fleet.hub_of_agent[agent])] if waits is not None else 0
+                if STEP[ReasonCode.FAIRNESS_TURN] <= at <= STEP[ReasonCode.RESERVATION_AHEAD]:
+                    steps[agent] = at  # the round saw that room, and did not give it
             elif before[agent] >= self.key.replicas:
                 steps[agent] = STEP[ReasonCode.FAIRNESS_TURN]
             else:
@@ -169,6 +175,8 @@ def _hub_reasons(found: _Asked, steps: Steps) -> list[Reason]:
         elif code is ReasonCode.RESERVATION_AHEAD:
             message = "it would fit here now, but would delay a start that was promised to a job before it"
             reasons.append(words.reason(code, message, hub_id))
+        elif code is ReasonCode.QUOTA:
+            reasons.append(words.reason(code, "a quota keeps it from starting here, whatever is free", hub_id))
         elif code is ReasonCode.CAPACITY:
             reasons.append(_no_room(found, hub_id, best, tasks))
         elif code is ReasonCode.SHAPE_NEVER_FITS:

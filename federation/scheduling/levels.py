@@ -15,6 +15,7 @@ from federation.scheduling.fleet import COLUMNS, Fleet, grown
 from federation.scheduling.kernels.room import Float64, Int32, Int64
 from federation.scheduling.kernels.turns import Levels, Tree
 from federation.scheduling.policy import Policy
+from federation.scheduling.quotas import cap_row
 from federation.scheduling.rows import OwnerKey
 
 Level = tuple[str, ...]
@@ -53,6 +54,8 @@ class LevelTable:
         self._changed: set[Level] = set()
         """For whom use was posted since."""
         self._paths: list[Level] = []
+        self._caps: Int64 = np.zeros((0, len(COLUMNS)), np.int64)
+        self._caps_of: Policy | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,6 +79,20 @@ class LevelTable:
         """The path of a user's number."""
         hub, project, user = self._paths[level]
         return (hub, project, user)
+
+    @property
+    def parents(self) -> Int32:
+        """(L,) each level's parent, -1 for a hub."""
+        return self._parent[: len(self)]
+
+    def caps(self, policy: Policy) -> Int64:
+        """(L, T) how much each level may hold at once; computed for new levels only."""
+        before = len(self._caps) if self._caps_of is policy else 0
+        if before < len(self) or self._caps_of is not policy:
+            self._caps, self._caps_of = grown(self._caps[:before], len(self)), policy
+            for at in range(before, len(self)):
+                self._caps[at] = cap_row(policy, self._paths[at])
+        return self._caps
 
     def hold(self, owner: OwnerKey, totals: Int64) -> None:
         """`totals` int64 (T,) more is held; negative: less."""

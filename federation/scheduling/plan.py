@@ -21,6 +21,7 @@ LADDER = (
     ReasonCode.RESERVATION_AHEAD,
     ReasonCode.DATA_TO_MOVE,
     ReasonCode.CAPACITY,
+    ReasonCode.QUOTA,
     ReasonCode.HUB_SUSPECT,
     ReasonCode.HUB_DRAINING,
     ReasonCode.TAKES_BACK,
@@ -130,6 +131,9 @@ class Waiting:
     """uint8 (H): by the plan's `hub_ids`."""
     overall: ReasonCode
     """The nearest obstacle; UNKNOWN_DATASET where no agent announces an input, NO_AGENT where there is no agent."""
+    over_quota: int = 0
+    """How many of them would take their user, project or hub above a quota. Where all would, it is in `steps`; so is
+    TAKES_BACK where none of them could be ended in time. Where some would, only `explain` tells them apart."""
 
 
 @dataclass(frozen=True, slots=True)

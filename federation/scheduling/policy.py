@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from federation.domain.quantities import AMOUNT_MAX, CPU, DISK, GPU, MEMORY
 from federation.errors import invalid
 from federation.scheduling.fairness import FairnessTerms
 
@@ -22,6 +23,11 @@ RESERVATIONS_MAX = 1_000
 PROMISES_MAX = 250_000
 """For all agents together, shared out evenly."""
 
+
+ANYBODY = "*"
+"""In a quota's name: whoever is not named."""
+QUOTA_NAMES = (GPU, CPU, MEMORY, DISK)
+QUOTA_MAX = AMOUNT_MAX
 
 PROMISE_AFTER_MS = 4 * 3_600_000
 PROMISE_AFTER_MS_MAX = 30 * 86_400_000
@@ -60,7 +66,12 @@ class Policy:
     """Who has waited so long is promised a start; until then everybody who fits passes. None: what goes best with the
     order, four hours with `age` and at once with `short_first`."""
 
+    quotas: Mapping[tuple[str, ...], Mapping[str, int]] = field(default_factory=dict)
+    """By (hub,), (hub, project) or (hub, project, user): how much may be held at once, by resource name, in base units.
+    ANYBODY in the last place stands for whoever is not named there, in all places for whoever is not named at all."""
+
     def __post_init__(self) -> None:
+        self._check_quotas()
         for what in ("hub_weights", "project_weights", "user_weights"):
             for name, weight in getattr(self, what).items():
                 if not (math.isfinite(weight) and 0 < weight <= WEIGHT_MAX):
@@ -76,6 +87,23 @@ class Policy:
                 raise invalid(f"{what} of {value} is out of range", hint=f"Use {least} to {most}.", field=what)
         if not isinstance(self.order, Order):
             raise invalid(f"order of {self.order!r} is unknown", hint=f"Use {' or '.join(Order)}.", field="order")
+
+    def _check_quotas(self) -> None:
+        for level, quota in self.quotas.items():
+            named = type(level) is tuple and 1 <= len(level) <= 3 and all(type(name) is str and name for name in level)
+            if not named or (ANYBODY in level[:-1] and set(level) != {ANYBODY}):
+                raise invalid(
+                    f"quotas has {level!r}",
+                    hint=f"Name a hub, a hub's project or its user; {ANYBODY} stands last, or alone.",
+                    field="quotas",
+                )
+            for name, amount in quota.items():
+                if name not in QUOTA_NAMES or type(amount) is not int or not 0 <= amount <= QUOTA_MAX:
+                    raise invalid(
+                        f"quotas of {'/'.join(level)} has {amount!r} of {name!r}",
+                        hint=f"Use whole amounts of {', '.join(QUOTA_NAMES)}, from 0 to {QUOTA_MAX}.",
+                        field="quotas",
+                    )
 
     @property
     def promises_max(self) -> int:

@@ -17,9 +17,10 @@ import numpy as np
 
 from federation.domain.ids import AgentKey
 from federation.scheduling.kernels.gangs import place_packed, place_spread, tasks_at
-from federation.scheduling.kernels.room import Nodes
+from federation.scheduling.kernels.room import Int64, Nodes
 from federation.scheduling.kernels.round import PLACED, Round
 from federation.scheduling.plan import Placement, Preemption
+from federation.scheduling.quotas import count_in, within
 from federation.scheduling.rows import LeaseRow, QueuedJob
 from federation.scheduling.state import PlannerState
 
@@ -49,11 +50,21 @@ def preemptions(state: PlannerState, of: Round, placements: tuple[Placement, ...
         for at, reach in zip(of.work.blocked[hub].tolist(), of.work.blocked_reach[hub].tolist(), strict=True):
             if at < 0 or of.out.status[at] == PLACED or len(made) == PREEMPTIONS_MAX:
                 continue
-            found = _cheapest(site, at, reach, guests)
+            user, need = _asked(of, at)
+            found = _cheapest(site, at, reach, guests) if within(of.quotas, of.levels.parent, user, need) else None
             if found is not None:
+                count_in(of.quotas, of.levels.parent, user, need)
                 made.append(found)
                 del guests[state.fleet.index[found.key]]
     return tuple(made)
+
+
+def _asked(of: Round, at: int) -> tuple[int, Int64]:
+    """(the level of the user, (T,) what the gang takes) of the job at place `at`."""
+    slot = of.line.order[at]
+    sort = of.sorts.pair_sort[of.line.pair[slot]]
+    need: Int64 = of.totals[of.sorts.shape[sort]] * of.sorts.replicas[sort]
+    return int(of.line.owner[slot]), need
 
 
 def _cheapest(site: _Site, at: int, reach: int, guests: dict[int, list[_Guest]]) -> Preemption | None:

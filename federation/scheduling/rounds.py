@@ -9,14 +9,15 @@ from federation.scheduling.fleet import COLUMNS, Fleet
 from federation.scheduling.kernels.blocked import BLOCKED_MAX
 from federation.scheduling.kernels.fill import fill
 from federation.scheduling.kernels.gangs import Taste
-from federation.scheduling.kernels.profile import profiles_for
-from federation.scheduling.kernels.reasons import Asked, reasons
+from federation.scheduling.kernels.profile import NEVER_MS, profiles_for
+from federation.scheduling.kernels.reasons import Asked, Shared, reasons, shared_obstacles
 from federation.scheduling.kernels.room import Int64
-from federation.scheduling.kernels.round import PLACED, RESERVED, Agents, Limits, Out, Round, Work
+from federation.scheduling.kernels.round import PLACED, RESERVED, Agents, Limits, Out, Quotas, Round, Sorts, Work
 from federation.scheduling.levels import tree_for
 from federation.scheduling.plan import STEP, Placement, Plan, Reservation, Waiting
 from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, SHORT_MS, TASKS_MAX, Policy
 from federation.scheduling.preempting import preemptions
+from federation.scheduling.quotas import claims_within, quotas_of
 from federation.scheduling.rows import Delta
 from federation.scheduling.state import PlannerState
 from federation.scheduling.waking import wake_ms
@@ -47,8 +48,9 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
     """
     state.apply(delta, policy)
     state.ledger.forget(now_ms)
-    ready = _ready_claims(state)
-    of = round_of(state, policy, now_ms)
+    quotas = quotas_of(state, policy)
+    ready = _ready_claims(state, quotas)
+    of = round_of(state, policy, now_ms, quotas)
     clock = of.known.touched.clock.copy()
     if len(of.line.order) and state.fleet.keys:
         fill(of)
@@ -67,7 +69,7 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
     return state, plan
 
 
-def round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
+def round_of(state: PlannerState, policy: Policy, now_ms: int, quotas: Quotas | None = None) -> Round:
     """The arrays of a round, and room for its answer. The state's index is brought up to date; nothing else changes."""
     fleet, line, sorts = state.fleet, state.queue.line(now_ms, state.levels), state.demands.arrays()
     agents, waiting, levels = len(fleet.keys), len(line.order), len(state.levels)
@@ -122,6 +124,7 @@ def round_of(state: PlannerState, policy: Policy, now_ms: int) -> Round:
         levels=state.levels.arrays(fleet, state.ledger, policy, now_ms),
         tree=tree_for(levels),
         known=state.memory.index,
+        quotas=quotas or quotas_of(state, policy),
         work=work,
         out=out,
         limits=Limits(
@@ -174,14 +177,18 @@ def _placements(state: PlannerState, of: Round) -> tuple[Placement, ...]:
     return tuple(placements)
 
 
-def _ready_claims(state: PlannerState) -> tuple[Placement, ...]:
+def _ready_claims(state: PlannerState, quotas: Quotas) -> tuple[Placement, ...]:
     """Claims whose victims have all ended and whose room is there."""
+    free = [
+        claim
+        for _, claim in sorted(state.claims.items())
+        if not any(victim in state.leases for victim in claim.victims) and state.claim_fits(claim)
+    ]
     ready = []
-    for job_id, claim in sorted(state.claims.items()):
-        if not any(victim in state.leases for victim in claim.victims) and state.claim_fits(claim):
-            pair = state.queue.pair_at(state.queue.slots[job_id])
-            fetches = state.demands.fetches(pair, state.fleet.index[claim.key])
-            ready.append(Placement(job_id, claim.key, claim.nodes, claim.devices, fetches))
+    for claim in claims_within(state, quotas, free):
+        pair = state.queue.pair_at(state.queue.slots[claim.job_id])
+        fetches = state.demands.fetches(pair, state.fleet.index[claim.key])
+        ready.append(Placement(claim.job_id, claim.key, claim.nodes, claim.devices, fetches))
     return tuple(ready)
 
 
@@ -201,11 +208,37 @@ def _waiting(state: PlannerState, of: Round, clock: Int64, ready: tuple[Placemen
     sorts = np.asarray([sort for _, sort, _ in left], np.int64)
     steps = np.zeros((len(left), len(state.fleet.hub_ids)), np.uint8)
     full = int(of.out.counters[0]) == of.limits.placements
+    over, raised = _raised(state, of, ready, {sort: jobs for _, sort, jobs in left})
     if steps.size:
-        asked = Asked(sorts, of.work.reach, of.sorts, of.shapes, of.agents.hub_first, clock)
+        asked = Asked(sorts, of.work.reach, raised, of.shapes, of.agents.hub_first, clock)
         reasons(asked, state.fleet.nodes, of.work.room, of.known, STEPS, full, steps)
     rules = state.demands.feasibility
     return tuple(
-        Waiting(key, jobs, row.tobytes(), rules.overall(key, row))
-        for (key, _, jobs), row in zip(left, steps, strict=True)
+        Waiting(key, jobs, row.tobytes(), rules.overall(key, row), over.get(sort, 0))
+        for (key, sort, jobs), row in zip(left, steps, strict=True)
     )
+
+
+def _raised(
+    state: PlannerState, of: Round, ready: tuple[Placement, ...], left: dict[int, int]
+) -> tuple[dict[int, int], Sorts]:
+    """(jobs over a quota by sort, the sorts with what hinders every one of their jobs); `left` is how many wait, by sort."""
+    limited = np.flatnonzero(state.guest_limits >= 0)
+    if not (len(of.quotas.caps) or limited.size) or not left:
+        return {}, of.sorts
+    sorts, hubs = len(of.sorts.shape), len(state.fleet.hub_ids)
+    shared = Shared(np.zeros(sorts, np.int64), np.full(sorts, NEVER_MS), np.zeros((sorts, hubs), np.uint8))
+    claimed = [state.queue.slots[entry.job_id] for entry in ready]
+    shared_obstacles(of, np.isin(of.line.order, claimed).astype(np.uint8), shared)
+    steps, moves = of.sorts.steps.copy(), of.sorts.moves
+    moved = np.flatnonzero(moves.route[:sorts] >= 0)
+    for agent in limited.tolist():
+        guests = shared.at_home[:, state.fleet.hub_of_agent[agent]] == 0
+        longest_ms = np.full(sorts, state.guest_limits[agent])
+        longest_ms[moved] -= moves.transfer[moves.route[moved], agent]
+        too_long = guests & (shared.shortest > longest_ms)
+        steps[too_long, agent] = np.maximum(steps[too_long, agent], STEP[ReasonCode.TAKES_BACK])
+    over = {sort: found for sort in left if (found := int(shared.over[sort]))}
+    all_over = [sort for sort, jobs in over.items() if jobs == left[sort]]
+    steps[all_over] = np.maximum(steps[all_over], STEP[ReasonCode.QUOTA])
+    return over, of.sorts._replace(steps=steps)

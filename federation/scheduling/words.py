@@ -13,6 +13,7 @@ from federation.domain.job import Reason
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import CPU, DISK, GPU, MEMORY, Amount, Resources, amount_of
 from federation.scheduling.plan import DemandKey, Fetch
+from federation.scheduling.quotas import OverQuota
 from federation.scheduling.rows import AgentRow
 
 _BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -147,6 +148,27 @@ def no_room_now(hub_id: str, key: DemandKey, entry: Amount, free_most: int, task
         short_by=max(entry.amount - max(free_most, 0), 0),
         replicas=key.replicas,
         tasks_fit=tasks_fit,
+    )
+
+
+def over_quota(quota: OverQuota) -> Reason:
+    """Its user, project or hub would hold more at once than they may."""
+    hub, project, user = (*quota.level, "", "")[:3]
+    whose = {1: f"hub {hub}", 2: f"project {project} of {hub}", 3: f"user {user} of {hub}/{project}"}[len(quota.level)]
+    asked, cap = worded(quota.name, "", quota.needed), worded(quota.name, "", quota.cap)
+    if quota.needed > quota.cap:
+        message = f"it asks for {asked}, and {whose} may never hold more than {cap} at once: ask for less, or"
+    else:
+        held = worded(quota.name, "", quota.held)
+        message = f"it asks for {asked}; {whose} may hold {cap} at once and holds {held}: it starts when enough of that ends, or"
+    return reason(
+        ReasonCode.QUOTA,
+        f"{message} ask the federation's operators, whose policy file has the quotas",
+        level="/".join(quota.level),
+        resource=quota.name,
+        quota=quota.cap,
+        held=quota.held,
+        needed=quota.needed,
     )
 
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from federation.domain.hub import Dataset, LinkState
 from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
-from federation.domain.quantities import GPU, devices_of, need_of
+from federation.domain.quantities import AMOUNT_MAX, GPU, Resources, devices_of, need_of
 from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
-from federation.scheduling.plan import LADDER, Placement, demand_key
+from federation.scheduling.plan import STEP, Placement, demand_key
 from federation.scheduling.reference import plan_slowly, promised_slowly
-from federation.scheduling.rows import LeaseRow
+from federation.scheduling.reference.room import amount
+from federation.scheduling.rows import LeaseRow, OwnerKey
 from tests.unit.scheduling.worlds import POLICIES, World
 
 seeds = st.integers(0, 2**32 - 1)
@@ -31,18 +32,18 @@ def left_after(full: Delta, plan: Plan) -> Left:
     for row in full.agents:
         for node in row.nodes:
             scalars: Counter[str] = Counter()
-            for name, _, amount in node.offered:
-                scalars[name] += amount
+            for entry in node.offered:
+                scalars[entry.name] += entry.amount
             left[(*row.key, node.name)] = (scalars, [device.milli for device in devices_of(node.offered)])
     held = [(lease.key, lease.nodes, lease.devices, lease.per_task) for lease in full.leases_started]
-    held += [(entry.key, entry.nodes, entry.devices, by_id[entry.job_id].per_task) for entry in plan.placements]
+    held += [(made.key, made.nodes, made.devices, by_id[made.job_id].per_task) for made in plan.placements]
     for key, nodes, devices, per_task in held:
         for at, name in enumerate(nodes):
             if (*key, name) not in left:
                 continue
             scalars, gpus = left[(*key, name)]
-            for resource, _, amount in per_task:
-                scalars[resource] -= amount
+            for entry in per_task:
+                scalars[entry.name] -= entry.amount
             for place in devices[at] if devices else ():
                 if place < len(gpus):
                     gpus[place] -= need_of(per_task).milli
@@ -151,16 +152,73 @@ def test_every_waiting_job_has_a_reason(seed: int) -> None:
     assert all(len(entry.steps) == len(plan.hub_ids) and 0 not in entry.steps for entry in plan.waiting)
 
 
+@settings(max_examples=200, deadline=None)
+@given(seeds)
+def test_no_plan_passes_a_quota(seed: int) -> None:
+    """What is held, claimed, started and taken back for anybody is within what they may hold, or nothing is added."""
+    world = World(seed)
+    full, quotas = world.everything(), world.quotas()
+    _, plan = plan_round(PlannerState(), full, Policy(quotas=quotas), now_ms=0)
+    by_id = {job.job_id: job for job in full.queued}
+    rows = [(lease.owner, lease.per_task, len(lease.nodes)) for lease in full.leases_started]
+    claims = {claim.job_id: claim for claim in full.claims_made if claim.job_id in by_id}
+    kept = [(by_id[name].owner, by_id[name].per_task, len(claim.nodes)) for name, claim in claims.items()]
+    new = [
+        by_id[name] for name in [made.job_id for made in plan.placements] + [made.job_id for made in plan.preemptions]
+    ]
+    for level in {
+        owner[:depth] for owner, _, _ in [*rows, *kept, *((job.owner, 0, 0) for job in new)] for depth in (1, 2, 3)
+    }:
+        for name, cap in quota_of(level, quotas).items():
+            added = held_at(
+                level, name, [(job.owner, job.per_task, job.replicas) for job in new if job.job_id not in claims]
+            )
+            before, running = held_at(level, name, [*rows, *kept]), held_at(level, name, rows)
+            assert not added or before + added <= cap
+            claimed = [(job.owner, job.per_task, job.replicas) for job in new if job.job_id in claims]
+            taken = held_at(level, name, claimed)
+            assert not taken or running + taken <= cap
+
+
+def quota_of(level: tuple[str, ...], quotas: dict[tuple[str, ...], dict[str, int]]) -> dict[str, int]:
+    """The nearest quota of a level."""
+    for named in (level, (*level[:-1], "*"), ("*",) * len(level)):
+        if named in quotas:
+            return quotas[named]
+    return {}
+
+
+def held_at(level: tuple[str, ...], name: str, rows: list[tuple[OwnerKey, Resources, int]]) -> int:
+    """How much of a resource tasks take whose owner is of a level."""
+    return sum(amount(task, name) * tasks for owner, task, tasks in rows if owner[: len(level)] == level)
+
+
 @settings(max_examples=100, deadline=None)
 @given(seeds)
+def test_quotas_that_nobody_reaches_change_nothing(seed: int) -> None:
+    """The same plan as without."""
+    world = World(seed)
+    full, policy = world.everything(), replace(world.policy(), quotas={})
+    endless = {("*",) * depth: dict.fromkeys(("cpu", "memory", "gpu"), AMOUNT_MAX) for depth in (1, 2, 3)}
+    _, plan = plan_round(PlannerState(), full, policy, now_ms=0)
+    _, again = plan_round(PlannerState(), full, replace(policy, quotas=endless), now_ms=0)
+    assert plan == again
+
+
+@settings(max_examples=200, deadline=None)
+@given(seeds)
 def test_what_a_person_is_told_is_what_the_plan_says(seed: int) -> None:
-    """The explanation of each waiting job has, hub by hub, the codes of its sort in the plan; a placed one has room."""
+    """The explanation of each waiting job has, hub by hub, the codes of its sort in the plan; a placed one has room.
+
+    Of several jobs of a sort some may meet a quota, or a hub that takes back, and the others not.
+    """
     world = World(seed)
     full = world.everything()
-    state, plan = plan_round(PlannerState(), full, Policy(), now_ms=0)
+    policy = Policy(quotas=world.quotas() if world.chance(0.7) else {})
+    state, plan = plan_round(PlannerState(), full, policy, now_ms=0)
     placed = {entry.job_id: entry.key[0] for entry in plan.placements}
     for job in full.queued:
-        told = explain(state, Policy(), job, now_ms=0)
+        told = explain(state, policy, job, now_ms=0)
         codes = {reason.hub_id: reason.code for reason in told.reasons}
         waiting = plan.waiting_of(demand_key(job))
         if job.job_id in placed:
@@ -170,9 +228,8 @@ def test_what_a_person_is_told_is_what_the_plan_says(seed: int) -> None:
             assert waiting is not None
             assert told.reasons
             for hub_id, step in zip(plan.hub_ids, waiting.steps, strict=True):
-                limited = any(row.takes_back for row in full.agents if row.key[0] == hub_id)
-                far = bool(job.inputs) and codes[hub_id] == ReasonCode.DATA_TO_MOVE  # others of its sort waited longer
-                assert codes[hub_id] == LADDER[step] or limited or far  # then the job's own limit matters too
+                found = STEP[ReasonCode(codes[hub_id])]
+                assert found == step or (found > step and waiting.jobs > 1)
 
 
 @settings(max_examples=100, deadline=None)

@@ -17,6 +17,7 @@ from federation.scheduling.kernels.choosing import choose, start
 from federation.scheduling.kernels.jit import inline, lean
 from federation.scheduling.kernels.moving import reach_of, transfer_of
 from federation.scheduling.kernels.promising import promise, work_of
+from federation.scheduling.kernels.quotas import count_held, over_quota
 from federation.scheduling.kernels.room import Int64
 from federation.scheduling.kernels.round import PLACED, RESERVED, WAITS, Round
 from federation.scheduling.kernels.turns import Levels, Tree, drop_top, grow, plant, sink
@@ -133,6 +134,10 @@ def _try(of: Round, at: int, user: int, home_only: bool) -> int:
         return NEXT
     duration = line.duration[slot]
     reach = reach_of(of, pair, duration, line.submitted[slot])
+    if over_quota(of, user, sort):
+        if not home_only:
+            work.reach[sort] = max(work.reach[sort], reach)
+        return NEXT
     where = int(home_only)
     if duration < work.dead[where, pair] or reach > work.dead_reach[where, pair]:
         agent = int(np.int64(-1))
@@ -148,6 +153,7 @@ def _try(of: Round, at: int, user: int, home_only: bool) -> int:
             if not start(of, at, sort, agent, duration + transfer_of(sorts.moves, sort, agent)):
                 return FULL
             _count_share(of.levels, user, work.need, of.agents.offered_totals)
+            count_held(of, user)
             out.status[at] = PLACED
             return SERVED
         work.dead[where, pair], work.dead_reach[where, pair] = duration, reach

@@ -1,4 +1,7 @@
-"""Why a sort of job waits at each hub, after a round: the lowest step of the hub's agents."""
+"""Why a sort of job waits at each hub, after a round: the lowest step of the hub's agents.
+
+Deliberately not here: what hinders one job of a sort and not the others (`explaining.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from federation.scheduling.kernels.gangs import TASKS_MAX, tasks_at
 from federation.scheduling.kernels.index import Index, room_of
 from federation.scheduling.kernels.jit import lean
 from federation.scheduling.kernels.moving import transfer_of
+from federation.scheduling.kernels.profile import NEVER_MS
+from federation.scheduling.kernels.quotas import over_quota
 from federation.scheduling.kernels.room import Int64, Nodes, Shapes
-from federation.scheduling.kernels.round import Sorts, UInt8
+from federation.scheduling.kernels.round import PLACED, Round, Sorts, UInt8
 
 
 class Asked(NamedTuple):
@@ -25,6 +30,34 @@ class Asked(NamedTuple):
     """(H + 1,) agents of each hub."""
     clock: Int64
     """(A,) the index's clock when the round began: who did not move has the room it had."""
+
+
+class Shared(NamedTuple):
+    """What the waiting jobs of each sort (S) have in common."""
+
+    over: Int64
+    """(S,) how many would pass a quota."""
+    shortest: Int64
+    """(S,) the shortest time that one may run; -NEVER_MS when any can be preempted."""
+    at_home: UInt8
+    """(S, H) whether any is of that hub."""
+
+
+@lean
+def shared_obstacles(of: Round, left_out: UInt8, shared: Shared) -> None:
+    """Into `shared`, of the jobs that wait after a round, those with `left_out` uint8 (Q,) set excepted."""
+    line, sorts = of.line, of.sorts
+    for at in range(len(line.order)):
+        if left_out[at] or of.out.status[at] == PLACED:
+            continue
+        slot = int(line.order[at])
+        sort, liking = int(sorts.pair_sort[line.pair[slot]]), int(sorts.pair_liking[line.pair[slot]])
+        if not line.aside[slot] and over_quota(of, int(line.owner[slot]), sort):
+            shared.over[sort] += 1
+        duration = int(line.duration[slot]) if sorts.stays[liking] else -NEVER_MS
+        shared.shortest[sort] = min(shared.shortest[sort], duration)
+        if sorts.home[liking] >= 0:
+            shared.at_home[sort, sorts.home[liking]] = 1
 
 
 @lean

@@ -144,6 +144,15 @@ class Work(NamedTuple):
     """(L,) the row of a user's home hub, -1 where it has no agents."""
 
 
+class Quotas(NamedTuple):
+    """What each level may hold at once, and holds; no rows when there are no quotas."""
+
+    caps: Int64
+    """(L, T)"""
+    held: Int64
+    """(L, T) by leases, by claims, and by what the round starts."""
+
+
 class Out(NamedTuple):
     """What a round decides. Counters in `counters`: placements, tasks, devices."""
 
@@ -194,6 +203,7 @@ class Round(NamedTuple):
     tree: Tree
     known: Index
     """What is remembered of the work's room: whoever changes a node tells it (`index.touch`)."""
+    quotas: Quotas
     work: Work
     out: Out
     limits: Limits

@@ -16,6 +16,7 @@ from federation.scheduling.kernels.score import Tables
 from federation.scheduling.plan import LADDER, STEP, DemandKey, Placement, Plan, Preemption, Waiting, demand_key
 from federation.scheduling.policy import PROMISES_MAX, SHORT_MS, Order, Policy
 from federation.scheduling.reference.moving import Moving
+from federation.scheduling.reference.quotas import Ledger
 from federation.scheduling.reference.room import NAMES, Agent, Node, Score, amount
 from federation.scheduling.rows import ClaimRow, Delta, LeaseRow, QueuedJob
 
@@ -68,8 +69,14 @@ class _World:
             self.hold(lease.key, lease.nodes, lease.per_task, lease.devices, lease.expires_ms)
         claimed = {claim.job_id: claim for claim in self.full.claims_made}
         self.claims = [(job, claimed[job.job_id]) for job in self.full.queued if job.job_id in claimed]
+        self.running, self.quotas = Ledger(self.policy), Ledger(self.policy)
+        """What leases hold; what they, claims, and what the round starts hold."""
+        for lease in self.full.leases_started:
+            self.running.hold(lease.owner, lease.per_task, len(lease.nodes))
+            self.quotas.hold(lease.owner, lease.per_task, len(lease.nodes))
         for job, claim in self.claims:
             self.hold(claim.key, claim.nodes, job.per_task, claim.devices, None)
+            self.quotas.hold(job.owner, job.per_task, len(claim.nodes))
         limit = max(1, PROMISES_MAX // max(1, len(self.agents)))
         self.promises_max = min(self.policy.promises_max, limit)
 
@@ -333,6 +340,8 @@ class _World:
         """Start a job, or perhaps promise it a start; False when it could start, but the round is full."""
         if job.job_id in self.placed or (home_only and job.hubs_prefer[:1] not in ((), (job.home_hub,))):
             return True
+        if self.quotas.over(job):
+            return True
         agent = self.chosen(job, home_only)
         if agent and home_only and agent is not self.chosen(job, False):
             return True  # it starts nearer to its data when everybody's turn comes
@@ -341,6 +350,7 @@ class _World:
         if agent:
             self.start(agent, job)
             self.count_share(job)
+            self.quotas.hold(job.owner, job.per_task, job.replicas)
         else:
             if home_only and self.within_reach(job, home_only):
                 self.note_blocked(job)
@@ -369,11 +379,14 @@ class _World:
                 claims = [
                     claim
                     for agent in self.within_reach(job, home_only=True)
-                    if job.job_id not in self.placed and agent.row.key not in [other.key for other in made]
+                    if job.job_id not in self.placed
+                    and not self.quotas.over(job)
+                    and agent.row.key not in [other.key for other in made]
                     for claim in self.claims_at(agent.row.key, job)
                 ]
                 if claims:
                     made.append(min(claims, key=lambda claim: (claim.lost_ms, claim.key)))
+                    self.quotas.hold(job.owner, job.per_task, job.replicas)
         return tuple(made)
 
     def claims_at(self, key: AgentKey, job: QueuedJob) -> list[Preemption]:
@@ -430,6 +443,8 @@ class _World:
 
     def ready(self, job: QueuedJob, claim: ClaimRow) -> bool:
         """Whether nothing is in the way of a claim any more."""
+        if self.running.over(job):
+            return False
         live = {lease.lease_id for lease in self.full.leases_started}
         agent = self.by_key.get(claim.key)
         if agent is None or live & set(claim.victims) or self.lasting_step(agent, job):
@@ -456,17 +471,12 @@ def plan_slowly(
     kept = (promised or {}) if policy.order is Order.AGE else {}
     due = {job_id: start_ms for job_id, start_ms in kept.items() if start_ms <= now_ms}
     world = _World(full, policy, now_ms, tables, due=due)
-    claims = [
-        Placement(
-            job.job_id,
-            claim.key,
-            claim.nodes,
-            claim.devices,
-            world.moving.fetches(world.by_key[claim.key].row, job),
-        )
-        for job, claim in sorted(world.claims, key=lambda found: found[0].job_id)
-        if world.ready(job, claim)
-    ]
+    claims = []
+    for job, claim in sorted(world.claims, key=lambda found: found[0].job_id):
+        if world.ready(job, claim):
+            fetches = world.moving.fetches(world.by_key[claim.key].row, job)
+            claims.append(Placement(job.job_id, claim.key, claim.nodes, claim.devices, fetches))
+            world.running.hold(job.owner, job.per_task, len(claim.nodes))
     whole = world.run()
     hub_ids = tuple(sorted({agent.row.key[0] for agent in world.agents}))
     started = {*world.placed, *(entry.job_id for entry in claims)}
@@ -523,13 +533,18 @@ def _waiting(
     for job in jobs:
         sorts.setdefault(demand_key(job), []).append(job)
     waiting = []
+    claimed = {job.job_id for job, _ in before.claims}
     for key in sorted(sorts):
         job = sorts[key][0]
-        aside = {waiting.job_id for waiting, _ in before.claims}
-        reach = max((before.reach(waiting) for waiting in sorts[key] if waiting.job_id not in aside), default=NEVER_MS)
+        over = [other for other in sorts[key] if other.job_id not in claimed and after.quotas.over(other)]
+        reach = max((before.reach(waiting) for waiting in sorts[key] if waiting.job_id not in claimed), default=NEVER_MS)
         steps: dict[str, int] = {}
         for agent, left in zip(before.agents, after.agents, strict=True):
             step = before.lasting_step(agent, job)
+            if not any(before.welcome(agent, other) for other in sorts[key]):
+                step = max(step, STEP[ReasonCode.TAKES_BACK])
+            if len(over) == len(sorts[key]):
+                step = max(step, STEP[ReasonCode.QUOTA])
             if step == 0 and left.room(job.per_task) >= job.replicas:
                 far = before.moving.transfer_ms(agent.row, job) > reach
                 code = ReasonCode.DATA_TO_MOVE if far else ReasonCode.RESERVATION_AHEAD
@@ -545,5 +560,6 @@ def _waiting(
             overall = ReasonCode.UNKNOWN_DATASET
         else:
             overall = LADDER[min(steps.values())]
-        waiting.append(Waiting(key, len(sorts[key]), bytes(steps[hub_id] for hub_id in hub_ids), overall))
+        codes = bytes(steps[hub_id] for hub_id in hub_ids)
+        waiting.append(Waiting(key, len(sorts[key]), codes, overall, len(over)))
     return tuple(waiting)

@@ -38,6 +38,26 @@ def test_weights_by_hub_project_and_user() -> None:
     )
 
 
+def test_quotas_by_hub_project_and_user() -> None:
+    """Amounts as in a share policy; a star is whoever is not named."""
+    found = order(
+        """
+        quotas:
+          hubs: {cairo: {gpus: 1.5, memory: 2Ti}, "*": {cpus: 8}}
+          projects: {cairo: {v: {disk: 1Gi}, "*": {}}}
+          users: {cairo: {v: {a/b: {cpus: 0}}}, "*": {"*": {"*": {gpus: 0.25}}}}
+        """
+    ).quotas
+    assert found == {
+        ("cairo",): {"gpu": 1_500, "memory": 2 * 2**40},
+        ("*",): {"cpu": 8_000},
+        ("cairo", "v"): {"disk": 2**30},
+        ("cairo", "*"): {},
+        ("cairo", "v", "a/b"): {"cpu": 0},
+        ("*", "*", "*"): {"gpu": 250},
+    }
+
+
 def test_hubs_are_as_in_their_own_files(tmp_path: Path) -> None:
     """TOML as well as YAML."""
     file = tmp_path / "policy.toml"
@@ -65,6 +85,14 @@ def test_hubs_are_as_in_their_own_files(tmp_path: Path) -> None:
         ("order: {backfill: [easy]}", Code.CONFIGURATION_INVALID, "backfill"),
         ("order: {placements_max: 0}", Code.CONFIGURATION_INVALID, "placements_max"),
         ("order: []", Code.CONFIGURATION_INVALID, "order"),
+        ("quotas: {groups: {}}", Code.UNKNOWN_KEY, "groups"),
+        ("quotas: {hubs: {cairo: {gpu: 1}}}", Code.UNKNOWN_KEY, "quotas.hubs.cairo"),
+        ("quotas: {hubs: {cairo: {gpus: 50%}}}", Code.CONFIGURATION_INVALID, "quotas.hubs.cairo.gpus"),
+        ("quotas: {hubs: {cairo: {cpus: -1}}}", Code.CONFIGURATION_INVALID, "quotas.hubs.cairo.cpus"),
+        ("quotas: {hubs: {cairo: {cpus: 1.0005}}}", Code.CONFIGURATION_INVALID, "quotas.hubs.cairo.cpus"),
+        ("quotas: {hubs: {cairo: 4}}", Code.CONFIGURATION_INVALID, "quotas.hubs.cairo"),
+        ("quotas: {users: {cairo: {gpus: 4}}}", Code.CONFIGURATION_INVALID, "quotas.users.cairo.gpus"),
+        ('quotas: {users: {"*": {v: {ada: {}}}}}', Code.CONFIGURATION_INVALID, "neither last nor everywhere"),
         ("hubs: {cairo: {offers: {}}}", Code.UNKNOWN_KEY, "hubs.cairo"),
         ("hubs: {cairo: {reclaim_s: -1}}", Code.CONFIGURATION_INVALID, "hubs.cairo"),
         ('hubs: {"": {}}', Code.CONFIGURATION_INVALID, "hubs"),
@@ -80,14 +108,16 @@ def test_what_is_wrong_is_named(text: str, code: Code, word: str) -> None:
 
 def test_every_setting_of_the_planner_can_be_said() -> None:
     """All of `Policy` differs from its default: a setting that no file can name is one that no operator can try."""
-    text = """order:
-      weights: {hubs: {a: 2}, projects: {a: {p: 2}}, users: {a: {p: {u: 2}}}}
-      half_life: 3d
-      contribution: {gain: 0.5, cap: 4}
-      within_user: short_first
-      backfill: easy
-      promise_after: 20m
-      placements_max: 9
+    text = """
+      order:
+        weights: {hubs: {a: 2}, projects: {a: {p: 2}}, users: {a: {p: {u: 2}}}}
+        half_life: 3d
+        contribution: {gain: 0.5, cap: 4}
+        within_user: short_first
+        backfill: easy
+        promise_after: 20m
+        placements_max: 9
+      quotas: {hubs: {a: {cpus: 9}}}
     """
     found, plain = order(text), Policy()
     for entry in dataclasses.fields(Policy):
@@ -104,7 +134,7 @@ def test_backfill_is_how_many_starts_are_promised(word: str, reservations: int) 
 
 KEYS = st.sampled_from(
     ["version", "order", "hubs", "weights", "projects", "users", "half_life", "contribution", "gain", "cap", "within_user",
-     "backfill", "promise_after", "placements_max", "offer", "accept", "reclaim_s", "cairo"]
+     "backfill", "promise_after", "placements_max", "quotas", "*", "gpus", "offer", "accept", "reclaim_s", "cairo"]
 ) | st.text(max_size=4)  # fmt: skip
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none()

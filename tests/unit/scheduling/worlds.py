@@ -216,7 +216,19 @@ class World:
             reservations=self.dice.choice((None, 0, 1, 2, 1_000)),
             order=self.dice.choice(tuple(Order)),
             promise_after_ms=self.dice.choice((None, 0, 0, 4)),
+            quotas=self.quotas() if self.chance(0.5) else {},
         )
+
+    def quotas(self) -> dict[tuple[str, ...], dict[str, int]]:
+        """A few levels, some of them of whoever is not named; amounts that a few jobs fill."""
+        quotas = {}
+        for _ in range(self.dice.randint(1, 4)):
+            level: tuple[str, ...] = self.owner()[: self.dice.randint(1, 3)]
+            if self.chance(0.5):
+                level = (*level[:-1], "*") if self.chance(0.5) else ("*",) * len(level)
+            names = self.dice.sample(("cpu", "memory", "gpu"), self.dice.randint(1, 2))
+            quotas[level] = {name: self.dice.randint(0, 12) * (1_000 if name == "gpu" else 1) for name in names}
+        return quotas
 
     def everything(self) -> Delta:
         """A whole federation."""
