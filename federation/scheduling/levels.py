@@ -6,6 +6,8 @@ Deliberately not here: how use fades (`fairness.py`), and taking turns (`kernels
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +48,7 @@ class LevelTable:
         self.ids: dict[Level, int] = {}
         self.held: Int64 = np.zeros((0, len(COLUMNS)), np.int64)
         self._parent: Int32 = np.zeros(0, np.int32)
+        self._names = NamePlaces()
         self._name: Int64 = np.zeros(0, np.int64)
         self._named = 0
         self._hubs: Int32 = np.zeros(0, np.int32)
@@ -152,8 +155,10 @@ class LevelTable:
 
     def hub_rows(self, fleet: Fleet) -> Int32:
         """(L,) each level's home hub in the fleet, -1 where it has no agents."""
-        if self._hubs_of is not fleet or len(self._hubs) != len(self):
-            self._hubs = np.asarray([fleet.hub_row.get(level[0], -1) for level in self.ids], np.int32)
+        before = len(self._hubs) if self._hubs_of is fleet else 0
+        if before < len(self) or self._hubs_of is not fleet:
+            new = [fleet.hub_row.get(level[0], -1) for level in self._paths[before:]]
+            self._hubs = np.concatenate((self._hubs[:before], np.asarray(new, np.int32)))
             self._hubs_of = fleet
         return self._hubs
 
@@ -171,11 +176,53 @@ class LevelTable:
         return policy.user_weights.get((level[0], level[1], level[2]), 1.0)
 
     def _name_places(self) -> Int64:
-        if self._named != len(self.ids):
-            places = {name: place for place, name in enumerate(sorted({level[-1] for level in self.ids}))}
-            self._name = np.asarray([places[level[-1]] for level in self.ids], np.int64)
-            self._named = len(self.ids)
-        return self._name
+        """(L,) places of the levels' names."""
+        before, count = self._named, len(self)
+        if before < count:
+            if self._names.add({level[-1] for level in self._paths[before:]}):
+                before = 0
+            if count > len(self._name):
+                self._name = grown(self._name, 2 * count)
+            of = self._names.places
+            self._name[before:count] = [of[level[-1]] for level in self._paths[before:]]
+            self._named = count
+        return self._name[:count]
+
+
+class NamePlaces:
+    """Names by numbers that ascend as they do, with gaps: a new name takes one in between, and the others keep theirs."""
+
+    END = 2**62
+    FEW = 8
+    """More than one new name in so many: all get places anew, which is quicker."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, int] = {}
+        self._sorted: list[str] = []
+
+    def add(self, names: Iterable[str]) -> bool:
+        """Some names more, or the same; whether those that were there have other places now."""
+        new = sorted(name for name in names if name not in self.places)
+        if len(new) * self.FEW > len(self._sorted):
+            return self._spread_out(new)
+        for at, name in enumerate(new):
+            after = bisect_left(self._sorted, name)
+            low = self.places[self._sorted[after - 1]] if after else 0
+            high = self.places[self._sorted[after]] if after < len(self._sorted) else self.END
+            if high - low < 2:
+                return self._spread_out(new[at:])
+            self._sorted.insert(after, name)
+            self.places[name] = (low + high) // 2
+        return False
+
+    def _spread_out(self, new: list[str]) -> bool:
+        """All names at equal distances."""
+        if not new:
+            return False
+        self._sorted = sorted([*self._sorted, *new])
+        step = self.END // (len(self._sorted) + 1)
+        self.places = {name: place * step for place, name in enumerate(self._sorted, 1)}
+        return True
 
 
 def tree_for(levels: int) -> Tree:
