@@ -231,7 +231,7 @@ def _raised(
     claimed = [state.queue.slots[entry.job_id] for entry in ready]
     shared_obstacles(of, np.isin(of.line.order, claimed).astype(np.uint8), shared)
     steps, moves = of.sorts.steps.copy(), of.sorts.moves
-    moved = np.flatnonzero(moves.route[:sorts] >= 0)
+    moved = np.asarray([sort for sort in left if moves.route[sort] >= 0], np.int64)
     for agent in limited.tolist():
         guests = shared.at_home[:, state.fleet.hub_of_agent[agent]] == 0
         longest_ms = np.full(sorts, state.guest_limits[agent])

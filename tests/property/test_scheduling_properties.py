@@ -229,7 +229,8 @@ def test_what_a_person_is_told_is_what_the_plan_says(seed: int) -> None:
             assert told.reasons
             for hub_id, step in zip(plan.hub_ids, waiting.steps, strict=True):
                 found = STEP[ReasonCode(codes[hub_id])]
-                assert found == step or (found > step and waiting.jobs > 1)
+                far = bool(job.inputs) and codes[hub_id] == ReasonCode.DATA_TO_MOVE  # whose room is claimed has no turn
+                assert found == step or far or (found > step and waiting.jobs > 1)
 
 
 @settings(max_examples=100, deadline=None)

@@ -23,6 +23,7 @@ from federation.scheduling.kernels.round import PLACED, RESERVED, WAITS, Round
 from federation.scheduling.kernels.turns import Levels, Tree, drop_top, grow, plant, sink
 
 NEXT, SERVED, FULL = 0, 1, 2
+ELSEWHERE = -2
 
 
 @lean
@@ -140,15 +141,9 @@ def _try(of: Round, at: int, user: int, home_only: bool) -> int:
         return NEXT
     where = int(home_only)
     if duration < work.dead[where, pair] or reach > work.dead_reach[where, pair]:
-        agent = int(np.int64(-1))
-        for everywhere in range(2):
-            span = (0, len(of.agents.offered)) if everywhere else (first, last)
-            found = choose(of, pair, duration, reach, span[0], span[1])
-            if everywhere and found != agent:
-                return NEXT  # it starts nearer to its data when everybody's turn comes
-            agent = found
-            if not home_only or agent < 0 or transfer_of(sorts.moves, sort, agent) == 0:
-                break
+        agent = _chosen(of, pair, duration, reach, (first, last), home_only)
+        if agent == ELSEWHERE:
+            return NEXT
         if agent >= 0:
             if not start(of, at, sort, agent, duration + transfer_of(sorts.moves, sort, agent)):
                 return FULL
@@ -167,6 +162,19 @@ def _try(of: Round, at: int, user: int, home_only: bool) -> int:
     if promise(of, at, pair, reach, (first, last), (home_only, patient)):
         out.status[at] = RESERVED
     return NEXT
+
+
+@inline
+def _chosen(of: Round, pair: int, duration: int, reach: int, home: tuple[int, int], home_only: bool) -> int:
+    """The agent where a job starts now; -1 for none, ELSEWHERE when it starts nearer to its data in everybody's turn."""
+    agent, sort = int(np.int64(-1)), int(of.sorts.pair_sort[pair])
+    for everywhere in range(2):  # so that `choose` is compiled once
+        span = (0, len(of.agents.offered)) if everywhere else home
+        found = choose(of, pair, duration, reach, span[0], span[1])
+        agent = found if not everywhere or found == agent else ELSEWHERE
+        if not home_only or agent < 0 or transfer_of(of.sorts.moves, sort, agent) == 0:
+            break
+    return agent
 
 
 @inline

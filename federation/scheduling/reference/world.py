@@ -537,7 +537,9 @@ def _waiting(
     for key in sorted(sorts):
         job = sorts[key][0]
         over = [other for other in sorts[key] if other.job_id not in claimed and after.quotas.over(other)]
-        reach = max((before.reach(waiting) for waiting in sorts[key] if waiting.job_id not in claimed), default=NEVER_MS)
+        reach = max(
+            (before.reach(waiting) for waiting in sorts[key] if waiting.job_id not in claimed), default=NEVER_MS
+        )
         steps: dict[str, int] = {}
         for agent, left in zip(before.agents, after.agents, strict=True):
             step = before.lasting_step(agent, job)
