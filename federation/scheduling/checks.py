@@ -9,6 +9,7 @@ Totals are limited hub by hub, each to its part of what fits: whatever one hub o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, TypeVar
@@ -18,7 +19,7 @@ from federation.domain.ids import AgentKey
 from federation.domain.job import HUBS_NAMED_MAX, INPUTS_MAX, REPLICAS_MAX, Priority
 from federation.domain.quantities import AMOUNT_MAX, DEVICE_MILLI, GPU, KINDS_MAX, Resources, amount_of
 from federation.errors import Code, Fault, FederationError
-from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, LinkRow, QueuedJob, UsageRow
+from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, LinkRow, QueuedJob, UsageRow, WindowRow
 
 if TYPE_CHECKING:
     from federation.scheduling.state import PlannerState
@@ -27,6 +28,9 @@ QUEUED_MAX = 1_000_000
 LEASES_MAX = 1_000_000
 LINKS_MAX = 1_000_000
 ROUND_TRIP_MS_MAX = 3_600_000
+WINDOWS_MAX = 10_000
+WINDOWS_PER_AGENT_MAX = 200
+"""What all windows of an agent hold together stays below 2^61."""
 TIME_MS_MAX = 2**53
 DEVICES_PER_NODE_MAX = 1_024
 PRIORITIES = tuple(int(priority) for priority in Priority)
@@ -120,6 +124,8 @@ def check_delta(state: PlannerState, delta: Delta) -> None:
     _check_leases_of_jobs(state, delta, leases_ended)
     _check_held(state, delta, leases.keys() | leases_ended.keys())
     _check_claimed(state, delta, claims.keys() | claims_ended.keys())
+    if delta.windows:
+        _check_windows(state, delta)
 
 
 def _check_links(state: PlannerState, delta: Delta) -> None:
@@ -161,6 +167,22 @@ def _check_claimed(state: PlannerState, delta: Delta, changed: AbstractSet[str])
     leaving = [(row.key[0], _together(state.job(row.job_id).per_task, len(row.nodes))) for row in before]
     coming = ((row.key[0], _together(per_task(row.job_id), len(row.nodes))) for row in delta.claims_made)
     _check_totals("claims_made", state.holdings.claimed, leaving, coming)
+
+
+def _check_windows(state: PlannerState, delta: Delta) -> None:
+    """Each makes sense, and there are not too many, at one agent or in all."""
+    _each("windows", delta.windows, _check_window)
+    put = _unique("windows", delta.windows, lambda row: row.window_id)
+    ended = _unique("windows_ended", delta.windows_ended, _itself)
+    _apart("windows", put, ended)
+    _limit("windows", state.windows.rows, put, ended, WINDOWS_MAX)
+    at = Counter(row.key for name, row in state.windows.rows.items() if name not in put and name not in ended)
+    problems: dict[int, str] = {}
+    for index, row in enumerate(delta.windows):
+        at[row.key] += 1
+        if at[row.key] > WINDOWS_PER_AGENT_MAX:
+            problems[index] = f"one agent holds {WINDOWS_PER_AGENT_MAX} windows at most"
+    _refuse("windows", problems, Code.LIMIT_EXCEEDED)
 
 
 def held_of(row: LeaseRow) -> Amounts:
@@ -329,6 +351,7 @@ def _check_job(job: QueuedJob) -> None:
             raise _BadRowError(f"inputs of {entry!r} are not (dataset, version)")
     _check_flag("preemptible", job.preemptible)
     _check_flag("spread", job.spread)
+    _check_window_id(job.window)
     for named in (job.hubs_allow, job.hubs_deny, job.hubs_prefer, job.hubs_refused):
         _check_texts("named hubs", named)
         if len(named) > HUBS_NAMED_MAX:
@@ -347,6 +370,12 @@ def _check_lease(row: LeaseRow) -> None:
         _check_text("node", node)
     _check_devices(row.devices, len(row.nodes))
     _check_resources("per_task", row.per_task)
+    _check_window_id(row.window)
+
+
+def _check_window_id(value: object) -> None:
+    if type(value) is not str:
+        raise _BadRowError(f"window of {value!r} is not a name")
 
 
 def _check_claim(row: ClaimRow) -> None:
@@ -356,6 +385,24 @@ def _check_claim(row: ClaimRow) -> None:
     for text in (*row.nodes, *row.victims):
         _check_text("node or victim", text)
     _check_devices(row.devices, len(row.nodes))
+
+
+def _check_window(row: WindowRow) -> None:
+    _check_text("window_id", row.window_id)
+    _check_key(row.key)
+    _check_whole("seats", len(row.nodes), 1, REPLICAS_MAX)
+    for text in row.nodes:
+        _check_text("node", text)
+    _check_devices(row.devices, len(row.nodes))
+    _check_resources("per_task", row.per_task)
+    if not row.per_task:
+        raise _BadRowError("per_task is empty: seats of nothing hold nothing")
+    for name, amount in _together(row.per_task, len(row.nodes)):
+        _check_whole(f"all seats' {name}", amount, 0, HUB_AMOUNT_MAX)
+    _check_whole("start_ms", row.start_ms, 0, TIME_MS_MAX)
+    _check_whole("end_ms", row.end_ms, row.start_ms + 1, TIME_MS_MAX)
+    _check_whole("no_show_ms", row.no_show_ms, row.start_ms, row.end_ms)
+    _check_whole("taken", row.taken, 0, REPLICAS_MAX)
 
 
 def _check_devices(devices: object, tasks: int) -> None:

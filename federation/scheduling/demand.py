@@ -6,7 +6,7 @@ Step 0 means that only free capacity decides. The rules change when an agent doe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -24,8 +24,10 @@ from federation.scheduling.rows import AgentRow
 from federation.scheduling.transfers import OPEN_OR_SILENT, Inputs, Links, Steps, Transfers
 
 N = TypeVar("N", bound=Hashable)
-Liking = tuple[str, tuple[str, ...], bool]
-"""(home hub, preferred hubs, whether it can be preempted): where a job is at home, a guest, and welcome."""
+Liking = tuple[str, tuple[str, ...], bool, str]
+"""(home hub, preferred hubs, whether it can be preempted, window): where a job is at home, a guest, and welcome."""
+SEATED = -1
+"""Nothing is liked better than the agent where a job's window is."""
 
 RULES_REMEMBERED_MAX = 10_000
 
@@ -137,6 +139,7 @@ class Demands:
     def __init__(self) -> None:
         self.feasibility = Feasibility()
         self._fleet = Fleet()
+        self._windows: Mapping[str, AgentKey] = {}
         self._sorts = _Numbers[DemandKey]()
         self._likings = _Numbers[Liking]()
         self._pairs = _Numbers[tuple[int, int]]()
@@ -213,6 +216,18 @@ class Demands:
             Moves(self._route, self._transfer, self._near, self._far),
         )
 
+    # -- windows ------------------------------------------------------------------------------------------------------
+    def windows_changed(self, where: Mapping[str, AgentKey], changed: Collection[str]) -> None:
+        """Where all windows are, by id; those that `changed` are new, or elsewhere, or gone."""
+        self._windows = where
+        for liking, liked in self._likings.ids.items():
+            if liking[3] in changed:
+                self._write_liking(liked)
+
+    def windows_of_likings(self) -> list[str]:
+        """The window of each liking's jobs, by number."""
+        return [name[3] for name in self._likings.names]
+
     # -- agents -------------------------------------------------------------------------------------------------------
     def look_at(self, agents: Mapping[AgentKey, AgentRow], fleet: Fleet, links: Links) -> None:
         """Agents or links changed: all rules anew."""
@@ -263,11 +278,15 @@ class Demands:
             room = max(64, 2 * liked)
             self._liking, self._home_first = grown(self._liking, room), grown(self._home_first, room)
             self._home, self._stays = grown(self._home, room), grown(self._stays, room)
-        home_hub, prefer, preemptible = self._likings.names[liked]
+        home_hub, prefer, preemptible, window = self._likings.names[liked]
         self._home[liked] = self._fleet.hub_row.get(home_hub, -1)
         self._stays[liked] = not preemptible
         self._liking[liked] = self.feasibility.liking(home_hub, prefer)
         self._home_first[liked] = not prefer or prefer[0] == home_hub
+        key = self._windows.get(window)
+        if key is not None and key in self._fleet.index:
+            self._liking[liked, self._fleet.index[key]] = SEATED
+            self._home_first[liked] &= key[0] == home_hub
 
 
 class _Numbers(Generic[N]):

@@ -6,6 +6,7 @@ FAIRNESS_TURN. It also answers for a job that was not submitted. The words are i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from federation.scheduling.quotas import over_quota
 from federation.scheduling.rows import QueuedJob
 from federation.scheduling.state import PlannerState
 from federation.scheduling.transfers import OPEN_OR_SILENT, Steps
+from federation.scheduling.windows import Course, courses, open_room
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +52,17 @@ def explain(
     key = demand_key(job)
     planned = next((entry for entry in state.last_plan.placements if entry.job_id == job.job_id), None)
     quota = None if planned else over_quota(state, policy, job)
-    lasting = _lasting(state, job)
+    lasting = lasting_steps(state, job)
     if quota is not None:
         lasting = np.maximum(lasting, np.uint8(STEP[ReasonCode.QUOTA]))
-    left = state.fleet.nodes if planned else _left_by_plan(state)
     transfer_ms, reach_ms = _data_of(state, job, lasting, now_ms)
-    found = _Asked(state, key, lasting, left, transfer_ms, reach_ms)
+    before, held = open_room(state, courses(state, now_ms)), courses(state, now_ms, started=planned is None)
+    left = before if planned else _left_by_plan(state, held)
+    found = _Asked(state, key, lasting, before, left, transfer_ms, reach_ms, held)
     steps = found.steps(placed=planned is not None)
     if planned is not None:
         steps[state.fleet.index[planned.key]] = STEP[ReasonCode.WOULD_RUN]
-    reasons = _hub_reasons(found, steps)
+    reasons = _hub_reasons(found, steps, now_ms)
     reasons += [
         words.reason(ReasonCode.NO_AGENT, "no agent of this hub has reported yet", hub_id)
         for hub_id in set(hub_ids) | set(key.hubs_allow)
@@ -78,7 +81,7 @@ def explain(
     return Explanation((*overall, *reasons), earliest_ms, hub_id)
 
 
-def _lasting(state: PlannerState, job: QueuedJob) -> Steps:
+def lasting_steps(state: PlannerState, job: QueuedJob) -> Steps:
     """(A,) what lasts, for this very job: also how long it may run, where hubs take their machines back."""
     steps = state.demands.feasibility.steps(demand_key(job)).copy()
     transfer_ms = state.demands.feasibility.transfer_ms(demand_key(job))
@@ -104,10 +107,13 @@ class _Asked:
     state: PlannerState
     key: DemandKey
     lasting: Steps
+    before: Nodes
     left: Nodes
     transfer_ms: Int64
     """(A,)"""
     reach_ms: int
+    courses: Mapping[int, Course]
+    """Of the agents that have windows."""
 
     @property
     def shape(self) -> int:
@@ -130,7 +136,8 @@ class _Asked:
     def steps(self, *, placed: bool) -> Steps:
         """(A,) each agent's step, room included; `placed`: the last plan found it a place."""
         steps = self.lasting.copy()
-        before, left = self.tasks(self.state.fleet.nodes), self.tasks(self.left)
+        before, left = self.tasks(self.before), self.tasks(self.left)
+        bare = self.tasks(self.state.fleet.nodes) if self.courses else before
         waits = None if placed else self.state.last_plan.waiting_of(self.key)
         for agent in self.open:
             if left[agent] >= self.key.replicas and self.transfer_ms[agent] > self.reach_ms:
@@ -142,22 +149,24 @@ class _Asked:
                     steps[agent] = at  # the round saw that room, and did not give it
             elif before[agent] >= self.key.replicas:
                 steps[agent] = STEP[ReasonCode.FAIRNESS_TURN]
+            elif bare[agent] >= self.key.replicas:
+                steps[agent] = STEP[ReasonCode.RESERVATION_AHEAD]
             else:
                 steps[agent] = STEP[ReasonCode.CAPACITY]
         return steps
 
 
-def _left_by_plan(state: PlannerState) -> Nodes:
-    """What is free when all that the last plan placed has started."""
-    left = state.fleet.room()
+def _left_by_plan(state: PlannerState, held: Mapping[int, Course]) -> Nodes:
+    """What is free when all that the last plan placed has started; `held` knows it of agents that have windows."""
+    left = open_room(state, held) if held else state.fleet.room()
     for entry in state.last_plan.placements:
-        if entry.job_id in state.queue:
+        if entry.job_id in state.queue and state.fleet.index.get(entry.key) not in held:
             per_task = state.job(entry.job_id).per_task
             state.fleet.hold_in(left, entry.key, entry.nodes, per_task, entry.devices or None, 1)
     return left
 
 
-def _hub_reasons(found: _Asked, steps: Steps) -> list[Reason]:
+def _hub_reasons(found: _Asked, steps: Steps, now_ms: int) -> list[Reason]:
     state, key, reasons = found.state, found.key, []
     fleet = state.fleet
     tasks = found.tasks(fleet.nodes)
@@ -173,8 +182,7 @@ def _hub_reasons(found: _Asked, steps: Steps) -> list[Reason]:
         elif code is ReasonCode.FAIRNESS_TURN:
             reasons.append(words.reason(code, "it would fit here now, but others are first", hub_id))
         elif code is ReasonCode.RESERVATION_AHEAD:
-            message = "it would fit here now, but would delay a start that was promised to a job before it"
-            reasons.append(words.reason(code, message, hub_id))
+            reasons.append(_reserved(found, hub_id, best, now_ms))
         elif code is ReasonCode.QUOTA:
             reasons.append(words.reason(code, "a quota keeps it from starting here, whatever is free", hub_id))
         elif code is ReasonCode.CAPACITY:
@@ -188,6 +196,17 @@ def _hub_reasons(found: _Asked, steps: Steps) -> list[Reason]:
         else:
             reasons.append(words.obstacle(code, rows[0], key))
     return reasons
+
+
+def _reserved(found: _Asked, hub_id: str, agents: list[int], now_ms: int) -> Reason:
+    """Whose start is in the way at this hub: a class's, or that of a job before it."""
+    left = found.tasks(found.left)
+    for agent in agents:
+        windows = found.courses[agent].windows if agent in found.courses else []
+        if windows and left[agent] < found.key.replicas:
+            return words.reserved(hub_id, windows[0], now_ms, len(windows))
+    message = "it would fit here now, but would delay a start that was promised to a job before it"
+    return words.reason(ReasonCode.RESERVATION_AHEAD, message, hub_id)
 
 
 def _no_room(found: _Asked, hub_id: str, agents: list[int], tasks: Int64) -> Reason:
@@ -257,10 +276,33 @@ def _earliest(found: _Asked, job: QueuedJob, now_ms: int) -> tuple[int, str]:
     def start_ms(agent: int) -> int:
         transfer_ms = int(found.transfer_ms[agent])
         allowed_ms = now_ms + max(0, transfer_ms - found.reach_ms)
-        return max(_earliest_at(found, agent, endings.get(agent, [])), allowed_ms) + transfer_ms
+        if agent in found.courses:
+            fits_ms = _earliest_around(found, found.courses[agent], job)
+        else:
+            fits_ms = _earliest_at(found, agent, endings.get(agent, []))
+        return max(fits_ms, allowed_ms) + transfer_ms
 
     at_ms, _, agent = min((start_ms(agent), int(liking[agent]), agent) for agent in found.open)
     return (at_ms, state.fleet.keys[agent][0])
+
+
+def _earliest_around(found: _Asked, course: Course, job: QueuedJob) -> int:
+    """When the gang fits at an agent that has windows, beside all of them or in its own; the last change at the latest."""
+    fleet, room = found.state.fleet, found.state.fleet.room()
+    own = next((row for row in course.windows if row.window_id == job.window), None)
+    ends = {run.end_ms for run in course.runs} | {row.end_ms for row in course.windows}
+    instants = sorted({course.now_ms, *(at for at in ends if at > course.now_ms), *([own.start_ms] if own else [])})
+    at_ms = course.now_ms
+    for at_ms in (at for at in instants if at >= course.now_ms):
+        until_ms = at_ms + job.runtime_limit_ms
+        rooms = [course.open(at_ms, until_ms)]
+        if own is not None and own.start_ms < until_ms and at_ms < own.end_ms:
+            rooms.append(course.seated(own, at_ms, until_ms))
+        for vector in rooms:
+            course.write(vector, room)
+            if tasks_at(room, fleet.shapes.arrays, found.shape, course.begin, course.end, TASKS_MAX) >= job.replicas:
+                return at_ms
+    return at_ms
 
 
 class _Ending(NamedTuple):

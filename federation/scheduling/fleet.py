@@ -199,11 +199,12 @@ class Fleet:
             room.free[node] -= sign * self.shapes.arrays.need[shape]
             if self.shapes.arrays.milli[shape]:
                 places = devices[at] if devices is not None and at < len(devices) else None
-                for device in self._held_devices(node, per_task, places):
+                for device in self.held_devices(node, per_task, places):
                     room.device_free[device] -= sign * self.shapes.arrays.milli[shape]
         return there
 
-    def _held_devices(self, node: int, per_task: Resources, places: tuple[int, ...] | None) -> list[int]:
+    def held_devices(self, node: int, per_task: Resources, places: tuple[int, ...] | None) -> list[int]:
+        """The rows of a task's devices on a node; `places` None: of all that it may have got."""
         begin, end = int(self.device_first[node]), int(self.device_first[node + 1])
         if places is not None:
             return [begin + place for place in places if begin + place < end]

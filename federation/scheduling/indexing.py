@@ -47,8 +47,8 @@ class Memory:
         self._fleet: Fleet | None = None
         self._tables: Tables | None = None
 
-    def follow(self, fleet: Fleet, tables: Tables) -> None:
-        """Be in step with `fleet` as it is now and with `tables`: `index` and `room` are for a round to use."""
+    def follow(self, fleet: Fleet, tables: Tables, actual: Nodes) -> None:
+        """Be in step with `fleet`, of which `actual` is free now, and with `tables`: `index` and `room` are for a round."""
         rows = len(fleet.shapes.totals)
         if self._fleet is not fleet:
             self._fleet, self._tables, self.room = fleet, tables, fleet.room()
@@ -58,7 +58,7 @@ class Memory:
         if self._tables is not tables:
             self._tables = tables
             self.forget_scores()
-        follow(self.index, self.room, fleet.nodes)
+        follow(self.index, self.room, actual)
 
     def reset(self, nodes: Nodes, offered: Int64, agent_first: Int64, standing: Float64, shapes: int) -> None:
         """Another fleet: nothing is remembered.

@@ -49,6 +49,7 @@ class DemandKey(NamedTuple):
     hubs_deny: tuple[str, ...]
     hubs_refused: tuple[str, ...]
     spread: bool = False
+    window: str = ""
 
 
 def demand_key(job: QueuedJob) -> DemandKey:
@@ -63,6 +64,7 @@ def demand_key(job: QueuedJob) -> DemandKey:
         job.hubs_deny,
         job.hubs_refused,
         job.spread,
+        job.window,
     )
 
 

@@ -10,7 +10,7 @@ the grace that victims get (their hub's reclaim time, `federation/service`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from federation.scheduling.plan import Placement, Preemption
 from federation.scheduling.quotas import count_in, within
 from federation.scheduling.rows import LeaseRow, QueuedJob
 from federation.scheduling.state import PlannerState
+from federation.scheduling.windows import Course, Running, running
 
 PREEMPTIONS_MAX = 100
 """Claims made in one round."""
@@ -36,8 +37,10 @@ class _Guest(NamedTuple):
     row: LeaseRow
 
 
-def preemptions(state: PlannerState, of: Round, placements: tuple[Placement, ...]) -> tuple[Preemption, ...]:
-    """The claims of a round; `of` is as the kernels left it, `placements` is what it starts."""
+def preemptions(
+    state: PlannerState, of: Round, held: Mapping[int, Course], placements: tuple[Placement, ...]
+) -> tuple[Preemption, ...]:
+    """The claims of a round; `of` is as the kernels left it, `placements` is what it starts, `held` what windows hold."""
     hubs = np.flatnonzero(of.work.blocked.max(axis=1, initial=-1) >= 0).tolist() if state.preemptible else []
     ending = {victim for claim in state.claims.values() for victim in claim.victims} if hubs else set()
     made: list[Preemption] = []
@@ -46,7 +49,7 @@ def preemptions(state: PlannerState, of: Round, placements: tuple[Placement, ...
         guests = _guests_of_hub(state, hub, ending, of.limits.now_ms)
         if not guests:
             continue
-        site = site or _Site(state, of, placements)
+        site = site or _Site(state, of, held, placements)
         for at, reach in zip(of.work.blocked[hub].tolist(), of.work.blocked_reach[hub].tolist(), strict=True):
             if at < 0 or of.out.status[at] == PLACED or len(made) == PREEMPTIONS_MAX:
                 continue
@@ -113,11 +116,14 @@ def _lost_ms(state: PlannerState, agent: int, row: LeaseRow, now_ms: int) -> int
 class _Site:
     """What the round leaves. Not the kernels' own room: there nodes may be kept free for the very job that claims."""
 
-    def __init__(self, state: PlannerState, of: Round, placements: tuple[Placement, ...]) -> None:
+    def __init__(
+        self, state: PlannerState, of: Round, held: Mapping[int, Course], placements: tuple[Placement, ...]
+    ) -> None:
         self.state, self.of = state, of
         self.room = state.fleet.room()
         self.bare = state.fleet.room()
         """The same when all guests have gone, where that was asked for."""
+        self._held, self._bare_held = dict(held), {agent: course.copy() for agent, course in held.items()}
         self._bared: set[int] = set()
         self._started: dict[AgentKey, list[Placement]] = {}
         for entry in placements:
@@ -130,16 +136,42 @@ class _Site:
         self._bared.add(agent)
         state, key = self.state, self.state.fleet.keys[agent]
         for entry in self._started.get(key, ()):
-            per_task, devices = state.job(entry.job_id).per_task, entry.devices or None
+            job = state.job(entry.job_id)
+            until_ms = self.of.limits.now_ms + job.runtime_limit_ms + entry.transfer_ms
+            run = Running(until_ms, entry.nodes, job.per_task, entry.devices, job.window)
             for room in (self.room, self.bare):
-                state.fleet.hold_in(room, key, entry.nodes, per_task, devices, 1)
+                self._hold(room, key, run, 1)
         for guest in guests:
             self.hold(self.bare, guest, -1)
+        self.show(agent)
 
     def hold(self, room: Nodes, guest: _Guest, sign: int) -> None:
         """A guest holds its room (1), or has gone (-1)."""
-        row = guest.row
-        self.state.fleet.hold_in(room, row.key, row.nodes, row.per_task, row.devices or None, sign)
+        self._hold(room, guest.row.key, running(guest.row), sign)
+
+    def _hold(self, room: Nodes, key: AgentKey, run: Running, sign: int) -> None:
+        agent = self.state.fleet.index[key]
+        if agent not in self._held:
+            self.state.fleet.hold_in(room, key, run.nodes, run.per_task, run.devices or None, sign)
+            return
+        course = (self._bare_held if room is self.bare else self._held)[agent]
+        if sign > 0:
+            course.start(run)
+        else:
+            course.stop(run)
+        course.write(course.open(course.now_ms), room)
+
+    def show(self, agent: int) -> None:
+        """Make the rooms of an agent that has windows what no window holds."""
+        if agent in self._held:
+            for room, held in ((self.room, self._held), (self.bare, self._bare_held)):
+                held[agent].write(held[agent].open(held[agent].now_ms), room)
+
+    def come_back(self, agent: int, guests: Iterable[_Guest]) -> None:
+        """Guests that had left the room are there again; the room itself is as it was before."""
+        if agent in self._held:
+            for guest in guests:
+                self.hold(self.room, guest, 1)
 
     def fits(self, room: Nodes, job: QueuedJob, agent: int) -> bool:
         """Whether there is room for a job."""
@@ -161,6 +193,7 @@ def _claim(site: _Site, job: QueuedJob, agent: int, guests: list[_Guest]) -> Pre
     victims = _victims(site, job, agent, guests)
     nodes, places = _placed(site.of, room, fleet.shapes.id_of(job.per_task), span, job)
     room.free[span[0] : span[1]], room.device_free[devices[0] : devices[1]] = before
+    site.come_back(agent, victims)
     return Preemption(
         job.job_id,
         fleet.keys[agent],

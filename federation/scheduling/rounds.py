@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from federation.domain.plan import ReasonCode
@@ -11,7 +13,7 @@ from federation.scheduling.kernels.fill import fill
 from federation.scheduling.kernels.gangs import Taste
 from federation.scheduling.kernels.profile import NEVER_MS, profiles_for
 from federation.scheduling.kernels.reasons import Asked, Shared, reasons, shared_obstacles
-from federation.scheduling.kernels.room import Int64
+from federation.scheduling.kernels.room import Int64, Nodes
 from federation.scheduling.kernels.round import PLACED, RESERVED, Agents, Limits, Out, Quotas, Round, Sorts, Work
 from federation.scheduling.levels import tree_for
 from federation.scheduling.plan import STEP, Placement, Plan, Reservation, Waiting
@@ -19,8 +21,10 @@ from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, SHORT_MS, TA
 from federation.scheduling.preempting import preemptions
 from federation.scheduling.quotas import claims_within, quotas_of
 from federation.scheduling.rows import Delta
+from federation.scheduling.seating import fill_gaps, seat_first
 from federation.scheduling.state import PlannerState
 from federation.scheduling.waking import wake_ms
+from federation.scheduling.windows import Course, courses, open_room
 
 STEPS = np.asarray(
     [
@@ -34,6 +38,9 @@ STEPS = np.asarray(
     ],
     np.uint8,
 )
+
+HELD_STEPS = STEPS[[1, 1, 2, 3]]
+"""The same where windows hold the room: it is not others who took it."""
 
 
 def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -> tuple[PlannerState, Plan]:
@@ -49,19 +56,27 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
     state.apply(delta, policy)
     state.ledger.forget(now_ms)
     quotas = quotas_of(state, policy)
+    state.windows.note_taken(state.fleet, now_ms)
     ready = _ready_claims(state, quotas)
-    of = round_of(state, policy, now_ms, quotas)
+    held = courses(state, now_ms)
+    before = open_room(state, held)
+    of = round_of(state, policy, now_ms, quotas, held)
     clock = of.known.touched.clock.copy()
     if len(of.line.order) and state.fleet.keys:
+        if held:
+            of = seat_first(state, of, held, _placements)
+        seated = int(of.out.counters[0])
         fill(of)
+        if held:
+            fill_gaps(state, of, held, _placements, seated)
     started, promised = _placements(state, of), _reservations(of)
     state.queue.keep_promises(promised.slots, promised.starts_ms)
     plan = Plan(
         now_ms,
         ready + started,
         state.fleet.hub_ids,
-        _waiting(state, of, clock, ready),
-        preemptions(state, of, started),
+        _waiting(state, of, before, clock, ready),
+        preemptions(state, of, courses(state, now_ms), started),
         promised,
         wake_ms(state, of),
     )
@@ -69,14 +84,26 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
     return state, plan
 
 
-def round_of(state: PlannerState, policy: Policy, now_ms: int, quotas: Quotas | None = None) -> Round:
-    """The arrays of a round, and room for its answer. The state's index is brought up to date; nothing else changes."""
+def round_of(
+    state: PlannerState,
+    policy: Policy,
+    now_ms: int,
+    quotas: Quotas | None = None,
+    held: Mapping[int, Course] | None = None,
+) -> Round:
+    """The arrays of a round, and room for its answer. The state's index is brought up to date; nothing else changes.
+
+    `held` is what windows hold; room that any of them holds at any time is not there.
+    """
+    held = courses(state, now_ms) if held is None else held
     fleet, line, sorts = state.fleet, state.queue.line(now_ms, state.levels), state.demands.arrays()
     agents, waiting, levels = len(fleet.keys), len(line.order), len(state.levels)
-    state.memory.follow(fleet, state.lore.tables)
+    state.memory.follow(fleet, state.lore.tables, open_room(state, held))
     ends = state.lease_table.endings(fleet)
     promises = min(policy.promises_max, max(1, PROMISES_MAX // max(1, agents)), waiting)
     rows = np.diff(ends.first) + (1 + 2 * promises + min(waiting, policy.placements_max))
+    for agent, course in held.items():
+        rows[agent] += course.changes + 2 * min(waiting, policy.placements_max)
     work = Work(
         room=state.memory.room,
         used=fleet.agent_used.copy(),
@@ -127,16 +154,21 @@ def round_of(state: PlannerState, policy: Policy, now_ms: int, quotas: Quotas | 
         quotas=quotas or quotas_of(state, policy),
         work=work,
         out=out,
-        limits=Limits(
-            now_ms=now_ms,
-            placements=policy.placements_max,
-            reservations=promises,
-            headroom=policy.headroom,
-            short_ms=SHORT_MS,
-            promise_after_ms=policy.patience_ms,
-            guests_limited=bool((state.guest_limits >= 0).any()),
-            silent=STEP[ReasonCode.HUB_SUSPECT],
-        ),
+        limits=_limits_of(state, policy, now_ms, promises),
+    )
+
+
+def _limits_of(state: PlannerState, policy: Policy, now_ms: int, promises: int) -> Limits:
+    """How much the round does."""
+    return Limits(
+        now_ms=now_ms,
+        placements=policy.placements_max,
+        reservations=promises,
+        headroom=policy.headroom,
+        short_ms=SHORT_MS,
+        promise_after_ms=policy.patience_ms,
+        guests_limited=bool((state.guest_limits >= 0).any()),
+        silent=STEP[ReasonCode.HUB_SUSPECT],
     )
 
 
@@ -198,7 +230,9 @@ def _reservations(of: Round) -> Reservation:
     return Reservation(of.line.order[at], of.out.agent[at], of.out.start_ms[at])
 
 
-def _waiting(state: PlannerState, of: Round, clock: Int64, ready: tuple[Placement, ...]) -> tuple[Waiting, ...]:
+def _waiting(
+    state: PlannerState, of: Round, before: Nodes, clock: Int64, ready: tuple[Placement, ...]
+) -> tuple[Waiting, ...]:
     """Why the jobs of each sort wait that were not placed."""
     pairs = of.line.pair[of.line.order[of.out.status == PLACED]]
     claimed = [state.queue.pair_at(state.queue.slots[entry.job_id]) for entry in ready]
@@ -211,7 +245,12 @@ def _waiting(state: PlannerState, of: Round, clock: Int64, ready: tuple[Placemen
     over, raised = _raised(state, of, ready, {sort: jobs for _, sort, jobs in left})
     if steps.size:
         asked = Asked(sorts, of.work.reach, raised, of.shapes, of.agents.hub_first, clock)
-        reasons(asked, state.fleet.nodes, of.work.room, of.known, STEPS, full, steps)
+        reasons(asked, before, of.work.room, of.known, STEPS, full, steps)
+        if before is not state.fleet.nodes:
+            bare = np.zeros_like(steps)
+            asked = asked._replace(clock=np.full_like(clock, -1))
+            reasons(asked, state.fleet.nodes, of.work.room, of.known, HELD_STEPS, full, bare)
+            np.minimum(steps, bare, out=steps)
     rules = state.demands.feasibility
     return tuple(
         Waiting(key, jobs, row.tobytes(), rules.overall(key, row), over.get(sort, 0))

@@ -50,6 +50,8 @@ class QueuedJob:
     """How long it is expected to run, from the user's own recent jobs; 0: its limit. Never more than its limit."""
     spread: bool = False
     """Its tasks go to as many nodes as there are, rather than to as few."""
+    window: str = ""
+    """The window of its class: it may use the room that this holds. Of one that is not there: as any other job."""
 
     @property
     def owner(self) -> OwnerKey:
@@ -128,11 +130,13 @@ class LeaseRow:
     """By task, the places of its GPUs in their node's list of devices; empty: nobody wrote them down."""
     preemptible: bool = False
     priority: int = 3
+    window: str = ""
+    """The window that its job came with."""
 
     @property
     def holds(self) -> tuple[object, ...]:
         """What it holds, and for whom: all but its times."""
-        return (self.key, self.nodes, self.per_task, self.devices, self.owner, self.preemptible)
+        return (self.key, self.nodes, self.per_task, self.devices, self.owner, self.preemptible, self.window)
 
     @property
     def owner(self) -> OwnerKey:
@@ -151,6 +155,34 @@ class ClaimRow:
     victims: tuple[str, ...]
     """Leases that were told to end."""
     devices: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRow:
+    """Capacity promised to a class at one agent, from `start_ms` until before `end_ms`: seats, each on a machine.
+
+    Instants only: a timetable that repeats is expanded before. Where a class fits is asked of `offering.py`.
+    """
+
+    window_id: str
+    key: AgentKey
+    per_task: Resources
+    """What a seat is."""
+    nodes: tuple[str, ...]
+    """The machine of each seat."""
+    start_ms: int
+    end_ms: int
+    no_show_ms: int
+    """From then on seats that were never taken are anybody's; `end_ms`: they are kept."""
+    devices: tuple[tuple[int, ...], ...] = ()
+    """By seat, as in `LeaseRow`."""
+    taken: int = 0
+    """The most seats that were taken at a time. The planner raises it; a row that says less lowers nothing."""
+
+    @property
+    def seats(self) -> int:
+        """How many tasks it is for."""
+        return len(self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +227,10 @@ class Delta:
     """(from hub, to hub)."""
     claims_ended: tuple[str, ...] = ()
     """Job ids. A lease of the job ends its claim too."""
+    windows: tuple[WindowRow, ...] = ()
+    """Put by id: another end, or fewer seats, is the same id again."""
+    windows_ended: tuple[str, ...] = ()
+    """Of those that are called off, and those that are over."""
 
     def without(self, field: str, indexes: Collection[int]) -> Delta:
         """The same without some rows of one field. An agent that is left out is removed: what it offers is not known."""
@@ -216,6 +252,7 @@ class DeltaCollector:
         self._usage: list[UsageRow] = []
         self._claims: dict[str, ClaimRow | None] = {}
         self._links: dict[tuple[str, str], LinkRow | None] = {}
+        self._windows: dict[str, WindowRow | None] = {}
 
     def agent(self, row: AgentRow) -> None:
         """It is new, or changed."""
@@ -261,8 +298,17 @@ class DeltaCollector:
         """What was measured of it holds no more."""
         self._links[ends] = None
 
+    def window(self, row: WindowRow) -> None:
+        """Capacity is promised to a class, or the promise changed."""
+        self._windows[row.window_id] = row
+
+    def window_ended(self, window_id: str) -> None:
+        """It is over, or called off."""
+        self._windows[window_id] = None
+
     def __bool__(self) -> bool:
-        return bool(self._agents or self._jobs or self._leases or self._usage or self._claims or self._links)
+        gathered = (self._agents, self._jobs, self._leases, self._usage, self._claims, self._links, self._windows)
+        return any(map(bool, gathered))
 
     def take(self) -> Delta:
         """What was gathered; the collector is empty afterwards."""
@@ -278,6 +324,8 @@ class DeltaCollector:
             claims_ended=tuple(job_id for job_id, row in self._claims.items() if row is None),
             links=tuple(row for row in self._links.values() if row is not None),
             links_removed=tuple(ends for ends, row in self._links.items() if row is None),
+            windows=tuple(row for row in self._windows.values() if row is not None),
+            windows_ended=tuple(window_id for window_id, row in self._windows.items() if row is None),
         )
         self.__init__()  # type: ignore[misc]
         return delta

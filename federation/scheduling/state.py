@@ -28,6 +28,7 @@ from federation.scheduling.plan import Plan, demand_key
 from federation.scheduling.policy import Policy
 from federation.scheduling.rows import AgentRow, ClaimRow, Delta, LeaseRow, LinkRow, QueuedJob
 from federation.scheduling.waiting import Queue
+from federation.scheduling.windows import WindowTable
 
 SHAPES_KEPT = 4_096
 
@@ -58,6 +59,8 @@ class PlannerState:
     """When the fleet knows more shapes of tasks it is built anew, with those that are left."""
     guest_limits: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     """(A,) how long a guest may run that cannot be preempted; -1: as long as it asks for."""
+    windows: WindowTable = field(default_factory=WindowTable)
+    """Capacity that is promised to classes."""
     lore: Lore = field(default_factory=Lore)
     """What the placement score knows of the workload."""
     last_plan: Plan = field(default_factory=lambda: Plan(at_ms=0))
@@ -69,6 +72,8 @@ class PlannerState:
             self._end_claim(job_id)
         for lease_id in delta.leases_ended:
             self._end_lease(lease_id)
+        if delta.windows or delta.windows_ended:
+            self._change_windows(delta)
         for job_id in delta.dequeued:
             self._end_claim(job_id)
             self._dequeue(job_id)
@@ -99,6 +104,7 @@ class PlannerState:
             usage=self.ledger.rows(),
             claims_made=tuple(self.claims[key] for key in sorted(self.claims)),
             links=tuple(self.links[ends] for ends in sorted(self.links)),
+            windows=tuple(self.windows.rows[key] for key in sorted(self.windows.rows)),
         )
 
     def job(self, job_id: str) -> QueuedJob:
@@ -127,7 +133,7 @@ class PlannerState:
 
     # -- the queue ----------------------------------------------------------------------------------------------------
     def _enqueue(self, job: QueuedJob) -> None:
-        pair = self.demands.count_in(demand_key(job), (job.home_hub, job.hubs_prefer, job.preemptible))
+        pair = self.demands.count_in(demand_key(job), (job.home_hub, job.hubs_prefer, job.preemptible, job.window))
         self.queue.add(job, pair, self.levels.id_of(job.owner))
         self.lore.count(job.per_task, job.replicas)
         if job.job_id in self.claims:
@@ -186,6 +192,15 @@ class PlannerState:
             self._hold_claim(claim, 1)
         self.shapes_max = max(SHAPES_KEPT, 2 * len(self.fleet.shapes.demands))
 
+    # -- windows ------------------------------------------------------------------------------------------------------
+    def _change_windows(self, delta: Delta) -> None:
+        for window_id in delta.windows_ended:
+            self.windows.end(window_id)
+        for row in delta.windows:
+            self.windows.put(row, self.leases.values())
+        where = {window_id: row.key for window_id, row in self.windows.rows.items()}
+        self.demands.windows_changed(where, {*delta.windows_ended, *(row.window_id for row in delta.windows)})
+
     # -- leases and claims --------------------------------------------------------------------------------------------
     def _start_lease(self, lease: LeaseRow) -> None:
         before = self.leases.get(lease.lease_id)
@@ -195,6 +210,7 @@ class PlannerState:
                 if lease.preemptible:
                     self.preemptible[lease.key][lease.lease_id] = lease
                 self.lease_table.put(lease, self.fleet)
+                self.windows.lease_put(lease)
                 return
             self._end_lease(lease.lease_id)
         self._end_claim(lease.job_id)
@@ -203,6 +219,7 @@ class PlannerState:
         if lease.preemptible:
             self.preemptible.setdefault(lease.key, {})[lease.lease_id] = lease
         self.lease_table.put(lease, self.fleet)
+        self.windows.lease_put(lease)
         self.lease_of_job[lease.job_id] = lease.lease_id
         self._count_held(lease, 1)
         self.fleet.hold(lease.key, lease.nodes, lease.per_task, lease.devices or None, 1)
@@ -212,6 +229,7 @@ class PlannerState:
         if lease is None:
             return
         self.lease_table.remove(lease_id)
+        self.windows.lease_ended(lease)
         if lease.preemptible:
             there = self.preemptible[lease.key]
             del there[lease_id]

@@ -210,6 +210,7 @@ class Queue:
             submitted_ms=int(self._submitted[slot]),
             expected_ms=int(self._expected[slot]),
             spread=key.spread,
+            window=key.window,
         )
 
     def nbytes(self) -> int:

@@ -1,5 +1,6 @@
-"""When a round may decide otherwise although nothing happens: the next promised start, and the next place for some data.
+"""When a round may decide otherwise although nothing happens.
 
+The next promised start comes; some data may come from further away; a class's window begins, gives up seats, or ends.
 Deliberately not here: use that fades, which is no instant.
 """
 
@@ -19,7 +20,9 @@ MOVES_PAUSE_MS = 1_000
 
 def wake_ms(state: PlannerState, of: Round) -> int | None:
     """The instant; None when there is none. `of` is as the kernels left it."""
-    promised_ms = state.queue.next_promised_ms(of.limits.now_ms)
+    now_ms = of.limits.now_ms
+    instants = (state.queue.next_promised_ms(now_ms), state.windows.next_ms(state.fleet, now_ms))
+    promised_ms = min((at_ms for at_ms in instants if at_ms is not None), default=None)
     ahead_ms = _next_place_ms(state, of) if len(of.sorts.moves.transfer) else None
     if ahead_ms is None:
         return promised_ms

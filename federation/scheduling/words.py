@@ -7,6 +7,7 @@ in base units. Which obstacle holds is decided in `explaining.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from federation.domain.hub import LinkState
 from federation.domain.job import Reason
@@ -14,7 +15,7 @@ from federation.domain.plan import ReasonCode
 from federation.domain.quantities import CPU, DISK, GPU, MEMORY, Amount, Resources, amount_of
 from federation.scheduling.plan import DemandKey, Fetch
 from federation.scheduling.quotas import OverQuota
-from federation.scheduling.rows import AgentRow
+from federation.scheduling.rows import AgentRow, WindowRow
 
 _BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -39,6 +40,34 @@ def bare(name: str, amount: int) -> str:
     """The same without its noun, for "offers 16": bytes keep their unit."""
     text = worded(name, "", amount)
     return text.split(" of ")[0] if name in (MEMORY, DISK) else text.split(" ")[0]
+
+
+def moment(at_ms: int) -> str:
+    """An instant as people write it; one that no calendar has, in milliseconds."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"{at_ms} ms"
+
+
+def reserved(hub_id: str, row: WindowRow, now_ms: int, windows: int = 1) -> Reason:
+    """A class's window is in the way; `windows` are there in all, of which `row` is the first."""
+    seat = " and ".join(worded(*entry) for entry in row.per_task)
+    begins = "from now" if row.start_ms <= now_ms else f"from {moment(row.start_ms)}"
+    more = f", and {windows - 1} more such windows follow" if windows > 1 else ""
+    message = (
+        f"{row.seats} seats of {seat} are reserved for a class here, {begins} until {moment(row.end_ms)}{more}:"
+        " what ends before it begins may run"
+    )
+    return reason(
+        ReasonCode.RESERVATION_AHEAD,
+        message,
+        hub_id,
+        window=row.window_id,
+        seats=row.seats,
+        start_ms=row.start_ms,
+        end_ms=row.end_ms,
+    )
 
 
 def obstacle(code: ReasonCode, row: AgentRow, key: DemandKey) -> Reason:

@@ -24,7 +24,7 @@ from federation.domain.usage import UsageInterval
 from federation.errors import Code, Fault, FederationError, invalid
 from federation.scheduling import Plan, PlannerState, Policy, plan_round
 from federation.scheduling.plan import Placement, Preemption, demand_key
-from federation.scheduling.rows import AgentRow, ClaimRow, DeltaCollector, LeaseRow, QueuedJob, usage_row
+from federation.scheduling.rows import AgentRow, ClaimRow, DeltaCollector, LeaseRow, QueuedJob, WindowRow, usage_row
 from federation.simulation.clock import Agenda, VirtualClock
 
 ATTEMPTS_MAX = 1_000
@@ -170,9 +170,14 @@ class Replay:
         *,
         predictor: Callable[[], Predictor] | None = None,
         progress: Progress | None = None,
+        windows: Iterable[WindowRow] = (),
     ) -> None:
-        """`predictor` makes a fresh one for each run; without it the planner goes by each job's own `expected_ms`."""
+        """`predictor` makes a fresh one for each run; without it the planner goes by each job's own `expected_ms`.
+
+        `windows` are promised to classes from the beginning, as by a timetable that is known in advance.
+        """
         self._agents = tuple(agents)
+        self._windows = tuple(windows)
         self._policy = policy
         self._predictor = predictor
         self._progress = progress
@@ -184,7 +189,7 @@ class Replay:
         the planner goes round in circles.
         """
         course = _Course(self._policy, self._predictor() if self._predictor else None)
-        return course.run(self._agents, history, self._progress)
+        return course.run(self._agents, self._windows, history, self._progress)
 
 
 class _Course:
@@ -209,10 +214,18 @@ class _Course:
         """When the planner wants to decide anew, whatever happens until then."""
         self._rounds = self._preempted = 0
 
-    def run(self, agents: Iterable[AgentRow], history: Sequence[HistoricJob], progress: Progress | None) -> Outcome:
+    def run(
+        self,
+        agents: Iterable[AgentRow],
+        windows: Iterable[WindowRow],
+        history: Sequence[HistoricJob],
+        progress: Progress | None,
+    ) -> Outcome:
         for row in agents:
             self._grace_ms[row.key] = row.reclaim_ms
             self._gathered.agent(row)
+        for window in windows:
+            self._gathered.window(window)
         seen: set[str] = set()
         for job in history:
             if job.row.job_id in seen:
@@ -310,6 +323,7 @@ class _Course:
             devices=placement.devices,
             preemptible=row.preemptible,
             priority=row.priority,
+            window=row.window,
         )
         self._gathered.dequeued(job_id)
         self._gathered.lease_started(lease)

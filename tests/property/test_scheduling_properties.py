@@ -306,5 +306,6 @@ def lease_of(state: PlannerState, entry: Placement) -> LeaseRow:
     """The lease that a commit makes of a placement."""
     job = state.job(entry.job_id)
     return LeaseRow(
-        f"for-{job.job_id}", job.job_id, entry.key, entry.nodes, job.per_task, *job.owner, 1000, devices=entry.devices
-    )
+        f"for-{job.job_id}", job.job_id, entry.key, entry.nodes, job.per_task, *job.owner, 1000,
+        devices=entry.devices, window=job.window,
+    )  # fmt: skip

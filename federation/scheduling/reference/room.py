@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from federation.domain.quantities import CPU, DEVICE_MILLI, DISK, GPU, MEMORY, Resources, devices_of, need_of
 from federation.scheduling.kernels.score import Tables
 from federation.scheduling.rows import AgentRow
+
+if TYPE_CHECKING:
+    from federation.scheduling.reference.windows import Windows
 
 NAMES = (GPU, CPU, MEMORY, DISK)
 TASKS_COUNTED_MAX = 1_000
@@ -149,6 +153,7 @@ class Agent:
         """(when, what): what runs or was started gives its room back."""
         self.promises: list[tuple[int, int, dict[str, int]]] = []
         """(from, until, what)."""
+        self.windows: Windows | None = None
         self.backlog = 0
         self.draining = False
 
@@ -180,12 +185,20 @@ class Agent:
         for from_ms, until_ms, need in self.promises:
             if from_ms <= at_ms < until_ms:
                 free = {name: free[name] - need[name] for name in NAMES}
+        if self.windows:
+            held = self.windows.held_in_sum(at_ms)
+            free = {name: free[name] - held[name] for name in NAMES}
         return free
+
+    def changes(self, now_ms: int) -> set[int]:
+        """When what is free changes."""
+        changes = {max(end_ms, now_ms + 1) for end_ms, _ in self.endings}
+        changes |= {at for promise in self.promises for at in promise[:2]}
+        return changes | (self.windows.changes() if self.windows else set())
 
     def keeps_promises(self, need: dict[str, int], from_ms: int, duration_ms: int, now_ms: int) -> bool:
         """Whether `need` is free from `from_ms` on for so long."""
-        changes = {max(end_ms, now_ms + 1) for end_ms, _ in self.endings}
-        changes |= {at for promise in self.promises for at in promise[:2]}
+        changes = self.changes(now_ms)
         instants = [from_ms, *(at for at in changes if from_ms < at < from_ms + duration_ms)]
         return all(
             need[name] <= free[name] or not need[name]
@@ -195,9 +208,7 @@ class Agent:
 
     def earliest(self, need: dict[str, int], duration_ms: int, now_ms: int, ahead_ms: int = 1) -> int | None:
         """When a gang that does not start now can start, in `ahead_ms` or later."""
-        first = now_ms + ahead_ms
-        changes = {max(end_ms, now_ms + 1) for end_ms, _ in self.endings}
-        changes |= {at for promise in self.promises for at in promise[:2]}
+        first, changes = now_ms + ahead_ms, self.changes(now_ms)
         for at in sorted({first} | {at for at in changes if at > first}):
             if self.keeps_promises(need, at, duration_ms, now_ms):
                 return at

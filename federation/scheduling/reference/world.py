@@ -18,13 +18,14 @@ from federation.scheduling.policy import PROMISES_MAX, SHORT_MS, Order, Policy
 from federation.scheduling.reference.moving import Moving
 from federation.scheduling.reference.quotas import Ledger
 from federation.scheduling.reference.room import NAMES, Agent, Node, Score, amount
-from federation.scheduling.rows import ClaimRow, Delta, LeaseRow, QueuedJob
+from federation.scheduling.reference.seating import Seating
+from federation.scheduling.reference.windows import Windows
+from federation.scheduling.rows import ClaimRow, Delta, LeaseRow, QueuedJob, WindowRow
 
 Level = tuple[str, ...]
 ORDER_COST = 0.2
 BLOCKED_MAX = 8
 NEVER_MS = 2**62
-MOVES_PAUSE_MS = 1_000
 
 
 @dataclass
@@ -36,7 +37,7 @@ class _User:
 
 
 @dataclass
-class _World:
+class _World(Seating):
     """Everything that a round looks at."""
 
     full: Delta
@@ -49,12 +50,20 @@ class _World:
     promised: dict[str, tuple[AgentKey, int]] = field(default_factory=dict)
     blocked: dict[str, list[QueuedJob]] = field(default_factory=dict)
     """By home hub, its own jobs that found no room there: the first of each sort and liking."""
+    seats: dict[AgentKey, WindowRow] | None = None
+    """While seats are taken, the window of each agent whose turn it is."""
+    passing: bool = False
+    """Seats are taken, or gaps are filled: nobody is promised anything."""
     due: Mapping[str, int] = field(default_factory=dict)
     """Promised starts that have come, by job."""
 
     def __post_init__(self) -> None:
         self.agents = [Agent(row) for row in sorted(self.full.agents, key=lambda row: row.key)]
         self.by_key = {agent.row.key: agent for agent in self.agents}
+        self.windows = {row.window_id: row for row in self.full.windows if row.key in self.by_key}
+        for agent in self.agents:
+            rows = [row for row in self.windows.values() if row.key == agent.row.key and self.now_ms < row.end_ms]
+            agent.windows = Windows(agent, rows, self.now_ms) if rows else None
         kinds = sorted({device.kind for agent in self.agents for node in agent.nodes for device in node.devices})
         self.score = Score(self.tables, {kind: bit for bit, kind in enumerate(kinds)})
         self.moving = Moving(self.full)
@@ -66,7 +75,7 @@ class _World:
             for level in _levels(lease.owner):
                 before = self.held.get(level, dict.fromkeys(NAMES, 0))
                 self.held[level] = {name: before[name] + need[name] for name in NAMES}
-            self.hold(lease.key, lease.nodes, lease.per_task, lease.devices, lease.expires_ms)
+            self.hold(lease.key, lease.nodes, lease.per_task, lease.devices, lease.expires_ms, lease.window)
         claimed = {claim.job_id: claim for claim in self.full.claims_made}
         self.claims = [(job, claimed[job.job_id]) for job in self.full.queued if job.job_id in claimed]
         self.running, self.quotas = Ledger(self.policy), Ledger(self.policy)
@@ -77,6 +86,9 @@ class _World:
         for job, claim in self.claims:
             self.hold(claim.key, claim.nodes, job.per_task, claim.devices, None)
             self.quotas.hold(job.owner, job.per_task, len(claim.nodes))
+        for agent in self.agents:
+            if agent.windows:
+                agent.windows.settle()
         limit = max(1, PROMISES_MAX // max(1, len(self.agents)))
         self.promises_max = min(self.policy.promises_max, limit)
 
@@ -87,12 +99,15 @@ class _World:
         task: Resources,
         devices: tuple[tuple[int, ...], ...],
         end_ms: int | None,
+        window: str = "",
     ) -> None:
         """What runs, or (`end_ms` None) was claimed, takes its room."""
         agent = self.by_key.get(key)
         if agent is None:
             return
         there = 0
+        if agent.windows:
+            agent.windows.run(nodes, task, devices, end_ms, window)
         for at, name in enumerate(nodes):
             for node in agent.nodes:
                 if node.name == name:
@@ -125,7 +140,10 @@ class _World:
             codes.append(ReasonCode.SHAPE_NEVER_FITS)
         return max(STEP[code] for code in codes)
 
-    def liking(self, hub_id: str, job: QueuedJob) -> int:
+    def liking(self, agent: Agent, job: QueuedJob) -> int:
+        hub_id, window = agent.row.key[0], self.windows.get(job.window)
+        if window is not None and window.key == agent.row.key:
+            return -1
         if hub_id in job.hubs_prefer:
             return job.hubs_prefer.index(hub_id)
         return len(job.hubs_prefer) + (0 if hub_id == job.home_hub else 1)
@@ -137,6 +155,7 @@ class _World:
             if self.lasting_step(agent, job) == 0
             and (not home_only or agent.row.key[0] == job.home_hub)
             and self.welcome(agent, job)
+            and self.may_sit(agent, job)
         ]
 
     def welcome(self, agent: Agent, job: QueuedJob) -> bool:
@@ -186,7 +205,7 @@ class _World:
         if need_of(job.per_task).devices:
             at = agent.nodes.index(self.best_node(agent, job.per_task, []))
             score = self.score.best(agent.nodes[at], job.per_task)[0] - ORDER_COST * at / len(agent.nodes)
-        return self.liking(agent.row.key[0], job), -score, agent.load(), agent.row.key
+        return self.liking(agent, job), -score, agent.load(), agent.row.key
 
     def may_jump(self, agent: Agent, need: dict[str, int], job: QueuedJob) -> bool:
         """Whether a start now delays no promise made there before, and leaves the headroom that it has to."""
@@ -228,8 +247,7 @@ class _World:
             return
 
         def place(agent: Agent) -> tuple[int, int, int, AgentKey]:
-            hub_id = agent.row.key[0]
-            return self.moving.transfer_ms(agent.row, job), self.liking(hub_id, job), agent.backlog, agent.row.key
+            return self.moving.transfer_ms(agent.row, job), self.liking(agent, job), agent.backlog, agent.row.key
 
         agent = min(there, key=place)
         transfer_ms, held_ms = self.moving.transfer_ms(agent.row, job), self.held_ms(agent, job)
@@ -249,7 +267,15 @@ class _World:
         self.promised[job.job_id] = (agent.row.key, start_ms)
 
     def run(self) -> bool:
-        """Everybody's turns, owners at home first; False when the round was full before all had theirs."""
+        """Who has a seat, then everybody; False when the round was full before all had their turn."""
+        self.take_seats()
+        before = set(self.placed)
+        whole = self.everybody()
+        self.fill_gaps(before)
+        return whole
+
+    def everybody(self) -> bool:
+        """All turns, owners at home first."""
         aside = {job.job_id for job, _ in self.claims}
         jobs = [job for job in self.full.queued if job.job_id not in aside]
         homes = {agent.row.key[0] for agent in self.agents}
@@ -274,6 +300,8 @@ class _World:
             kept.add(id(node))
             node.free = {name: min(free, 0) for name, free in node.free.items()}
             node.left = [min(left, 0) for left in node.left]
+            if agent.windows:
+                agent.windows.drained.add(next(at for at, one in enumerate(agent.nodes) if one is node))
 
     # -- turns --------------------------------------------------------------------------------------------------------
     def rank(self, level: Level) -> tuple[float, float, str]:
@@ -338,7 +366,9 @@ class _World:
 
     def serve(self, job: QueuedJob, home_only: bool) -> bool:
         """Start a job, or perhaps promise it a start; False when it could start, but the round is full."""
-        if job.job_id in self.placed or (home_only and job.hubs_prefer[:1] not in ((), (job.home_hub,))):
+        row = self.windows.get(job.window)
+        elsewhere = job.hubs_prefer[:1] not in ((), (job.home_hub,)) or (row and row.key[0] != job.home_hub)
+        if job.job_id in self.placed or (home_only and elsewhere):
             return True
         if self.quotas.over(job):
             return True
@@ -352,9 +382,9 @@ class _World:
             self.count_share(job)
             self.quotas.hold(job.owner, job.per_task, job.replicas)
         else:
-            if home_only and self.within_reach(job, home_only):
+            if home_only and not self.passing and self.within_reach(job, home_only):
                 self.note_blocked(job)
-            if job.job_id not in self.promised:
+            if not self.passing and job.job_id not in self.promised:
                 self.try_promise(job, home_only)
         return True
 
@@ -395,7 +425,12 @@ class _World:
         agent = _World(self.full, self.policy, self.now_ms, self.tables).by_key[key]
         for entry in self.placed.values():
             if entry.key == key:
-                self.hold_tasks(agent, by_id[entry.job_id].per_task, entry.nodes, entry.devices, 1)
+                job_there = by_id[entry.job_id]
+                end_ms = self.now_ms + job_there.runtime_limit_ms + entry.transfer_ms
+                self.hold_tasks(agent, job_there.per_task, entry.nodes, entry.devices, 1)
+                if agent.windows:
+                    agent.windows.run(entry.nodes, job_there.per_task, entry.devices, end_ms, job_there.window)
+                    agent.windows.show()
         victims: list[tuple[int, str]] = []
         rows = {lease.lease_id: lease for lease in self.full.leases_started}
         for guest in self.guests(key):
@@ -432,6 +467,9 @@ class _World:
 
     def hold_guest(self, agent: Agent, lease: LeaseRow, sign: int) -> None:
         self.hold_tasks(agent, lease.per_task, lease.nodes, lease.devices, sign)
+        if agent.windows:
+            agent.windows.run(lease.nodes, lease.per_task, lease.devices, lease.expires_ms, lease.window, sign)
+            agent.windows.show()
 
     def hold_tasks(
         self, agent: Agent, task: Resources, names: tuple[str, ...], devices: tuple[tuple[int, ...], ...], sign: int
@@ -449,6 +487,8 @@ class _World:
         agent = self.by_key.get(claim.key)
         if agent is None or live & set(claim.victims) or self.lasting_step(agent, job):
             return False
+        if agent.windows:
+            agent.windows.show_bare()  # its own claim was made where no window held anything
         nodes = {node.name: node for node in agent.nodes}
         wanted = need_of(job.per_task).devices
         if len(claim.nodes) != job.replicas or len(claim.devices) != (job.replicas if wanted else 0):
@@ -477,6 +517,9 @@ def plan_slowly(
             fetches = world.moving.fetches(world.by_key[claim.key].row, job)
             claims.append(Placement(job.job_id, claim.key, claim.nodes, claim.devices, fetches))
             world.running.hold(job.owner, job.per_task, len(claim.nodes))
+    for agent in world.agents:
+        if agent.windows:
+            agent.windows.show()
     whole = world.run()
     hub_ids = tuple(sorted({agent.row.key[0] for agent in world.agents}))
     started = {*world.placed, *(entry.job_id for entry in claims)}
@@ -484,23 +527,8 @@ def plan_slowly(
     full_up = len(world.placed) == policy.placements_max or not whole
     waiting = _waiting(world, _World(full, policy, now_ms, tables), hub_ids, left, full_up)
     placements = (*claims, *world.placed.values())
-    wake_ms = _wake_ms(world, promised or {})
+    wake_ms = world.wake_ms(promised or {})
     return Plan(now_ms, placements, hub_ids, waiting, world.preemptions(), wake_ms=wake_ms)
-
-
-def _wake_ms(world: _World, before: Mapping[str, int]) -> int | None:
-    """The next start that anybody was ever promised who waited when the round began, or the next that data may come to."""
-    starts = [start_ms for job_id, start_ms in before.items()]
-    aside = {job.job_id for job, _ in world.claims}
-    for job in world.full.queued:
-        for agent in world.open_agents(job, False) if job.job_id not in {*aside, *world.placed} else ():
-            ahead_ms = world.moving.transfer_ms(agent.row, job) - world.reach(job)
-            if ahead_ms > 0 and agent.room(job.per_task) >= job.replicas:
-                starts.append(world.now_ms + max(ahead_ms, MOVES_PAUSE_MS))
-    for job_id, (_, start_ms) in world.promised.items():
-        if job_id not in world.placed:
-            starts.append(min(start_ms, before.get(job_id, start_ms)))
-    return min((start_ms for start_ms in starts if start_ms > world.now_ms), default=None)
 
 
 def promised_slowly(full: Delta, policy: Policy, now_ms: int, tables: Tables) -> dict[str, tuple[AgentKey, int]]:
@@ -542,18 +570,23 @@ def _waiting(
         )
         steps: dict[str, int] = {}
         for agent, left in zip(before.agents, after.agents, strict=True):
-            step = before.lasting_step(agent, job)
+            step, fits_bare = before.lasting_step(agent, job), False
             if not any(before.welcome(agent, other) for other in sorts[key]):
                 step = max(step, STEP[ReasonCode.TAKES_BACK])
             if len(over) == len(sorts[key]):
                 step = max(step, STEP[ReasonCode.QUOTA])
+            if agent.windows:
+                agent.windows.show_bare()
+                fits_bare = agent.room(job.per_task) >= job.replicas
+                agent.windows.show()
             if step == 0 and left.room(job.per_task) >= job.replicas:
                 far = before.moving.transfer_ms(agent.row, job) > reach
                 code = ReasonCode.DATA_TO_MOVE if far else ReasonCode.RESERVATION_AHEAD
                 step = STEP[ReasonCode.FAIRNESS_TURN if full_up else code]
             elif step == 0:
                 fits = agent.room(job.per_task) >= job.replicas
-                step = STEP[ReasonCode.FAIRNESS_TURN if fits else ReasonCode.CAPACITY]
+                held = ReasonCode.RESERVATION_AHEAD if fits_bare else ReasonCode.CAPACITY
+                step = STEP[ReasonCode.FAIRNESS_TURN if fits else held]
             hub_id = agent.row.key[0]
             steps[hub_id] = min(step, steps.get(hub_id, step))
         if not hub_ids:

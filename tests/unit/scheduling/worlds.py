@@ -14,7 +14,7 @@ from federation.domain.ids import AgentId, AgentKey, HubId
 from federation.domain.quantities import AMOUNT_MAX, Resources, need_of, resources
 from federation.scheduling import Delta, Policy
 from federation.scheduling.policy import Order
-from federation.scheduling.rows import AgentRow, ClaimRow, LeaseRow, LinkRow, OwnerKey, QueuedJob, UsageRow
+from federation.scheduling.rows import AgentRow, ClaimRow, LeaseRow, LinkRow, OwnerKey, QueuedJob, UsageRow, WindowRow
 
 HUBS = ("cairo", "kuala-lumpur", "shenzhen")
 KEYS: tuple[AgentKey, ...] = tuple((HubId(hub), AgentId(name)) for hub in HUBS for name in ("a", "b"))
@@ -22,6 +22,7 @@ MODELS = ("nvidia/A100", "nvidia/T4")
 POLICIES = ("open", "members", "hubs", "compute-to-data", "from-the-future")
 WEIGHTS = (0.5, 1.0, 2.0)
 JOBS, LEASES = 24, 6
+WINDOWS = 4
 
 
 class World:
@@ -36,6 +37,8 @@ class World:
         self.full = self.chance(0.3)
         """Leases lie on machines that there are, and most are guests that may be preempted."""
         self.there: dict[AgentKey, AgentRow] = {}
+        self.classes = self.chance(0.5)
+        """Capacity is promised to some."""
 
     def chance(self, share: float) -> bool:
         """True so often."""
@@ -138,6 +141,7 @@ class World:
             submitted_ms=self.dice.randint(0, 9),
             spread=self.chance(0.2),
             preemptible=self.chance(0.3),
+            window=self.window_id(),
         )
 
     def jobs(self, ids: range = range(JOBS)) -> tuple[QueuedJob, ...]:
@@ -168,7 +172,35 @@ class World:
             expires_ms=self.dice.randint(0, 100),
             started_ms=self.dice.choice((0, 1, 3, 5)),
             preemptible=self.chance(0.9 if self.full else 0.5),
+            window=self.window_id(),
         )
+
+    def window_id(self) -> str:
+        """Of a class, where there are any; also one that nobody knows."""
+        return f"window-{self.dice.randint(0, WINDOWS)}" if self.classes and self.chance(0.4) else ""
+
+    def window(self, at: int) -> WindowRow:
+        """Begun or not, with more room than is there, on machines that are not there."""
+        task, seats = self.dice.choice(self.sorts), self.dice.randint(1, 4)
+        wanted = need_of(task).devices
+        named = tuple(tuple(self.dice.sample(range(max(4, wanted)), wanted)) for _ in range(seats))
+        start_ms = self.dice.choice((0, 2, 7, 10, 25, 60))
+        end_ms = start_ms + self.dice.choice((5, 20, 100))
+        return WindowRow(
+            window_id=f"window-{at}",
+            key=self.dice.choice(sorted(self.there) or KEYS),
+            per_task=task,
+            nodes=tuple(self.dice.choice(("n0", "n0", "n1", "n2", "n9")) for _ in range(seats)),
+            start_ms=start_ms,
+            end_ms=end_ms,
+            no_show_ms=self.dice.randint(start_ms, end_ms),
+            devices=named if wanted and self.chance(0.7) else (),
+            taken=self.dice.choice((0, 0, 1, 3)),
+        )
+
+    def windows(self) -> tuple[WindowRow, ...]:
+        """In half of the worlds, some."""
+        return tuple(self.window(at) for at in range(WINDOWS) if self.chance(0.6)) if self.classes else ()
 
     def claims(self, jobs: tuple[QueuedJob, ...], leases: tuple[LeaseRow, ...]) -> tuple[ClaimRow, ...]:
         """Of a few of the jobs; some victims have ended."""
@@ -233,7 +265,7 @@ class World:
     def everything(self) -> Delta:
         """A whole federation."""
         agents, jobs, leases = self.agents(), self.jobs(), self.leases()
-        claims = self.claims(jobs, leases)
+        claims, windows = self.claims(jobs, leases), self.windows()
         return Delta(
             agents=agents,
             queued=jobs,
@@ -241,6 +273,7 @@ class World:
             usage=self.usage(),
             claims_made=claims,
             links=self.links(),
+            windows=windows,
         )
 
     def shuffled(self, delta: Delta) -> Delta:
@@ -253,6 +286,7 @@ class World:
             usage=tuple(self.dice.sample(delta.usage, len(delta.usage))),
             claims_made=tuple(self.dice.sample(delta.claims_made, len(delta.claims_made))),
             links=tuple(self.dice.sample(delta.links, len(delta.links))),
+            windows=tuple(self.dice.sample(delta.windows, len(delta.windows))),
         )
 
     def change(self, step: int) -> Delta:
@@ -263,6 +297,8 @@ class World:
         claims = self.claims(queued, started)
         claimed = {row.job_id for row in claims}
         links = self.links() if step == 0 or self.chance(0.1) else ()
+        windows = self.windows() if self.chance(0.4) else ()
+        lasting = {row.window_id for row in windows}
         return Delta(
             agents=agents,
             agents_removed=tuple(key for key in KEYS if key not in {row.key for row in agents} and self.chance(0.02)),
@@ -280,5 +316,9 @@ class World:
             ),
             claims_ended=tuple(
                 name for at in range(JOBS) if (name := f"job-{at:02d}") not in claimed and self.chance(0.1)
+            ),
+            windows=windows,
+            windows_ended=tuple(
+                name for at in range(WINDOWS) if (name := f"window-{at}") not in lasting and self.chance(0.1)
             ),
         )

@@ -11,7 +11,7 @@ from federation.errors import Code, FederationError
 from federation.scheduling import Delta, Plan, PlannerState, Policy, plan_round
 from federation.scheduling.plan import Placement, Preemption
 from federation.scheduling.prediction import Runtimes
-from federation.scheduling.rows import LeaseRow, QueuedJob
+from federation.scheduling.rows import LeaseRow, QueuedJob, WindowRow
 from federation.simulation import Outcome, Replay, Run
 from federation.simulation import replay as replay_module
 from tests.unit.simulation.builders import HOUR, MINUTE, SECOND, agent, by_name, cpus, job, replayed, times
@@ -279,3 +279,20 @@ def test_there_is_a_round_at_the_instant_that_a_plan_asks_for(monkeypatch: pytes
     monkeypatch.setattr(replay_module, "plan_round", plan)
     replayed([agent("cairo", cpus(1))], [job("a", 0, HOUR), job("b", MINUTE, MINUTE)])
     assert held == [0, MINUTE, 10 * MINUTE, HOUR]
+
+
+def test_a_class_has_its_seats_in_a_replay_and_others_start_when_it_is_over() -> None:
+    """Nothing ends at the bell, or when the lesson is over: the replay holds a round at both."""
+    hub = agent("cairo", cpus(2))
+    lesson = WindowRow("lesson", hub.key, cpus(1), ("n0", "n0"), HOUR, 2 * HOUR, 2 * HOUR)
+    jobs = [
+        job("guest", 1, 50 * MINUTE, cpus(2), runtime_limit_ms=HOUR - 2),
+        job("late", 2, HOUR, cpus(2), runtime_limit_ms=HOUR),
+        job("ada", 30 * MINUTE, 20 * MINUTE, window="lesson", runtime_limit_ms=HOUR),
+    ]
+    replay = Replay([hub], Policy(), windows=[lesson])
+    assert times(replay.run(jobs)) == {
+        "guest": (1, 50 * MINUTE + 1),
+        "ada": (50 * MINUTE + 1, 70 * MINUTE + 1),
+        "late": (2 * HOUR, 3 * HOUR),
+    }
