@@ -27,7 +27,8 @@ class Windows:
     """The windows of one agent, and all that runs there. What the agent's machines have free is what this shows."""
 
     def __init__(self, agent: Agent, rows: list[WindowRow], now_ms: int) -> None:
-        self.agent, self.rows, self.now_ms = agent, rows, now_ms
+        self.agent, self.now_ms = agent, now_ms
+        self.rows = sorted(rows, key=lambda row: (row.start_ms, row.window_id))
         self.tasks: list[Task] = []
         self.seats: dict[str, Room] = {}
         self.drained: set[int] = set()
