@@ -170,7 +170,7 @@ def _courses(state: PlannerState, now_ms: int, instead: dict[str, WindowRow] | N
     for entry in state.last_plan.placements:
         if entry.key in state.fleet.index and entry.job_id in state.queue and entry.job_id not in state.claims:
             job = state.job(entry.job_id)
-            until_ms = now_ms + job.runtime_limit_ms
+            until_ms = now_ms + job.runtime_limit_ms + entry.transfer_ms
             run = Running(until_ms, entry.nodes, job.per_task, entry.devices, job.window)
             found[state.fleet.index[entry.key]].start(run)
     return found

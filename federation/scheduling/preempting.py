@@ -124,6 +124,8 @@ class _Site:
         self.bare = state.fleet.room()
         """The same when all guests have gone, where that was asked for."""
         self._held, self._bare_held = dict(held), {agent: course.copy() for agent, course in held.items()}
+        self._stale = {(bare, agent) for bare in (False, True) for agent in held}
+        """Of rooms of agents that have windows (whether bare, agent): what moved there is not in them yet."""
         self._bared: set[int] = set()
         self._started: dict[AgentKey, list[Placement]] = {}
         for entry in placements:
@@ -143,7 +145,6 @@ class _Site:
                 self._hold(room, key, run, 1)
         for guest in guests:
             self.hold(self.bare, guest, -1)
-        self.show(agent)
 
     def hold(self, room: Nodes, guest: _Guest, sign: int) -> None:
         """A guest holds its room (1), or has gone (-1)."""
@@ -159,13 +160,18 @@ class _Site:
             course.start(run)
         else:
             course.stop(run)
-        course.write(course.open(course.now_ms), room)
+        self._stale.add((room is self.bare, agent))
 
-    def show(self, agent: int) -> None:
-        """Make the rooms of an agent that has windows what no window holds."""
-        if agent in self._held:
-            for room, held in ((self.room, self._held), (self.bare, self._bare_held)):
-                held[agent].write(held[agent].open(held[agent].now_ms), room)
+    def show(self, room: Nodes, agent: int) -> None:
+        """Make the room of an agent that has windows what no window holds: looked at when it is asked for.
+
+        Many guests go and come between two questions, and each answer goes through all that runs there.
+        """
+        stale = (room is self.bare, agent)
+        if stale in self._stale:
+            self._stale.remove(stale)
+            course = (self._bare_held if room is self.bare else self._held)[agent]
+            course.write(course.open(course.now_ms), room)
 
     def come_back(self, agent: int, guests: Iterable[_Guest]) -> None:
         """Guests that had left the room are there again; the room itself is as it was before."""
@@ -175,6 +181,7 @@ class _Site:
 
     def fits(self, room: Nodes, job: QueuedJob, agent: int) -> bool:
         """Whether there is room for a job."""
+        self.show(room, agent)
         fleet = self.state.fleet
         begin, end = int(fleet.first[agent]), int(fleet.first[agent + 1])
         shape = fleet.shapes.id_of(job.per_task)
@@ -191,6 +198,7 @@ def _claim(site: _Site, job: QueuedJob, agent: int, guests: list[_Guest]) -> Pre
     devices = (int(fleet.device_first[span[0]]), int(fleet.device_first[span[1]]))
     before = room.free[span[0] : span[1]].copy(), room.device_free[devices[0] : devices[1]].copy()
     victims = _victims(site, job, agent, guests)
+    site.show(room, agent)
     nodes, places = _placed(site.of, room, fleet.shapes.id_of(job.per_task), span, job)
     room.free[span[0] : span[1]], room.device_free[devices[0] : devices[1]] = before
     site.come_back(agent, victims)

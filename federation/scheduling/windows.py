@@ -9,9 +9,10 @@ Deliberately not here: timetables, which are instants already when they come.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -201,29 +202,35 @@ class Course:
 
     def open_at(self, at_ms: int) -> Int64:
         """What is free and held by no window; below zero where what a window holds is not there."""
-        room = self.free_at(at_ms)
-        for row in self.windows:
-            if row.start_ms <= at_ms < row.end_ms:
-                room -= self.inside(row, at_ms)
-        return room
+        return next(self._open_at_each([at_ms]))
 
     def open(self, from_ms: int, until_ms: int = FOREVER_MS) -> Int64:
         """What a run may use that goes from `from_ms`, now or later, until `until_ms` at the latest."""
-        room = self.open_at(from_ms)
-        for at_ms in self.starts(from_ms):
-            if at_ms < until_ms:
-                np.minimum(room, self.open_at(at_ms), out=room)
-        return room
+        instants = [from_ms, *(at_ms for at_ms in self.starts(from_ms) if at_ms < until_ms)]
+        return reduce(np.minimum, self._open_at_each(instants))
 
     def seated(self, row: WindowRow, from_ms: int, until_ms: int) -> Int64:
         """The same for a run with a seat: while its window lasts it uses the room that this holds, and no other."""
         inside = self.inside(row, max(row.start_ms, from_ms))
         room = inside.copy()
-        for at_ms in (from_ms, *self.starts(from_ms)):
-            if at_ms < until_ms:
-                covered = row.start_ms <= at_ms < row.end_ms
-                np.minimum(room, self.open_at(at_ms) + (inside if covered else 0), out=room)
+        instants = [at_ms for at_ms in (from_ms, *self.starts(from_ms)) if at_ms < until_ms]
+        for at_ms, is_open in zip(instants, self._open_at_each(instants), strict=True):
+            covered = row.start_ms <= at_ms < row.end_ms
+            np.minimum(room, is_open + (inside if covered else 0), out=room)
         return room
+
+    def _open_at_each(self, instants: Sequence[int]) -> Iterator[Int64]:
+        """`open_at` at instants that ascend, one after the other: what runs is gone through once."""
+        free, ending, over = self.free.copy(), sorted(self.runs, key=lambda run: run.end_ms), 0
+        for at_ms in instants:
+            while over < len(ending) and self._over(ending[over], at_ms):
+                self._use(free, ending[over], 1)
+                over += 1
+            room = free.copy()
+            for row in self.windows:
+                if row.start_ms <= at_ms < row.end_ms:
+                    room -= self.inside(row, at_ms)
+            yield room
 
     @property
     def changes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from federation.domain.hub import Dataset, LinkState
+from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
 from federation.scheduling.plan import Fetch
 from federation.scheduling.rows import AgentRow, Delta, QueuedJob
@@ -14,6 +15,7 @@ class Moving:
     def __init__(self, full: Delta) -> None:
         self.agents = full.agents
         self.links = {(link.from_hub, link.to_hub): link for link in full.links}
+        self._transfer_ms: dict[tuple[AgentKey, str, tuple[tuple[str, str], ...]], int] = {}
 
     def code(self, row: AgentRow, job: QueuedJob, name: str, version: str) -> ReasonCode:
         """What keeps an input from an agent."""
@@ -42,7 +44,10 @@ class Moving:
 
     def transfer_ms(self, row: AgentRow, job: QueuedJob) -> int:
         """How long that takes."""
-        return sum(fetch.transfer_ms for fetch in self.fetches(row, job))
+        asked = row.key, job.home_hub, job.inputs
+        if asked not in self._transfer_ms:
+            self._transfer_ms[asked] = sum(fetch.transfer_ms for fetch in self.fetches(row, job))
+        return self._transfer_ms[asked]
 
     def soonest(self, row: AgentRow, job: QueuedJob, name: str, version: str) -> Fetch | None:
         """From where an input comes soonest."""

@@ -11,8 +11,10 @@ from federation.domain.plan import ReasonCode
 from federation.errors import FederationError
 from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
 from federation.scheduling.checks import WINDOWS_PER_AGENT_MAX
+from federation.scheduling.kernels.room import Int64
 from federation.scheduling.offering import extend, offer
 from federation.scheduling.rows import AgentRow, DeltaCollector, LeaseRow, QueuedJob, WindowRow
+from federation.scheduling.windows import FOREVER_MS, Course
 from tests.unit.scheduling.builders import agent, cpus, job, key_of, lease, where
 
 MINUTE_MS = 60_000
@@ -149,6 +151,27 @@ def test_an_owner_ends_no_guest_for_room_that_a_class_holds() -> None:
     assert [claim.victims for claim in plan.preemptions] == [("guest",)]
     _, plan = planned(task("owner", 90, 2), at_min=70, leases=(guest,))
     assert plan.preemptions == ()
+
+
+def test_taking_back_beside_a_class_looks_at_what_runs_a_few_times_not_once_a_guest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An owner needs two of two hundred guests' machines: what windows leave is found out for questions, not for moves."""
+    looks: list[int] = []
+    plain = Course.open
+
+    def counted(course: Course, from_ms: int, until_ms: int = FOREVER_MS) -> Int64:
+        looks.append(from_ms)
+        return plain(course, from_ms, until_ms)
+
+    monkeypatch.setattr(Course, "open", counted)
+    guests = tuple(
+        lease(f"guest-{at}", cpus(1), "cairo", home_hub="lima", preemptible=True, started_ms=1, expires_ms=10**9 + at)
+        for at in range(200)
+    )
+    _, plan = planned(task("owner", 90, 2), at_min=70, leases=guests, agents=(agent("cairo", cpus(203)),))
+    assert [len(claim.victims) for claim in plan.preemptions] == [2]
+    assert len(looks) < 40
 
 
 def test_a_hub_that_shrank_has_no_seats_to_give() -> None:
