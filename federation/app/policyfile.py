@@ -27,14 +27,16 @@ Deliberately not here: what the order means (`federation/scheduling/policy.py`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
 from federation.domain.hub import HUBS_MAX
 from federation.domain.quantities import CPU, DEVICE_MILLI, DISK, GPU, MEMORY
-from federation.errors import Code, FederationError
+from federation.errors import Code, Fault, FederationError
 from federation.policy.document import (
     TEXT_LENGTH_MAX,
     bad,
@@ -63,6 +65,8 @@ _WEIGHTS = {"hubs": ("hub_weights", 1), "projects": ("project_weights", 2), "use
 """By key: the field of `Policy`, and how many names lead to a weight."""
 _QUOTAS = {"hubs": 1, "projects": 2, "users": 3}
 _AMOUNTS = {"cpus": (CPU, 1_000), "memory": (MEMORY, 1), "disk": (DISK, 1), "gpus": (GPU, DEVICE_MILLI)}
+_NAMES = {"hubs": "hub", "projects": "hub -> project", "users": "hub -> project -> user"}
+"""What leads to a weight or to amounts, by key; the hub of a project or a user is its home."""
 T = TypeVar("T")
 _KEYS = ("weights", "half_life", "contribution", "within_user", "backfill", "promise_after", "placements_max")
 BACKFILL = {"conservative": RESERVATIONS_MAX, "easy": 1, "none": 0}
@@ -80,10 +84,27 @@ class FederationPolicy:
 
 def load_policy(path: Path) -> FederationPolicy:
     """The policy in a file. Raises: FederationError CONFIGURATION_INVALID or UNKNOWN_KEY, naming the place."""
+    document = policy_document(path)
     try:
-        return federation_policy(read_policy_file(path))
+        return federation_policy(document)
     except FederationError as error:
         raise _in(repr(str(path)), error, path=str(path)) from error
+
+
+def policy_document(path: Path) -> Mapping[str, Any]:
+    """What is written in a policy file, its keys unchecked. Raises: FederationError CONFIGURATION_INVALID."""
+    try:
+        return read_policy_file(path)
+    except FederationError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise _in(repr(str(path)), error, path=str(path)) from error
+        raise FederationError(
+            Code.CONFIGURATION_INVALID,
+            f"No such file: {str(path)!r}",
+            fault=Fault.CALLER,
+            hint="To write one, copy infra/policy.example.yaml.",
+            metadata=error.metadata,
+        ) from None
 
 
 def federation_policy(document: Mapping[str, Any]) -> FederationPolicy:
@@ -149,15 +170,19 @@ def _quotas(document: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, int]
 
 
 def _quota(value: object, where: str) -> dict[str, int]:
-    amounts = section(value, where)
+    amounts = _table(value, where)
     only_keys(amounts, tuple(_AMOUNTS), where)
     return {_AMOUNTS[key][0]: _amount(of, f"{where}.{key}", _AMOUNTS[key][1]) for key, of in amounts.items()}
 
 
 def _amount(value: object, where: str, unit: int) -> int:
-    found = None if isinstance(value, str) and value.endswith("%") else share(value, where, unit, is_bytes=unit == 1)
+    """An amount as in `share`; a part is refused, for there is no telling of what."""
+    found: Fraction | int | None = None
+    with contextlib.suppress(FederationError):
+        found = share(value, where, unit, is_bytes=unit == 1)
     if not isinstance(found, int):
-        raise bad(where, "must be an amount, not a part")
+        kind = 'bytes such as "48Gi"' if unit == 1 else f"an amount of at most {len(str(unit)) - 1} decimals"
+        raise bad(where, f"must be {kind}, not a part, and not negative")
     return found
 
 
@@ -186,9 +211,8 @@ def _number(value: object, where: str, most: float, *, above_zero: bool = False)
         or not 0 <= value <= most
         or (above_zero and not value)
     ):
-        raise bad(
-            where, f"must be a number {'above' if above_zero else 'from'} 0{', up' if above_zero else ''} to {most:g}"
-        )
+        low = "above 0, up" if above_zero else "from 0"
+        raise bad(where, f"must be a number {low} to {most:,.0f}")
     return float(value)
 
 
@@ -201,10 +225,19 @@ def _by_level(
 ) -> dict[tuple[str, ...], T]:
     """What is written below as many names as it is deep, by these; `path` is where it stands, then the names so far."""
     found: dict[tuple[str, ...], T] = {}
-    for name, inner in section(value, ".".join(path)).items():
+    for name, inner in _table(value, ".".join(path)).items():
         here = (*path, _name(name, ".".join(path)))
         found |= {here[1:]: read(inner, ".".join(here))} if depth == 1 else _by_level(inner, depth - 1, here, read)
     return found
+
+
+def _table(value: object, where: str) -> Mapping[str, Any]:
+    """A section of weights or quotas; that a name was left out is the usual mistake, so the error says which lead there."""
+    if isinstance(value, Mapping):
+        return section(value, where)
+    kind = next(each for each in where.split(".") if each in _NAMES)
+    leaf = "amounts" if where.startswith("quotas.") else "weight"
+    raise bad(where, f"must be a table: {kind} are {_NAMES[kind]} -> {leaf}")
 
 
 def _name(name: str, where: str) -> str:

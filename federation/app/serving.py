@@ -140,7 +140,13 @@ def _policy(settings: Settings) -> Policy:
     """The order of the queue. What the file says of hubs' shares is for replays: a live hub speaks for itself."""
     if not settings.scheduling.policy:
         return Policy()
-    chosen = load_policy(Path(settings.scheduling.policy))
+    try:
+        chosen = load_policy(Path(settings.scheduling.policy).absolute())
+    except FederationError as error:
+        message = f"[scheduling] policy: {error.message}"
+        raise FederationError(
+            error.code, message, fault=error.fault, hint=error.hint, metadata=error.metadata
+        ) from error
     if chosen.hubs:
         log.warning(
             "%s: `hubs` (%s) has no effect here; what a hub offers is in its own share policy file",

@@ -55,7 +55,10 @@ class Scheduling:
     """The order of the queue."""
 
     policy: str = ""
-    """A policy file (`federation/app/policyfile.py`); empty: everybody has weight 1, and the planner's own settings."""
+    """A policy file (`federation/app/policyfile.py`), its path as from the folder of the settings' file.
+
+    Empty: everybody has weight 1, and the planner's own settings.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,9 @@ def _document(file: Path) -> dict[str, dict[str, Any]]:
     for name, section in document.items():
         if not isinstance(section, dict):
             raise _wrong(f"{name} stands outside any section in {file}", key=name)
+    policy = document.get("scheduling", {}).get("policy")
+    if isinstance(policy, str) and policy:
+        document["scheduling"]["policy"] = str(file.absolute().parent / policy)
     return document
 
 

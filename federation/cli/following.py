@@ -72,9 +72,12 @@ def in_short(response: job_pb2.ExplainJobResponse) -> str:
         return ""
     if all(reason.code == "SHAPE_NEVER_FITS" for reason in reasons):
         return f"fits at no hub ({readable(_commonest(reasons).message)})"
+    for reason in reasons:
+        if not reason.hub_id:  # the federation's own reason, a quota for example, holds whatever hubs have
+            return readable(reason.message)
     nearest = next((each for each in reasons if each.hub_id and each.hub_id == response.earliest_hub_id), None)
     chosen = nearest or _commonest([each for each in reasons if each.code != "SHAPE_NEVER_FITS"])
-    return readable(f"{chosen.hub_id}: {chosen.message}" if chosen.hub_id else chosen.message)
+    return readable(f"{chosen.hub_id}: {chosen.message}")
 
 
 def _commonest(reasons: list[common_pb2.Reason]) -> common_pb2.Reason:

@@ -1,7 +1,7 @@
 """The files of an embedded federation: ports, tokens, control.toml, one agent.toml a hub, client.json.
 
 Written anew by each `brhub up` from `federation.json`, which remembers what was asked for; ports, tokens and keys are
-kept. Deliberately not here: processes (`processes.py`) and what the settings mean (`federation/app.py`, `hub_node/app.py`).
+kept, and so is what an operator added to control.toml. Deliberately not here: processes (`processes.py`) and what the settings mean (`federation/app.py`, `hub_node/app.py`).
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import getpass
 import importlib.util
 import json
+import re
 import secrets
 import shutil
 import socket
+import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from federation.errors import Code, invalid
+from federation.errors import Code, FederationError, invalid
 from federation.identity.principal import LOCAL_ISSUER, OPERATOR, Principal, PrincipalKind
 from federation.identity.tokens import TokenFile, mint_token
 
@@ -31,6 +33,10 @@ MEMORY_KEPT_BYTES = 2**30
 """Of this machine's memory, for the control plane and whoever sits at it."""
 PORTS = ("grpc", "admin", "console", "objects")
 LOOPBACK = "127.0.0.1"
+CONTROL_HEAD = (
+    "# `brhub up` sets anew what it wrote here itself; sections and keys that you add stay, comments do not.\n\n"
+)
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 USER = "user"
 """The key of the starter's own token among the hubs' tokens."""
 
@@ -110,10 +116,14 @@ def _free_ports(wanted: dict[str, int]) -> dict[str, int]:
 
 
 def write_files(folder: Path, plan: Plan, datasets: dict[str, tuple[str, Path]]) -> None:
-    """All files. `datasets`: by hub id, (dataset name, its folder)."""
+    """All files. `datasets`: by hub id, (dataset name, its folder).
+
+    Raises: FederationError CONFIGURATION_INVALID when control.toml holds what cannot be kept; it is left as it is.
+    """
     _write(folder / STATE_FILE, json.dumps(asdict(plan), indent=2) + "\n")
     _enter_tokens(folder / "tokens.json", plan)
-    _write(folder / "control.toml", toml(_control(folder, plan)))
+    control = folder / "control.toml"
+    _write(control, CONTROL_HEAD + toml(_with_what_was_added(control, _control(folder, plan))))
     for hub_id in plan.hub_ids:
         home = folder / "hubs" / hub_id
         home.mkdir(parents=True, exist_ok=True)
@@ -156,6 +166,34 @@ def _control(folder: Path, plan: Plan) -> dict[str, Any]:
         },
         "tracking": {"enabled": importlib.util.find_spec("mlflow") is not None},
     }
+
+
+def _with_what_was_added(path: Path, written: dict[str, Any]) -> dict[str, Any]:
+    """What is written now, with the sections and keys that somebody added to the file before: a policy, for example."""
+    try:
+        before = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return written
+    except (OSError, ValueError) as problem:
+        raise _unkept(path, str(problem)) from problem
+    merged = {name: dict(section) for name, section in written.items()}
+    for name, section in before.items():
+        if not _BARE.fullmatch(name) or not isinstance(section, dict):
+            raise _unkept(path, f"{name} is no section with a plain name")
+        for key, value in section.items():
+            if not _BARE.fullmatch(key) or not isinstance(value, str | bool | int):
+                raise _unkept(path, f"[{name}] {key} is neither text nor true, false or a whole number")
+            merged.setdefault(name, {}).setdefault(key, value)
+    return merged
+
+
+def _unkept(path: Path, why: str) -> FederationError:
+    return invalid(
+        f"{str(path)!r} cannot be written anew without losing what is in it: {why}",
+        code=Code.CONFIGURATION_INVALID,
+        hint="Mend that file, or remove it: it is then made afresh.",
+        path=str(path),
+    )
 
 
 def engines() -> list[str]:

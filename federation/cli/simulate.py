@@ -214,9 +214,8 @@ def _key(session: Session) -> bytes:
 
 def _policy_document(file: Path) -> Mapping[str, Any]:
     """The policy in force, checked, as the history keeps it."""
-    from federation.app.policyfile import federation_policy
-    from federation.policy.document import read_policy_file
+    from federation.app.policyfile import federation_policy, policy_document
 
-    document = read_policy_file(file)
+    document = policy_document(file)
     federation_policy(document)
     return document

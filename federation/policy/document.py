@@ -130,8 +130,14 @@ def duration_ms(value: object, where: str, low_ms: int, high_ms: int) -> int:
     if isinstance(value, str) and _DURATION.fullmatch(value):
         found = sum(int(count) * _DURATION_MS[unit] for count, unit in _DURATION_PART.findall(value))
     if not low_ms <= found <= high_ms:
-        raise bad(where, f"must be a time such as 90s, 10m or 12h, from {low_ms} ms to {high_ms} ms")
+        raise bad(where, f"must be a time such as 90s, 10m or 12h, from {_time(low_ms)} to {_time(high_ms)}")
     return found
+
+
+def _time(ms: int) -> str:
+    """In the largest unit in which it is whole."""
+    unit, length_ms = max((each for each in _DURATION_MS.items() if not ms % each[1]), key=lambda each: each[1])
+    return f"{ms // length_ms}{unit}" if ms else "0s"
 
 
 def share(value: object, where: str, unit: int, *, is_bytes: bool = False) -> Fraction | int:

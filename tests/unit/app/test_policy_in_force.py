@@ -47,5 +47,14 @@ def test_a_wrong_file_is_told_before_anything_starts(tmp_path: Path) -> None:
     file.write_text("order: {weights: {hubs: {cairo: much}}}\n")
     with pytest.raises(FederationError, match=r"order\.weights\.hubs\.cairo") as caught:
         plane_with(tmp_path, str(file))
-    assert str(file) in caught.value.message
+    assert caught.value.message.startswith(f"[scheduling] policy: {str(file)!r}: ")
     assert not (tmp_path / "federation.db").exists()
+
+
+def test_a_missing_file_is_told_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by the key that names it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FederationError, match=r"\[scheduling\] policy: No such file: ") as caught:
+        plane_with(tmp_path, "nowhere.yaml")
+    assert repr(str(tmp_path / "nowhere.yaml")) in caught.value.message
+    assert "infra/policy.example.yaml" in caught.value.hint

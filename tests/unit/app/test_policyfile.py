@@ -106,6 +106,26 @@ def test_what_is_wrong_is_named(text: str, code: Code, word: str) -> None:
     assert word in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("quotas: {users: {amina: {gpus: 4}}}", "quotas.users.amina.gpus must be a table: users are hub -> project -> user -> amounts"),
+        ("quotas: {users: {cairo: {amina: {gpus: 4}}}}", "users are hub -> project -> user -> amounts"),
+        ("order: {weights: {users: {amina: 2}}}", "users are hub -> project -> user -> weight"),
+        ("order: {weights: {hubs: 2}}", "order.weights.hubs must be a table: hubs are hub -> weight"),
+        ("order: {weights: {hubs: {cairo: 0}}}", "a number above 0, up to 1,000,000."),
+        ("order: {half_life: 0s}", "from 1s to 366d."),
+        ("quotas: {hubs: {cairo: {memory: 50%}}}", 'memory must be bytes such as "48Gi", not a part, and not negative.'),
+        ("quotas: {hubs: {cairo: {gpus: much}}}", "gpus must be an amount of at most 3 decimals, not a part"),
+    ],
+)  # fmt: skip
+def test_an_error_says_what_is_expected_in_units_a_person_reads(text: str, said: str) -> None:
+    """Which names lead to a weight, ranges in days, thousands apart; never a part where a part is refused."""
+    with pytest.raises(FederationError) as caught:
+        order(text)
+    assert said in caught.value.message
+
+
 def test_every_setting_of_the_planner_can_be_said() -> None:
     """All of `Policy` differs from its default: a setting that no file can name is one that no operator can try."""
     text = """

@@ -163,6 +163,37 @@ def test_issued_tokens_survive_the_next_up(folder: Path) -> None:
     assert TokenFile(folder / "tokens.json").lookup(token).subject == "aisha"
 
 
+def test_what_an_operator_added_to_control_toml_survives_the_next_up(folder: Path) -> None:
+    """A policy above all, counted from the file's folder; what `up` writes itself is written anew."""
+    from federation.app.settings import read_settings
+
+    plan = layout.complete(layout.Plan(hubs=1), 8 * GIB)
+    layout.write_files(folder, plan, {})
+    control = folder / "control.toml"
+    text = control.read_text().replace("[objects]\n", '[objects]\nregion = "eu-1"\nbucket = "other"\n', 1)
+    text = text.replace('bucket = "federation"\n', "", 1)
+    control.write_text(text + '\n[scheduling]\npolicy = "rules/policy \\"1\\".yaml"\n')
+    for _ in range(2):
+        layout.write_files(folder, plan, {})
+        settings = read_settings(control, {})
+        assert settings.scheduling.policy == str(folder / "rules" / 'policy "1".yaml')
+        assert (settings.objects.region, settings.objects.bucket) == ("eu-1", "federation")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[scheduling", "policy = 'x'", "[scheduling]\npolicy = 1979-05-27", "[scheduling]\n'a b' = 1", "['a b']\nc = 1"],
+)
+def test_what_cannot_be_kept_is_told_and_left_as_it_is(folder: Path, text: str) -> None:
+    """Rather than lost: the error names the file."""
+    control = folder / "control.toml"
+    control.write_text(text)
+    with pytest.raises(FederationError) as caught:
+        layout.write_files(folder, layout.complete(layout.Plan(hubs=1), 8 * GIB), {})
+    assert (caught.value.code, str(control) in caught.value.message) == (Code.CONFIGURATION_INVALID, True)
+    assert control.read_text() == text
+
+
 @pytest.mark.parametrize("hubs", [0, 51])
 def test_an_absurd_number_of_hubs_is_refused(hubs: int) -> None:
     """1 to 50."""

@@ -93,7 +93,7 @@ def test_an_error_as_text_is_two_sentences(message: str, joined: str) -> None:
 
 
 def test_why_a_job_waits_is_one_short_line() -> None:
-    """The hub that may be first speaks; without one, what most hubs say; all of the same size is said as that."""
+    """The hub that may be first speaks; without one, what most hubs say; the federation's own reason first; all of the same size is said as that."""
     reasons = [common_pb2.Reason(code="CAPACITY", hub_id=f"hub-{n}", message="all is taken") for n in range(1, 200)]
     reasons.insert(0, common_pb2.Reason(code="HUB_SUSPECT", hub_id="cairo", message="not heard of"))
     assert in_short(job_pb2.ExplainJobResponse(reasons=reasons)) == "hub-1: all is taken"
@@ -102,3 +102,6 @@ def test_why_a_job_waits_is_one_short_line() -> None:
     large = [common_pb2.Reason(code="SHAPE_NEVER_FITS", hub_id=hub, message="needs 64 cpus") for hub in ("a", "b")]
     assert in_short(job_pb2.ExplainJobResponse(reasons=large)) == "fits at no hub (needs 64 cpus)"
     assert in_short(job_pb2.ExplainJobResponse()) == ""
+    quota = common_pb2.Reason(code="QUOTA", message="cairo holds 8 of its 8 gpus")
+    held = job_pb2.ExplainJobResponse(reasons=[*reasons, quota], earliest_hub_id="cairo")
+    assert in_short(held) == "cairo holds 8 of its 8 gpus"
