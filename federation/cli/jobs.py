@@ -76,8 +76,12 @@ def logs(
     offset: Annotated[int, typer.Option("--from", min=0, help="First byte.")] = 0,
     attempt: Annotated[str, typer.Option(help="Of this attempt, as in `job show`; else the last.")] = "",
 ) -> None:
-    """Print a job's log as it was written."""
+    """Print a job's log as it was written; of one that waits to run again, that of the attempt that ended."""
+    from federation.cli.show import state_of
+
     with session_of(context).client() as client:
+        if not attempt and (job := client.get(job_id)).attempt and state_of(job) == "QUEUED":
+            say(f"attempt {job.attempt}, ended; the job waits to run again")
         for piece in client.logs(job_id, follow, offset=offset, attempt=attempt):
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()

@@ -198,6 +198,8 @@ def _export(session: Session, file: Path, since: str, names: bool, policy_file: 
     if made.still_running:
         text += f"\nstill running: {made.still_running}; what they have run so far counts"
     print_one(value, session.form, text=text)
+    if len({(job.owner.issuer, job.owner.subject) for job in jobs}) == 1:  # the server does not say whose it left out
+        say("all jobs in it are one person's: with a token that is not an administrator's, only your own are exported")
     if session.for_people and not names:
         say("people have pseudonyms in it; --names keeps their names")
 

@@ -33,9 +33,9 @@ class Tail:
 
 
 async def tail_of(desk: Desk, job: Job) -> Tail:
-    """The last `TAIL_BYTES` of the job's present attempt, or why they cannot be had."""
+    """The last `TAIL_BYTES` of the job's last attempt, or why they cannot be had."""
     attempt = str(job.epoch) if job.epoch is not None else ""
-    if not attempt or job.state is JobState.QUEUED:
+    if not attempt:
         return Tail("", "", 0, 0, "Nothing has run yet.")
     try:
         async with asyncio.timeout(TAIL_S_MAX):
@@ -52,7 +52,12 @@ async def tail_of(desk: Desk, job: Job) -> Tail:
         cut = data.find(b"\n") + 1
         begin, data = begin + cut, data[cut:]
     whole, text = _decoded(data)
-    return Tail(attempt, text, begin, begin + whole)
+    return Tail(attempt, text, begin, begin + whole, _heading(job))
+
+
+def _heading(job: Job) -> str:
+    """Above the log of a job that waits again: it is the one before that is shown."""
+    return f"Attempt {job.epoch}, ended; the job waits to run again." if job.state is JobState.QUEUED else ""
 
 
 def _decoded(data: bytes) -> tuple[int, str]:
@@ -67,16 +72,16 @@ async def follow(
 ) -> None:
     """Send what is added to the log of the job that `look` tells of, from `begin` = (attempt, offset), until it is whole.
 
-    A new attempt's log starts afresh. A hub that cannot be asked is asked again.
+    A new attempt's log starts afresh; until then the one before stays, with a heading. A hub that cannot be asked is asked again.
     """
     (attempt, offset), told = begin, ""
     while True:
         pause_s = FOLLOW_S
         try:
             job = await look()
-            present = str(job.epoch) if job.epoch is not None and job.state is not JobState.QUEUED else ""
+            present = str(job.epoch) if job.epoch is not None else ""
             if present != attempt:
-                attempt, offset = present, 0
+                attempt, offset, told = present, 0, ""
                 await send(("log-reset", {"attempt": attempt}))
             if present:
                 chunk = await read_log(desk, job, attempt, offset, STEP_BYTES)
@@ -84,9 +89,10 @@ async def follow(
                 if chunk.data and not used:
                     used = len(chunk.data) if chunk.complete else 0
                 offset += used
-                if text or told:
-                    told = ""
-                    await send(("log", {"text": text, "note": "", "offset": offset}))
+                heading = _heading(job) if present else ""
+                if text or told != heading:
+                    told = heading
+                    await send(("log", {"text": text, "note": heading, "offset": offset}))
                 behind = offset < chunk.size_bytes and used > 0
                 pause_s = 0.0 if behind else FOLLOW_S
                 if job.state.terminal and chunk.complete and not behind:

@@ -8,6 +8,7 @@ Deliberately not here: what a hub offers to whom (`federation/policy`), and quot
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -100,15 +101,22 @@ def authorise(call: str, principal: Principal | None) -> Scope:
     if principal is None:
         raise FederationError(
             Code.UNAUTHENTICATED,
-            f"{call} needs a token.",
+            f"To {_in_words(call)}, a token is needed.",
             fault=Fault.CALLER,
             hint="Set BRHUB_TOKEN, or ask your hub's operator for a token.",
             metadata={"call": call},
         )
     scope = rule.reach.get(principal.kind)
     if scope is None or (scope is Scope.HUB_OPERATED and OPERATOR not in principal.roles):
-        raise denied(principal, call)
+        raise denied(principal, _in_words(call), call)
     return scope
+
+
+def _in_words(call: str) -> str:
+    """A method's name as a person says it ("drain hub"); a route stays as it is."""
+    if not call.startswith("/"):
+        return call
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", call.rpartition("/")[2]).lower()
 
 
 def owns(scope: Scope, principal: Principal, *, issuer: str, subject: str) -> bool:
@@ -133,12 +141,12 @@ def may_charge(principal: Principal, project: str) -> bool:
     return principal.kind is ADMIN or project in (principal.projects or ("default",))
 
 
-def denied(principal: Principal, what: str) -> FederationError:
-    """The refusal itself, for those who ask `speaks_for` and hear no."""
+def denied(principal: Principal, what: str, call: str = "") -> FederationError:
+    """The refusal itself, for those who ask `speaks_for` and hear no; `call` is what was asked, where `what` is words."""
     return FederationError(
         Code.PERMISSION_DENIED,
         f"{principal.name} may not: {what}.",
         fault=Fault.POLICY,
         hint="Ask an operator of the hub or of the federation.",
-        metadata={"principal": principal.name, "call": what},
+        metadata={"principal": principal.name, "call": call or what},
     )

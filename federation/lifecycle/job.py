@@ -398,13 +398,12 @@ def _claimed(job: Job, fact: Fact) -> Job:
 
 
 def _requeued(job: Job, _fact: Fact) -> Job:
+    """Its last hub's name stays: that hub has the log of the attempt that ended."""
     return replace(
         job,
         reason=None,
         result_epoch=None,
         outputs=(),
-        hub_id=type(job.hub_id)(""),
-        agent_id=type(job.agent_id)(""),
         nodes=(),
         started_ms=0,
         ended_ms=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from federation.domain.hub import LinkState
 from federation.domain.job import Epoch, Job, JobState
@@ -17,9 +18,12 @@ ANSWER_S_MAX = 25.0
 
 
 async def read_log(desk: Desk, job: Job, attempt: str, offset: int, limit_bytes: int) -> LogChunk:
-    """The range. Nothing yet while the job has not started; LOGS_UNAVAILABLE when its hub cannot be asked."""
+    """The range. Nothing yet while no attempt has started; LOGS_UNAVAILABLE when its hub cannot be asked.
+
+    Of a job that waits again this is the attempt that ended; more comes with the next.
+    """
     epoch = parsed_attempt(attempt) if attempt else job.epoch
-    if epoch is None or (job.state is JobState.QUEUED and not attempt):
+    if epoch is None:
         return LogChunk(offset, b"", 0, complete=job.state.terminal)
     key = (job.hub_id, job.agent_id)
     agent = await desk.ask(lambda unit: unit.world.agents.get(key))
@@ -58,7 +62,7 @@ async def read_log(desk: Desk, job: Job, attempt: str, offset: int, limit_bytes:
         desk.logs.forget(read.read_id)
     if chunk.problem is not None:
         raise chunk.problem
-    return chunk
+    return replace(chunk, complete=False) if job.state is JobState.QUEUED and not attempt else chunk
 
 
 def parsed_attempt(text: str) -> Epoch:

@@ -155,7 +155,7 @@ def warm_kernels() -> bool:
     with contextlib.suppress(OSError):
         if KERNELS_STAMP.read_text(encoding="ascii") == digest:
             return False
-    say("compiling the planner's kernels")
+    say("compiling the planner's kernels (about a minute, once)")
     words = [str(VENV_PYTHON), "-c", "from federation.app.kernels import prepare; prepare()"]
     if subprocess.run(words, env=child_environment(), cwd=str(ROOT)).returncode == 0:
         KERNELS_STAMP.write_text(digest, encoding="ascii")

@@ -113,6 +113,16 @@ def test_ctrl_c_while_waiting_says_that_the_job_goes_on(brhub: Brhub, small: Sma
     assert "It goes on: brhub job show job-1, or end it with brhub job cancel job-1\n" in said.err
 
 
+def test_the_log_of_a_job_that_waits_again_has_a_heading(brhub: Brhub, small: SmallFederation) -> None:
+    """On standard error: what is printed is the log of the attempt that ended, as it was written."""
+    small.add_job("job-1", "QUEUED", attempt="1-1")
+    small.logs["job-1", "1-1"] = b"made room\n"
+    said = brhub("job", "logs", "job-1")
+    assert (said.status, said.out) == (0, "made room\n")
+    assert said.err == "attempt 1-1, ended; the job waits to run again\n"
+    assert brhub("job", "logs", "job-1", "--attempt", "1-1").err == ""
+
+
 def test_an_ended_job_is_explained_in_one_line(brhub: Brhub, small: SmallFederation) -> None:
     """Why it ended and where its words are; no table of hubs that have nothing to say."""
     small.add_job("job-1", "FAILED").reason.CopyFrom(common_pb2.Reason(code="X", message="It ended."))

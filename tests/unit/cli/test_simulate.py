@@ -189,6 +189,17 @@ def test_an_export_can_be_replayed(brhub: Brhub, small: SmallFederation, tmp_pat
     assert "In fact 1 job waited 1.0s" in told.out
 
 
+def test_an_export_of_one_persons_jobs_says_so(brhub: Brhub, small: SmallFederation, tmp_path: Path) -> None:
+    """Who is no administrator gets only their own, and would take them for the federation's."""
+    ran_job(small, "job-1", 5_000)
+    ran_job(small, "job-2", 5_000)
+    export = ("simulate", "--export", tmp_path / "e", "--since", "9999d", "-o", "json")
+    said = brhub(*export).err
+    assert (said.count("\n"), "one person's" in said) == (1, True)
+    small.jobs["job-2"].owner.subject = "omar"
+    assert brhub(*export).err == ""
+
+
 def test_an_export_with_names_and_the_policy_in_force(brhub: Brhub, small: SmallFederation, tmp_path: Path) -> None:
     """Both are asked for; the words for people say what is in it."""
     ran_job(small, "job-1", 5_000)

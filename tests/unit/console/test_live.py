@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from federation.console.recent import KEPT_MAX, RecentlyEnded
 from federation.domain.job import JobState
 from federation.lifecycle.job import Trigger
+from federation.service import jobs as service_jobs
 from tests.support.builders import a_job
 from tests.support.console import ADMIN, AISHA, CAIRO, OMAR, Console, a_console
 
@@ -92,6 +94,26 @@ async def test_a_jobs_page_follows_its_life_and_its_log(console: Console) -> Non
         assert said == {"text": "drei – 三\n", "note": "", "offset": len(hub.logs[job_id])}
         await asyncio.to_thread(hub.report, job_id, Trigger.RUN_FAILED, exit_code=4)
         await until(news, "region", "failed")
+
+
+async def test_the_log_of_the_attempt_before_stays_while_a_job_waits_again(console: Console) -> None:
+    """On its page and in the stream, with a heading: "nothing has run yet" would hide why it waits again."""
+    hub = console.hubs["cairo/main"]
+    job_id = console.submit("r1", hubs_allow=("cairo",))
+    hub.logs[job_id] = b"one\n"
+    await asyncio.to_thread(hub.report, job_id, Trigger.RUN_STARTED)
+    await asyncio.to_thread(hub.report, job_id, Trigger.RUN_FAILED, exit_code=4)
+    await asyncio.to_thread(console.drain, "cairo", "")
+    job = console.job(job_id)
+    await asyncio.to_thread(console.desk.writer.run, lambda unit: service_jobs.retry(unit, job, "aisha"))
+    heading = "Attempt 1-1, ended; the job waits to run again."
+    async with console.client(AISHA) as browser:
+        page = (await browser.get(f"/jobs/{job_id}")).text
+        assert heading in page
+        assert re.search(r'data-attempt="1-1" data-offset="4">one\n</pre>', page)
+        async with browser.stream("GET", f"/events?page=job&name={job_id}&attempt=1-1&at=4") as stream:
+            seen = await until(events(stream), "log", heading)
+    assert "log-reset" not in [name for name, _ in seen]
 
 
 async def test_a_log_that_cannot_be_had_is_said_once(console: Console) -> None:

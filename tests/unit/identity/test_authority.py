@@ -118,3 +118,14 @@ def test_work_is_counted_to_projects_of_the_caller() -> None:
     assert may_charge(OPERATOR_OF_CAIRO, "default")
     assert not may_charge(OPERATOR_OF_CAIRO, "delays")
     assert may_charge(ADMIN, "anything")
+
+
+def test_a_refusal_says_in_words_what_was_asked() -> None:
+    """A person knows "drain hub", not a method's path; programs find that in the metadata."""
+    call = "/federation.v1.HubService/DrainHub"
+    with pytest.raises(FederationError, match=r"may not: drain hub\.") as caught:
+        authorise(call, AGENT)
+    assert caught.value.metadata["call"] == call
+    with pytest.raises(FederationError, match=r"^To get job, a token is needed\.") as unknown:
+        authorise("/federation.v1.JobService/GetJob", None)
+    assert unknown.value.metadata["call"].endswith("/GetJob")
