@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from federation.app.outside import SystemClock
-from federation.domain.job import JobState
+from federation.domain.job import JobState, OnPartition
 from federation.ports import Clock
 from federation.scheduling import Policy
 from federation.service.rounds import Rounds
@@ -37,9 +37,10 @@ def live(control: ControlUnderTest, clock: Clock) -> Iterator[Rounds]:
 
 
 def one_runs_and_one_waits(control: ControlUnderTest, rounds: Rounds, limit_ms: int) -> None:
-    """The second is promised the end of the first; when this returns, the rounds have come to rest."""
+    """The second is promised the end of the first, which is its limit: a lease that is kept would last longer."""
     first, second = (
-        control.submit(name, name=name, per_task=ALL, runtime_limit_ms=limit_ms) for name in ("first", "second")
+        control.submit(name, name=name, per_task=ALL, runtime_limit_ms=limit_ms, on_partition=OnPartition.STOP)
+        for name in ("first", "second")
     )
     eventually(lambda: control.job(first).state is JobState.LEASED)
     eventually(lambda: rounds.explain(control.job(second)).earliest_start_ms > control.clock.now_ms())
