@@ -34,8 +34,11 @@ MEMORY_KEPT_BYTES = 2**30
 PORTS = ("grpc", "admin", "console", "objects")
 LOOPBACK = "127.0.0.1"
 CONTROL_HEAD = (
-    "# `brhub up` sets anew what it wrote here itself; sections and keys that you add stay, comments do not.\n\n"
+    "# `brhub up` sets addresses, keys and paths anew; sections and keys that you add stay, and so does [tracking].\n"
+    "# Comments do not.\n\n"
 )
+GUESSED = frozenset({("tracking", "enabled")})
+"""What `up` only proposes in control.toml: what stands there already was perhaps an operator's choice, and stays."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 USER = "user"
 """The key of the starter's own token among the hubs' tokens."""
@@ -169,7 +172,7 @@ def _control(folder: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _with_what_was_added(path: Path, written: dict[str, Any]) -> dict[str, Any]:
-    """What is written now, with the sections and keys that somebody added to the file before: a policy, for example."""
+    """What is written now, with what stood in the file before: keys that somebody added, and those of `GUESSED`."""
     try:
         before = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -183,7 +186,9 @@ def _with_what_was_added(path: Path, written: dict[str, Any]) -> dict[str, Any]:
         for key, value in section.items():
             if not _BARE.fullmatch(key) or not isinstance(value, str | bool | int):
                 raise _unkept(path, f"[{name}] {key} is neither text nor true, false or a whole number")
-            merged.setdefault(name, {}).setdefault(key, value)
+            section_now = merged.setdefault(name, {})
+            if key not in section_now or (name, key) in GUESSED:
+                section_now[key] = value
     return merged
 
 

@@ -30,6 +30,8 @@ BATCH_MAX = 1_000
 BATCH_BYTES_MAX = 7 * 1024 * 1024
 LOG_WAIT_MS = 15_000
 LOG_RETRY_S = 2.0
+SCRIPT_ENDINGS = (".py", ".sh")
+"""A command that ends so is the author's script; another name may be a program that the hub has."""
 
 Request = Draft | job_pb2.JobSpec | Mapping[str, Any] | Path | str
 """A job: a draft, a spec that needs no package, job.yaml as a mapping, or the path of a job file."""
@@ -101,13 +103,20 @@ def packed_package(draft: Draft) -> Packed | None:
             shutil.copy(lone, target)
             return pack(folder)
     if draft.package is None:
-        if draft.spec.engine in ("spark", "ray"):
+        if _must_be_sent(draft.spec):
             raise _no_entrypoint(draft, str(draft.folder))
         return None  # a command that the hub has, or a course that it knows
     packed = pack(draft.package)
-    if draft.spec.engine in ("spark", "ray") and draft.spec.entrypoint not in packed.files:
+    if _must_be_sent(draft.spec) and draft.spec.entrypoint not in packed.files:
         raise _no_entrypoint(draft, str(draft.package))
     return packed
+
+
+def _must_be_sent(spec: job_pb2.JobSpec) -> bool:
+    """Whether no hub could run it without a file that comes along: a script, or a path into the package."""
+    if spec.engine == "command":
+        return "/" in spec.entrypoint or spec.entrypoint.endswith(SCRIPT_ENDINGS)
+    return spec.engine in ("spark", "ray")
 
 
 def _inside(path: str) -> None:

@@ -96,6 +96,8 @@ def test_flags_overlay_a_job_file(brhub: Brhub, small: SmallFederation, script: 
     [
         (["submit", "delays.py"], "engine"),
         (["submit", "--engine", "spark", "nowhere.py"], "nowhere.py"),
+        (["submit", "--engine", "command", "nowhere.sh"], "nowhere.sh"),
+        (["submit", "--engine", "command", "--dry-run", "nowhere.py"], "nowhere.py"),
         (["submit", "nowhere.yaml"], "nowhere.yaml"),
         (["submit", "--engine", "hadoop", "work/delays.py"], "hadoop"),
         (["submit", "--engine", "command", "--cpus", "many", "true"], "cpus"),

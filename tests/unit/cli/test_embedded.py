@@ -180,6 +180,21 @@ def test_what_an_operator_added_to_control_toml_survives_the_next_up(folder: Pat
         assert (settings.objects.region, settings.objects.bucket) == ("eu-1", "federation")
 
 
+@pytest.mark.parametrize("chosen", [False, True])
+def test_tracking_that_an_operator_turned_off_stays_off(folder: Path, chosen: bool) -> None:
+    """`up` proposes it where MLflow is installed; what the file says then is the operator's, over up, down and up."""
+    from federation.app.settings import read_settings
+
+    plan = layout.complete(layout.Plan(hubs=1), 8 * GIB)
+    layout.write_files(folder, plan, {})
+    control = folder / "control.toml"
+    proposed = str(read_settings(control, {}).tracking.enabled).lower()
+    control.write_text(control.read_text().replace(f"enabled = {proposed}", f"enabled = {str(chosen).lower()}"))
+    for _ in range(2):
+        layout.write_files(folder, plan, {})
+        assert read_settings(control, {}).tracking.enabled is chosen
+
+
 @pytest.mark.parametrize(
     "text",
     ["[scheduling", "policy = 'x'", "[scheduling]\npolicy = 1979-05-27", "[scheduling]\n'a b' = 1", "['a b']\nc = 1"],

@@ -81,6 +81,30 @@ def test_a_package_is_uploaded_once_and_named_by_its_digest(
     assert moved[-1] == (len(small.uploads[digest]), len(small.uploads[digest]))
 
 
+@pytest.mark.parametrize("verb", ["submit", "explain_spec"])
+@pytest.mark.parametrize("package", ["", "."])
+@pytest.mark.parametrize("entrypoint", ["tool.py", "tool.sh", "bin/tool"])
+def test_a_command_whose_script_is_missing_is_refused_before_anything_is_sent(
+    client: Client, small: SmallFederation, tmp_path: Path, entrypoint: str, package: str, verb: str
+) -> None:
+    """With and without a package, really and as a dry run: no hub could have that script."""
+    (tmp_path / "job.yaml").write_text(f"engine: command\nentrypoint: {entrypoint}\npackage: '{package}'\n")
+    with pytest.raises(FederationError) as caught:
+        getattr(client, verb)(tmp_path / "job.yaml")
+    assert (caught.value.code, caught.value.fault) == (Code.INVALID_ARGUMENT, Fault.CALLER)
+    assert entrypoint in caught.value.message
+    assert (small.jobs, small.calls) == ({}, [])
+    (tmp_path / entrypoint).parent.mkdir(exist_ok=True)
+    (tmp_path / entrypoint).write_text("true")
+    getattr(client, verb)(tmp_path / "job.yaml")
+
+
+def test_a_command_that_the_hub_has_needs_no_file(client: Client, tmp_path: Path) -> None:
+    """With a package beside it or without; whether the hub has it, only the hub knows."""
+    for package in ("", str(tmp_path)):
+        assert client.submit({"engine": "command", "entrypoint": "gcc", "package": package})
+
+
 def test_without_a_package_the_entrypoint_alone_is_sent(client: Client, small: SmallFederation, tmp_path: Path) -> None:
     """What lies beside a script is not sent along unasked."""
     (tmp_path / "main.py").write_text("print(1)\n")
