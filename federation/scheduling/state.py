@@ -81,10 +81,7 @@ class PlannerState:
         for lease in delta.leases_started:
             self._start_lease(lease)
         for job in delta.queued:
-            if job.job_id in self.claims and demand_key(self.job(job.job_id))[2:4] != demand_key(job)[2:4]:
-                self._end_claim(job.job_id)  # it asks for something else now
-            self._dequeue(job.job_id)
-            self._enqueue(job)
+            self._put(job)
         for claim in delta.claims_made:
             self._make_claim(claim)
         for usage in delta.usage:
@@ -132,9 +129,18 @@ class PlannerState:
         return True
 
     # -- the queue ----------------------------------------------------------------------------------------------------
-    def _enqueue(self, job: QueuedJob) -> None:
+    def _put(self, job: QueuedJob) -> None:
+        """A job waits; one that waited already keeps its claim and its promise while it asks for the same room."""
+        promised_ms = 0
+        if job.job_id in self.queue:
+            before = self.job(job.job_id)
+            if (before.per_task, before.replicas) != (job.per_task, job.replicas):
+                self._end_claim(job.job_id)
+            elif before.runtime_limit_ms == job.runtime_limit_ms:
+                promised_ms = self.queue.promised_ms(job.job_id)
+            self._dequeue(job.job_id)
         pair = self.demands.count_in(demand_key(job), (job.home_hub, job.hubs_prefer, job.preemptible, job.window))
-        self.queue.add(job, pair, self.levels.id_of(job.owner))
+        self.queue.add(job, pair, self.levels.id_of(job.owner), promised_ms)
         self.lore.count(job.per_task, job.replicas)
         if job.job_id in self.claims:
             self.queue.set_aside(job.job_id, aside=True)

@@ -59,8 +59,8 @@ class Queue:
         return job_id in self.slots
 
     # -- changes ------------------------------------------------------------------------------------------------------
-    def add(self, job: QueuedJob, pair: int, owner: int) -> None:
-        """A job waits. It is not here yet."""
+    def add(self, job: QueuedJob, pair: int, owner: int, promised_ms: int = 0) -> None:
+        """A job waits. It is not here yet; `promised_ms` is the first start that it was promised, 0: none."""
         if self._spare:
             slot = self._spare.pop()
             self._ids[slot] = job.job_id
@@ -74,7 +74,7 @@ class Queue:
         self._priority[slot], self._aside[slot], self._preemptible[slot] = job.priority, 0, job.preemptible
         self._seq[slot], self._limit[slot] = job.seq, job.runtime_limit_ms
         self._submitted[slot], self._expected[slot] = job.submitted_ms, job.expected_ms
-        self._promised[slot] = 0
+        self._promised[slot] = promised_ms
         self._position[slot] = self._place_in_line(job)
         self._new.append(slot)
 
@@ -146,6 +146,10 @@ class Queue:
         starts = self._promised[: len(self._ids)]
         first_ms = int(np.min(starts, initial=NEVER_MS, where=starts > now_ms))
         return first_ms if first_ms < NEVER_MS else None
+
+    def promised_ms(self, job_id: str) -> int:
+        """The first start that a job was promised, 0: none yet."""
+        return int(self._promised[self.slots[job_id]])
 
     def promises(self) -> dict[str, int]:
         """By job, the first start that was promised."""

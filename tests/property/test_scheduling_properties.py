@@ -13,10 +13,12 @@ from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import AMOUNT_MAX, GPU, Resources, devices_of, need_of
 from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
+from federation.scheduling.indexing import Memory
 from federation.scheduling.plan import STEP, Placement, demand_key
-from federation.scheduling.reference import plan_slowly, promised_slowly
+from federation.scheduling.reference import kept_slowly, plan_slowly, promised_slowly
 from federation.scheduling.reference.room import amount
 from federation.scheduling.rows import LeaseRow, OwnerKey
+from tests.unit.scheduling.large_worlds import LargeWorld
 from tests.unit.scheduling.worlds import POLICIES, World
 
 seeds = st.integers(0, 2**32 - 1)
@@ -278,8 +280,10 @@ def test_the_incremental_state_equals_a_rebuild(seed: int, steps: int) -> None:
     world, state = World(seed), PlannerState()
     policy = world.policy()
     for step in range(steps):
-        state.apply(world.change(step), policy)
-        promised = state.queue.promises()
+        before, delta, promised = state.full(), world.change(step), state.queue.promises()
+        state.apply(delta, policy)
+        promised = kept_slowly(promised, before, delta)
+        assert state.queue.promises() == promised
         rebuilt = PlannerState()
         rebuilt.apply(state.full(), policy)
         rebuilt.lore.learn_from(state.lore, rebuilt.fleet)  # what was learned, and promised, is no part of the rows
@@ -309,3 +313,28 @@ def lease_of(state: PlannerState, entry: Placement) -> LeaseRow:
         f"for-{job.job_id}", job.job_id, entry.key, entry.nodes, job.per_task, *job.owner, 1000,
         devices=entry.devices, window=job.window,
     )  # fmt: skip
+
+
+@settings(max_examples=12, deadline=None)
+@given(seeds, st.sampled_from((1, 20_000, 256 << 20)), st.sampled_from((3, 4_096)))
+def test_full_federations_go_on_for_many_rounds_as_the_twins(seed: int, memory_bytes: int, shapes: int) -> None:
+    """Round after round on one state, all rules meeting each other, each plan is the twin's and within capacity.
+
+    Also where nearly nothing is remembered of scores, and where shapes are forgotten again and again.
+    """
+    world, state = LargeWorld(seed), PlannerState(memory=Memory(memory_bytes_max=memory_bytes), shapes_max=shapes)
+    policy, delta = world.policy(), world.beginning()
+    for now_ms in (7, 10, 35, 45):
+        before, promised = state.full(), state.queue.promises()
+        state.apply(delta, policy)
+        state.shapes_max, promised, full = shapes, kept_slowly(promised, before, delta), state.full()
+        assert state.queue.promises() == promised
+        state, plan = plan_round(state, Delta(), policy, now_ms)
+        assert plan_slowly(full, policy, now_ms, state.lore.tables, promised) == plan
+        after, by_id = left_after(full, plan), {job.job_id: job for job in full.queued}
+        for entry in plan.placements:
+            for at, name in enumerate(entry.nodes):
+                scalars, gpus = after[(*entry.key, name)]
+                assert all(scalars[wanted] >= 0 for wanted, _, _ in by_id[entry.job_id].per_task if wanted != GPU)
+                assert all(gpus[place] >= 0 for place in (entry.devices[at] if entry.devices else ()))
+        delta = world.going_on(state, plan, now_ms)

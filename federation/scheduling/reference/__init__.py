@@ -5,6 +5,7 @@ it. It shares the row and plan types with the core, what a use of the past count
 decisions. Nothing else may import it.
 """
 
+from federation.scheduling.reference.promises import kept_slowly
 from federation.scheduling.reference.world import plan_slowly, promised_slowly
 
-__all__ = ["plan_slowly", "promised_slowly"]
+__all__ = ["kept_slowly", "plan_slowly", "promised_slowly"]

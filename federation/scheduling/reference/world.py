@@ -13,10 +13,11 @@ from federation.domain.quantities import Resources, need_of
 from federation.scheduling.ageing import line_position_of
 from federation.scheduling.fairness import UseLedger, contributed_share, contribution_weight
 from federation.scheduling.kernels.score import Tables
-from federation.scheduling.plan import LADDER, STEP, DemandKey, Placement, Plan, Preemption, Waiting, demand_key
+from federation.scheduling.plan import STEP, DemandKey, Placement, Plan, Preemption, demand_key
 from federation.scheduling.policy import PROMISES_MAX, SHORT_MS, Order, Policy
 from federation.scheduling.reference.moving import Moving
 from federation.scheduling.reference.quotas import Ledger
+from federation.scheduling.reference.reasons import waiting
 from federation.scheduling.reference.room import NAMES, Agent, Node, Score, amount
 from federation.scheduling.reference.seating import Seating
 from federation.scheduling.reference.windows import Windows
@@ -37,7 +38,7 @@ class _User:
 
 
 @dataclass
-class _World(Seating):
+class World(Seating):
     """Everything that a round looks at."""
 
     full: Delta
@@ -67,6 +68,7 @@ class _World(Seating):
         kinds = sorted({device.kind for agent in self.agents for node in agent.nodes for device in node.devices})
         self.score = Score(self.tables, {kind: bit for bit, kind in enumerate(kinds)})
         self.moving = Moving(self.full)
+        self.lasting: dict[tuple[AgentKey, DemandKey], int] = {}
         self.ledger = UseLedger.of(self.full.usage, self.policy.fairness.half_life_ms)
         self.offered = {name: sum(agent.offered[name] for agent in self.agents) for name in NAMES}
         self.held: dict[Level, dict[str, int]] = {}
@@ -122,6 +124,13 @@ class _World(Seating):
 
     # -- who may run where --------------------------------------------------------------------------------------------
     def lasting_step(self, agent: Agent, job: QueuedJob) -> int:
+        """What keeps jobs of its sort from an agent, whatever is free."""
+        asked = agent.row.key, demand_key(job)
+        if asked not in self.lasting:
+            self.lasting[asked] = self._lasting_step(agent, job)
+        return self.lasting[asked]
+
+    def _lasting_step(self, agent: Agent, job: QueuedJob) -> int:
         row, hub_id = agent.row, agent.row.key[0]
         codes = [ReasonCode.WOULD_RUN]
         if row.link is not LinkState.ONLINE:
@@ -141,6 +150,7 @@ class _World(Seating):
         return max(STEP[code] for code in codes)
 
     def liking(self, agent: Agent, job: QueuedJob) -> int:
+        """How much a job likes an agent: smaller is better."""
         hub_id, window = agent.row.key[0], self.windows.get(job.window)
         if window is not None and window.key == agent.row.key:
             return -1
@@ -149,6 +159,7 @@ class _World(Seating):
         return len(job.hubs_prefer) + (0 if hub_id == job.home_hub else 1)
 
     def open_agents(self, job: QueuedJob, home_only: bool) -> list[Agent]:
+        """Where a job may run, whatever is free."""
         return [
             agent
             for agent in self.agents
@@ -191,6 +202,7 @@ class _World(Seating):
         )
 
     def start(self, agent: Agent, job: QueuedJob) -> None:
+        """A job starts at an agent that has room."""
         need = {name: amount(job.per_task, name) * job.replicas for name in NAMES}
         chosen = self.gang(agent, job)
         names = tuple(node.name for node, _ in chosen)
@@ -219,6 +231,7 @@ class _World(Seating):
         return agent.keeps_promises(need, self.now_ms, self.held_ms(agent, job), self.now_ms)
 
     def gang(self, agent: Agent, job: QueuedJob) -> list[tuple[Node, tuple[int, ...]]]:
+        """Where each task of a gang goes, one after the other; their room is taken."""
         chosen: list[tuple[Node, tuple[int, ...]]] = []
         task, here = job.per_task, None
         while len(chosen) < job.replicas:
@@ -230,6 +243,7 @@ class _World(Seating):
         return chosen
 
     def best_node(self, agent: Agent, task: Resources, chosen: list[tuple[Node, tuple[int, ...]]]) -> Node:
+        """Where the next task goes: with `chosen`, on as many nodes as there are."""
         best: tuple[float, float, int] | None = None
         for at, node in enumerate(agent.nodes):
             if node.room(task):
@@ -241,6 +255,7 @@ class _World(Seating):
         return agent.nodes[best[2]]
 
     def try_promise(self, job: QueuedJob, home_only: bool) -> None:
+        """Promise a job the earliest start at its best agent, if it is its time."""
         need = {name: amount(job.per_task, name) * job.replicas for name in NAMES}
         there = self.open_agents(job, home_only)
         if not there:
@@ -305,12 +320,14 @@ class _World(Seating):
 
     # -- turns --------------------------------------------------------------------------------------------------------
     def rank(self, level: Level) -> tuple[float, float, str]:
+        """Whose turn it is: the smallest goes next."""
         share, used = self.shares(level), self.ledger.decayed(level, self.now_ms)
         past = [used.get(name, 0.0) / float(there) for name, there in self.offered.items() if there]
         weight = self.weight(level)
         return max([0.0, *share.values()]) / weight, max([0.0, *past]) / weight, level[-1]
 
     def shares(self, level: Level) -> dict[str, float]:
+        """What a level holds and has used of late, of all that is offered, by resource."""
         if level not in self.share:
             held, used = self.held.get(level, {}), self.ledger.decayed(level, self.now_ms)
             self.share[level] = {
@@ -321,6 +338,7 @@ class _World(Seating):
         return self.share[level]
 
     def count_share(self, job: QueuedJob) -> None:
+        """A job that starts uses up a turn of its user, project and hub."""
         for level in _levels(job.owner):
             share = self.shares(level)
             for name in share:
@@ -328,6 +346,7 @@ class _World(Seating):
                     share[name] += float(amount(job.per_task, name) * job.replicas) / float(self.offered[name])
 
     def weight(self, level: Level) -> float:
+        """The weight of a level."""
         if len(level) == 1:
             base = self.policy.hub_weights.get(level[0], 1.0)
             given = self.ledger.contributed(level[0], self.now_ms)
@@ -339,6 +358,7 @@ class _World(Seating):
         return self.policy.user_weights.get((level[0], level[1], level[2]), 1.0)
 
     def place_in_line(self, job: QueuedJob) -> tuple[int, int, str]:
+        """The place of a job among its user's."""
         if self.policy.order is Order.AGE:
             return (0, job.seq, job.job_id)
         return (line_position_of(self.policy.order, job), job.seq, job.job_id)
@@ -389,6 +409,7 @@ class _World(Seating):
         return True
 
     def note_blocked(self, job: QueuedJob) -> None:
+        """A job found no room at home: noted, so that machines can be taken back for it."""
         noted = self.blocked.setdefault(job.home_hub, [])
         alike = [other for other in noted if _alike(other) == _alike(job)]
         if not alike and len(noted) < BLOCKED_MAX:
@@ -422,7 +443,7 @@ class _World(Seating):
     def claims_at(self, key: AgentKey, job: QueuedJob) -> list[Preemption]:
         """The claim of a job at an agent, if guests that end there give it room, and it has none without."""
         by_id = {job.job_id: job for job in self.full.queued}
-        agent = _World(self.full, self.policy, self.now_ms, self.tables).by_key[key]
+        agent = World(self.full, self.policy, self.now_ms, self.tables).by_key[key]
         for entry in self.placed.values():
             if entry.key == key:
                 job_there = by_id[entry.job_id]
@@ -466,6 +487,7 @@ class _World(Seating):
         return sorted(found)
 
     def hold_guest(self, agent: Agent, lease: LeaseRow, sign: int) -> None:
+        """A guest holds its room again, or (-1) has ended."""
         self.hold_tasks(agent, lease.per_task, lease.nodes, lease.devices, sign)
         if agent.windows:
             agent.windows.run(lease.nodes, lease.per_task, lease.devices, lease.expires_ms, lease.window, sign)
@@ -474,6 +496,7 @@ class _World(Seating):
     def hold_tasks(
         self, agent: Agent, task: Resources, names: tuple[str, ...], devices: tuple[tuple[int, ...], ...], sign: int
     ) -> None:
+        """Tasks take room on an agent's nodes, or (-1) give it back."""
         for at, name in enumerate(names):
             for node in agent.nodes:
                 if node.name == name:
@@ -510,7 +533,7 @@ def plan_slowly(
     """
     kept = (promised or {}) if policy.order is Order.AGE else {}
     due = {job_id: start_ms for job_id, start_ms in kept.items() if start_ms <= now_ms}
-    world = _World(full, policy, now_ms, tables, due=due)
+    world = World(full, policy, now_ms, tables, due=due)
     claims = []
     for job, claim in sorted(world.claims, key=lambda found: found[0].job_id):
         if world.ready(job, claim):
@@ -525,15 +548,15 @@ def plan_slowly(
     started = {*world.placed, *(entry.job_id for entry in claims)}
     left = [job for job in full.queued if job.job_id not in started]
     full_up = len(world.placed) == policy.placements_max or not whole
-    waiting = _waiting(world, _World(full, policy, now_ms, tables), hub_ids, left, full_up)
+    why = waiting(world, World(full, policy, now_ms, tables), hub_ids, left, full_up)
     placements = (*claims, *world.placed.values())
     wake_ms = world.wake_ms(promised or {})
-    return Plan(now_ms, placements, hub_ids, waiting, world.preemptions(), wake_ms=wake_ms)
+    return Plan(now_ms, placements, hub_ids, why, world.preemptions(), wake_ms=wake_ms)
 
 
 def promised_slowly(full: Delta, policy: Policy, now_ms: int, tables: Tables) -> dict[str, tuple[AgentKey, int]]:
     """The starts that the round promises, by job: (agent, when)."""
-    world = _World(full, policy, now_ms, tables)
+    world = World(full, policy, now_ms, tables)
     world.run()
     return {job_id: found for job_id, found in world.promised.items() if job_id not in world.placed}
 
@@ -545,56 +568,3 @@ def _alike(job: QueuedJob) -> tuple[object, ...]:
 
 def _levels(owner: tuple[str, str, str]) -> tuple[Level, Level, Level]:
     return (owner[:1], owner[:2], owner)
-
-
-def _waiting(
-    after: _World, before: _World, hub_ids: tuple[str, ...], jobs: list[QueuedJob], full_up: bool
-) -> tuple[Waiting, ...]:
-    """Why: on the capacity that the round began with, and on what it left."""
-    announced = {
-        (entry.name, version)
-        for agent in before.agents
-        for entry in agent.row.datasets
-        for version in ("", entry.version)
-    }
-    sorts: dict[DemandKey, list[QueuedJob]] = {}
-    for job in jobs:
-        sorts.setdefault(demand_key(job), []).append(job)
-    waiting = []
-    claimed = {job.job_id for job, _ in before.claims}
-    for key in sorted(sorts):
-        job = sorts[key][0]
-        over = [other for other in sorts[key] if other.job_id not in claimed and after.quotas.over(other)]
-        reach = max(
-            (before.reach(waiting) for waiting in sorts[key] if waiting.job_id not in claimed), default=NEVER_MS
-        )
-        steps: dict[str, int] = {}
-        for agent, left in zip(before.agents, after.agents, strict=True):
-            step, fits_bare = before.lasting_step(agent, job), False
-            if not any(before.welcome(agent, other) for other in sorts[key]):
-                step = max(step, STEP[ReasonCode.TAKES_BACK])
-            if len(over) == len(sorts[key]):
-                step = max(step, STEP[ReasonCode.QUOTA])
-            if agent.windows:
-                agent.windows.show_bare()
-                fits_bare = agent.room(job.per_task) >= job.replicas
-                agent.windows.show()
-            if step == 0 and left.room(job.per_task) >= job.replicas:
-                far = before.moving.transfer_ms(agent.row, job) > reach
-                code = ReasonCode.DATA_TO_MOVE if far else ReasonCode.RESERVATION_AHEAD
-                step = STEP[ReasonCode.FAIRNESS_TURN if full_up else code]
-            elif step == 0:
-                fits = agent.room(job.per_task) >= job.replicas
-                held = ReasonCode.RESERVATION_AHEAD if fits_bare else ReasonCode.CAPACITY
-                step = STEP[ReasonCode.FAIRNESS_TURN if fits else held]
-            hub_id = agent.row.key[0]
-            steps[hub_id] = min(step, steps.get(hub_id, step))
-        if not hub_ids:
-            overall = ReasonCode.NO_AGENT
-        elif any(wanted not in announced for wanted in key.inputs):
-            overall = ReasonCode.UNKNOWN_DATASET
-        else:
-            overall = LADDER[min(steps.values())]
-        codes = bytes(steps[hub_id] for hub_id in hub_ids)
-        waiting.append(Waiting(key, len(sorts[key]), codes, overall, len(over)))
-    return tuple(waiting)

@@ -60,6 +60,15 @@ class Federation:
         return {reason.hub_id: reason.message for reason in found.reasons}
 
 
+TEN_MINUTES = link("cairo", "shenzhen")
+
+
+def idle_apart(*jobs: QueuedJob, way: LinkRow = TEN_MINUTES, leases: tuple[LeaseRow, ...] = ()) -> Federation:
+    """The data lies at cairo, which is full; shenzhen is idle, ten minutes away unless `way` says otherwise."""
+    rows = (here("cairo", FLIGHTS), here("shenzhen"))
+    return Federation(*rows, jobs=jobs, links=(way,), leases=(full("cairo"), *leases))
+
+
 def code(plan: Plan, hub: str) -> ReasonCode:
     """Why the one sort of job waits at a hub."""
     (waiting,) = plan.waiting
@@ -69,13 +78,7 @@ def code(plan: Plan, hub: str) -> ReasonCode:
 def test_data_is_moved_once_the_job_has_waited_as_long_as_that_takes() -> None:
     """Ten minutes from cairo, which is full, to shenzhen, which is idle: not after nine, but after ten."""
     one = job("one", cpus(1), home="accra", **READS)
-    federation = Federation(
-        here("cairo", FLIGHTS),
-        here("shenzhen"),
-        jobs=(one,),
-        links=(link("cairo", "shenzhen"),),
-        leases=(full("cairo"),),
-    )
+    federation = idle_apart(one)
     plan = federation.at(0)
     assert (plan.placements, plan.wake_ms) == ((), 10 * MINUTE_MS)
     assert (code(plan, "cairo"), code(plan, "shenzhen")) == (ReasonCode.CAPACITY, ReasonCode.DATA_TO_MOVE)
@@ -88,10 +91,7 @@ def test_data_is_moved_once_the_job_has_waited_as_long_as_that_takes() -> None:
 
 def test_rounds_for_the_sake_of_data_are_not_closer_than_a_second() -> None:
     """What takes three milliseconds is asked for in a second; a round that comes by itself starts it."""
-    federation = Federation(
-        here("cairo", FLIGHTS), here("shenzhen"), jobs=(job("one", cpus(1), **READS),),
-        links=(link("cairo", "shenzhen", SLOW * 600 * 333),), leases=(full("cairo"),),
-    )  # fmt: skip
+    federation = idle_apart(job("one", cpus(1), **READS), way=link("cairo", "shenzhen", SLOW * 600 * 333))
     assert federation.at(0).wake_ms == 1_000
     assert where(federation.at(0.5)) == {"one": "shenzhen"}
 
@@ -177,13 +177,7 @@ def test_data_for_named_hubs_comes_to_those_hubs_only() -> None:
 def test_a_measurement_changes_what_waits_already() -> None:
     """A quicker link, then none: each holds from the next round on."""
     one = job("one", cpus(1), **READS)
-    federation = Federation(
-        here("cairo", FLIGHTS),
-        here("shenzhen"),
-        jobs=(one,),
-        links=(link("cairo", "shenzhen"),),
-        leases=(full("cairo"),),
-    )
+    federation = idle_apart(one)
     federation.at(0)
     gathered = DeltaCollector()
     gathered.link_removed(("cairo", "shenzhen"))
@@ -198,13 +192,7 @@ def test_a_measurement_changes_what_waits_already() -> None:
 def test_a_promise_counts_the_time_that_data_takes() -> None:
     """Started at minute 10 beside a fetch of ten and a run of thirty: the machine is promised to the next at 50."""
     first = job("first", cpus(4), home="accra", **READS)
-    federation = Federation(
-        here("cairo", FLIGHTS),
-        here("shenzhen"),
-        jobs=(first,),
-        links=(link("cairo", "shenzhen"),),
-        leases=(full("cairo"),),
-    )
+    federation = idle_apart(first)
     federation.at(0)
     second = job("second", cpus(4), home="accra", seq=1, submitted_ms=10 * MINUTE_MS, hubs_allow=("shenzhen",))
     plan = federation.at(10, Delta(queued=(second,)))
@@ -228,10 +216,7 @@ def test_an_owner_takes_machines_back_only_when_its_data_may_come() -> None:
     """Before, it would end a guest's run for a job that does not start yet."""
     guest = lease("guest", cpus(4), "shenzhen", home_hub="accra", preemptible=True, expires_ms=600 * MINUTE_MS)
     owner = job("owner", cpus(2), home="shenzhen", **READS)
-    federation = Federation(
-        here("cairo", FLIGHTS), here("shenzhen"), jobs=(owner,), links=(link("cairo", "shenzhen"),),
-        leases=(full("cairo"), guest),
-    )  # fmt: skip
+    federation = idle_apart(owner, leases=(guest,))
     assert federation.at(9).preemptions == ()
     (found,) = federation.at(10).preemptions
     assert (found.job_id, found.victims) == ("owner", ("guest",))
@@ -244,10 +229,7 @@ def test_one_that_waited_longer_may_start_where_a_fresh_one_could_not() -> None:
     """Same sort, same owner's line: what a fresh job found out does not hold for the one behind it."""
     fresh = job("fresh", cpus(1), seq=0, submitted_ms=20 * MINUTE_MS, **READS)
     old = job("old", cpus(1), seq=1, **READS)
-    federation = Federation(
-        here("cairo", FLIGHTS), here("shenzhen"), jobs=(fresh, old), links=(link("cairo", "shenzhen"),),
-        leases=(full("cairo"),),
-    )  # fmt: skip
+    federation = idle_apart(fresh, old)
     assert where(federation.at(20)) == {"old": "shenzhen"}
     assert federation.state.last_plan.wake_ms == 30 * MINUTE_MS
 

@@ -94,6 +94,31 @@ def test_a_promise_that_has_come_is_kept() -> None:
     assert where(plan) == {"gang": "cairo"}
 
 
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({}, True),
+        ({"hubs_refused": ("lagos",), "expected_ms": 5, "hubs_prefer": ("cairo",)}, True),
+        ({"per_task": cpus(3)}, False),
+        ({"per_task": cpus(2), "replicas": 2}, False),
+        ({"runtime_limit_ms": 9 * MINUTE_MS}, False),
+    ],
+)
+def test_who_is_put_again_keeps_its_promise_while_it_asks_for_the_same(change: dict[str, Any], kept: bool) -> None:
+    """Another hub refused it, its runtime is expected anew: the first start holds; not for other tasks or another limit."""
+    state, _ = world(agent("cairo", cpus(4)), jobs=(WIDE,), leases=(HELD,))
+    state.apply(Delta(queued=(replace(WIDE, **change),)), Policy())
+    assert state.queue.promises() == ({"wide": 10 * MINUTE_MS} if kept else {})
+
+
+def test_who_left_and_comes_back_is_promised_anew() -> None:
+    """It was taken out, so nobody kept room for it."""
+    state, _ = world(agent("cairo", cpus(4)), jobs=(WIDE,), leases=(HELD,))
+    state.apply(Delta(dequeued=("wide",)), Policy())
+    state.apply(Delta(queued=(WIDE,)), Policy())
+    assert state.queue.promises() == {}
+
+
 def test_a_promise_is_made_to_who_has_waited() -> None:
     """Four hours with `age` unless a policy says otherwise: until then what fits passes."""
     state = PlannerState()

@@ -37,6 +37,8 @@ class World:
         self.full = self.chance(0.3)
         """Leases lie on machines that there are, and most are guests that may be preempted."""
         self.there: dict[AgentKey, AgentRow] = {}
+        self.put: dict[str, QueuedJob] = {}
+        """Jobs as they were put last, when changes were drawn."""
         self.classes = self.chance(0.5)
         """Capacity is promised to some."""
 
@@ -148,6 +150,14 @@ class World:
         """Some of these ids."""
         share = self.dice.random()
         return tuple(self.job(at) for at in ids if self.chance(share))
+
+    def again(self, job: QueuedJob) -> QueuedJob:
+        """Often it asks for the same room for as long as it did when it was put last."""
+        old = self.put.get(job.job_id)
+        if old is not None and self.chance(0.5):
+            job = replace(job, per_task=old.per_task, replicas=old.replicas, runtime_limit_ms=old.runtime_limit_ms)
+        self.put[job.job_id] = job
+        return job
 
     def lease(self, at: int) -> LeaseRow:
         """Also on agents and nodes that are not there, also of more than is offered."""
@@ -292,7 +302,8 @@ class World:
     def change(self, step: int) -> Delta:
         """What may happen between two rounds: few agents change, jobs and leases come and go."""
         agents = self.agents() if step == 0 else tuple(self.agent(key) for key in KEYS if self.chance(0.04))
-        queued, started = self.jobs(range(self.dice.randint(0, JOBS))), self.leases()
+        queued = tuple(self.again(job) for job in self.jobs(range(self.dice.randint(0, JOBS))))
+        started = self.leases()
         names, ids = {job.job_id for job in queued}, {row.lease_id for row in started}
         claims = self.claims(queued, started)
         claimed = {row.job_id for row in claims}
