@@ -7,7 +7,7 @@ one line. Deliberately not here: how the figures come about (`federation/simulat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from federation.cli.tables import plain
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from federation.simulation.figures import Figures, HubFigures, Waits, Work
+    from federation.simulation.figures import Figures, HubFigures, NeverStarts, Waits, Work
     from federation.simulation.history import History
 
 MILLI_MS_PER_HOUR = 3_600_000_000
@@ -60,7 +60,11 @@ def document(seen: Seen) -> dict[str, Any]:
         "jobs": len(history.jobs),
         "recorded": _waits(seen.recorded) if seen.recorded.jobs else None,
         "federation": {
-            name: {**_values(figures.total), "waiting_reasons": dict(figures.waiting)}
+            name: {
+                **_values(figures.total),
+                "waiting_reasons": dict(figures.waiting),
+                "never_start": [_never(job) for job in figures.never_start],
+            }
             for name, figures in (("before", seen.before), ("after", seen.after))
         },
         "hubs": [
@@ -69,6 +73,12 @@ def document(seen: Seen) -> dict[str, Any]:
         ],
         "notes": list(seen.notes),
     }
+
+
+def _never(job: NeverStarts) -> dict[str, Any]:
+    """One of those that never start: `hub` is where the obstacle is, empty for everywhere."""
+    why = job.obstacle
+    return {"id": job.job_id, "home": job.home_hub, "reason": why.code, "hub": why.hub_id, "message": why.message}
 
 
 def _waits(waits: Waits) -> dict[str, Any]:
@@ -112,6 +122,11 @@ def show(seen: Seen) -> None:
         print()
     for line in words(seen):
         print(line)
+    for name, figures in (("before", seen.before), ("after", seen.after)):
+        if figures.waiting:
+            print()
+            print(_never_start(name, figures))
+            print_table(_obstacles(figures.never_start))
 
 
 def words(seen: Seen) -> Iterator[str]:
@@ -129,12 +144,25 @@ def words(seen: Seen) -> Iterator[str]:
             f"In fact {_counted(was.jobs)} waited {_time(was.mean_ms)} on average and {_time(was.longest_ms)} at most; the replay"
             f" of before says {_time(replayed.mean_ms)} and {_time(replayed.longest_ms)}: it stages nothing and loses no link."
         )
-    for name, figures in (("before", seen.before), ("after", seen.after)):
-        if figures.waiting:
-            why = ", ".join(f"{count} {code}" for code, count in figures.waiting.items())
-            yield f"{name}: {_counted(sum(figures.waiting.values()))} would never start: {why}"
     for note in seen.notes:
         yield f"note: {note}"
+
+
+def _never_start(name: str, figures: Figures) -> str:
+    """How many never start under a policy, why, and which are named below."""
+    jobs, named = sum(figures.waiting.values()), len(figures.never_start)
+    why = ", ".join(f"{count} {code}" for code, count in figures.waiting.items())
+    return f"{name}: {_counted(jobs)} would never start: {why}" + (f"; the first {named} by id:" if named < jobs else "")
+
+
+def _obstacles(jobs: Iterable[NeverStarts]) -> Table:
+    """Jobs, and what stands in their way: at home, or else where they come nearest to running."""
+    made = tables.table(["JOB", "OF", "REASON", "AT", "~WHAT IT MEANS"])
+    for job in jobs:
+        why = job.obstacle
+        where = plain(why.hub_id) or FEDERATION
+        made.add_row(plain(job.job_id), plain(job.home_hub) or NO_HUB, why.code, where, plain(why.message))
+    return made
 
 
 def _counted(jobs: int) -> str:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from federation.domain.job import Reason
 from federation.domain.quantities import CPU, GPU, Resources, amount_of
 from federation.scheduling.rows import AgentRow
 from federation.simulation.replay import HistoricJob, JobOutcome, Outcome, Run, bounded_slowdown
@@ -66,13 +67,25 @@ class HubFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class NeverStarts:
+    """A job that waits when nothing more happens."""
+
+    job_id: str
+    home_hub: str
+    obstacle: Reason
+    """The nearest one, and at which hub; its text may be empty."""
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """All hubs, by id, and the whole federation."""
 
     hubs: tuple[HubFigures, ...]
     total: HubFigures
     waiting: Mapping[str, int] = field(default_factory=dict)
-    """Why jobs wait that never end: how many, by reason code."""
+    """Why jobs wait that never start: how many, by reason code."""
+    never_start: tuple[NeverStarts, ...] = ()
+    """Those that can be told why in words, by id: the first of them (`replay.EXPLAINED_MAX`)."""
 
 
 def figures(
@@ -92,7 +105,13 @@ def figures(
     for done in outcome.jobs:
         if done.reason is not None:
             why[done.reason.value] = why.get(done.reason.value, 0) + 1
-    return Figures(hubs, _together(hubs, outcome), dict(sorted(why.items())))
+    never = [
+        NeverStarts(done.job_id, of_job[done.job_id].row.home_hub, done.obstacle)
+        for done in outcome.jobs
+        if done.obstacle is not None
+    ]
+    never.sort(key=lambda one: one.job_id)
+    return Figures(hubs, _together(hubs, outcome), dict(sorted(why.items())), tuple(never))
 
 
 def recorded_waits(jobs: Iterable[HistoricJob]) -> Waits:

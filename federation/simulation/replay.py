@@ -19,16 +19,19 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from federation.domain.ids import AgentKey, LeaseId
+from federation.domain.job import Reason
 from federation.domain.plan import ReasonCode
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, Fault, FederationError, invalid
-from federation.scheduling import Plan, PlannerState, Policy, plan_round
+from federation.scheduling import Plan, PlannerState, Policy, explain, plan_round
 from federation.scheduling.plan import Placement, Preemption, demand_key
 from federation.scheduling.rows import AgentRow, ClaimRow, DeltaCollector, LeaseRow, QueuedJob, WindowRow, usage_row
 from federation.simulation.clock import Agenda, VirtualClock
 
 ATTEMPTS_MAX = 1_000
 """A job that was ended so often will never end by itself: the planner goes round in circles."""
+EXPLAINED_MAX = 10
+"""So many of the jobs that wait when nothing more happens are told why in words."""
 PROGRESS_EVERY = 500
 """Jobs that ended between two words of progress."""
 SLOWDOWN_FLOOR_MS = 10_000
@@ -99,7 +102,9 @@ class JobOutcome:
     """Where it ended; empty while it waits."""
     attempts: int
     reason: ReasonCode | None
-    """Why it waits when nothing more happens; None when it ended."""
+    """Why it waits when nothing more happens: the nearest obstacle of its sort; None when it ended."""
+    obstacle: Reason | None = None
+    """The same in words, at the hub that is nearest to taking it; for the first `EXPLAINED_MAX` by id."""
 
     @property
     def wait_ms(self) -> int:
@@ -354,9 +359,11 @@ class _Course:
     # -- what it came to ----------------------------------------------------------------------------------------------
     def _outcome(self, history: Sequence[HistoricJob]) -> Outcome:
         why = {entry.demand: entry.overall for entry in self._last.waiting}
+        explained = frozenset(sorted(self._waiting)[:EXPLAINED_MAX])
         jobs = []
         for job in history:
             job_id, run = job.row.job_id, self._done.get(job.row.job_id)
+            code = None if run else why[demand_key(job.row)]
             jobs.append(
                 JobOutcome(
                     job_id,
@@ -366,7 +373,8 @@ class _Course:
                     run.end_ms if run else None,
                     run.key[0] if run else "",
                     self._attempts.get(job_id, 0),
-                    None if run else why[demand_key(job.row)],
+                    code,
+                    self._obstacle(self._waiting[job_id], code) if code and job_id in explained else None,
                 )
             )
         return Outcome(
@@ -378,6 +386,14 @@ class _Course:
             lost_ms=sum(run.end_ms - run.start_ms for run in self._runs if not run.completed),
             ended_ms=self._clock.now_ms(),
         )
+
+
+    def _obstacle(self, job: HistoricJob, code: ReasonCode) -> Reason:
+        """Why this very job waits, of the reasons with `code`: everywhere, else at home, else at the first hub."""
+        reasons = explain(self._state, self._policy, job.row, self._clock.now_ms()).reasons
+        told = [reason for reason in reasons if reason.code == code]
+        told.sort(key=lambda reason: (bool(reason.hub_id), reason.hub_id != job.row.home_hub))
+        return told[0] if told else Reason(code)
 
 
 def _in_circles(job_id: str) -> FederationError:

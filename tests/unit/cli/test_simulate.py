@@ -89,8 +89,33 @@ def test_jobs_that_would_never_start_are_told(brhub: Brhub, history: Path, tmp_p
     """A policy may leave somebody without a place: how many, and why."""
     shut = policy_file(tmp_path, 'hubs: {cairo: {offer: {cpus: "50%"}}, shenzhen: {offer: {cpus: "50%"}}}')
     said = brhub("simulate", "--history", history, "--policy", shut)
-    assert "after: 4 jobs would never start: 4 SHAPE_NEVER_FITS" in said.out
+    assert "after: 4 jobs would never start: 4 SHAPE_NEVER_FITS\n" in said.out
     assert "NEVER START" in said.out.splitlines()[1]
+
+
+def test_jobs_that_would_never_start_are_named_with_their_obstacle(brhub: Brhub, tmp_path: Path) -> None:
+    """The first ten by id, at home or where they come nearest, in the table as in the document."""
+    twelve = [{**HISTORY[4], "job": f"s{at:02}"} for at in reversed(range(12))]
+    other = {**HISTORY[3], "job": "b", "user": "ido"}
+    history = written(tmp_path / "h", [*HISTORY[:3], *twelve, other])
+    quota = policy_file(tmp_path, "quotas: {users: {cairo: {default: {ido: {cpus: 1}}}}}")
+    said = brhub("simulate", "--history", history, "--policy", quota, "-o", "json").document["federation"]
+    assert said["before"]["never_start"] == []
+    (held,) = said["after"]["never_start"]
+    assert (held["id"], held["home"], held["reason"]) == ("b", "cairo", "QUOTA")
+    assert "ido" in held["message"]
+    shut = policy_file(tmp_path, 'hubs: {cairo: {offer: {cpus: "50%"}}, shenzhen: {offer: {cpus: "50%"}}}')
+    words = ("simulate", "--history", history, "--policy", shut)
+    never = brhub(*words, "-o", "json").document["federation"]["after"]["never_start"]
+    assert [job["id"] for job in never] == ["b", *(f"s{at:02}" for at in range(9))]
+    assert never[1] == {
+        "id": "s00", "home": "shenzhen", "reason": "SHAPE_NEVER_FITS", "hub": "shenzhen",
+        "message": "needs 2 cpus on one machine; the largest here offers 1",
+    }  # fmt: skip
+    head, *lines = brhub(*words).out.partition("\nafter: ")[2].splitlines()
+    assert head == "13 jobs would never start: 13 SHAPE_NEVER_FITS; the first 10 by id:"
+    assert [line.split()[0] for line in lines] == ["JOB", *(job["id"] for job in never)]
+    assert lines[2].endswith("needs 2 cpus on one machine; the largest here offers 1")
 
 
 def test_the_policy_that_the_history_names_is_before(brhub: Brhub, tmp_path: Path) -> None:

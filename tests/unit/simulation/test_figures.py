@@ -58,6 +58,8 @@ def test_jobs_that_never_start_are_counted_apart() -> None:
     jobs = [job("big", 0, HOUR, cpus(9)), job("small", 0, HOUR)]
     found = figures(jobs, machines, replayed(machines, jobs), 0, HOUR)
     assert (found.total.waits.jobs, found.total.still_waiting, found.waiting) == (1, 1, {"SHAPE_NEVER_FITS": 1})
+    (never,) = found.never_start
+    assert (never.job_id, never.obstacle.code, never.obstacle.hub_id) == ("big", "SHAPE_NEVER_FITS", "cairo")
 
 
 def test_what_was_waited_in_fact() -> None:
