@@ -152,7 +152,9 @@ def _never_start(name: str, figures: Figures) -> str:
     """How many never start under a policy, why, and which are named below."""
     jobs, named = sum(figures.waiting.values()), len(figures.never_start)
     why = ", ".join(f"{count} {code}" for code, count in figures.waiting.items())
-    return f"{name}: {_counted(jobs)} would never start: {why}" + (f"; the first {named} by id:" if named < jobs else "")
+    return f"{name}: {_counted(jobs)} would never start: {why}" + (
+        f"; the first {named} by id:" if named < jobs else ""
+    )
 
 
 def _obstacles(jobs: Iterable[NeverStarts]) -> Table:

@@ -387,13 +387,12 @@ class _Course:
             ended_ms=self._clock.now_ms(),
         )
 
-
     def _obstacle(self, job: HistoricJob, code: ReasonCode) -> Reason:
         """Why this very job waits, of the reasons with `code`: everywhere, else at home, else at the first hub."""
         reasons = explain(self._state, self._policy, job.row, self._clock.now_ms()).reasons
         told = [reason for reason in reasons if reason.code == code]
         told.sort(key=lambda reason: (bool(reason.hub_id), reason.hub_id != job.row.home_hub))
-        return told[0] if told else Reason(code)
+        return told[0] if told else Reason(code, "")
 
 
 def _in_circles(job_id: str) -> FederationError:
