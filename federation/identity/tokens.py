@@ -6,13 +6,16 @@ do (`authority.py`), where the file lies (settings), users' passwords (there are
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +108,14 @@ class TokenFile:
 
     def enter(self, token: str, principal: Principal) -> None:
         """Let a token that was made elsewhere stand for somebody. Raises: also FederationError LIMIT_EXCEEDED."""
-        with self._lock:
-            self._reload()
+        with self._changing():
             if len(self._principals) >= TOKENS_MAX:
                 raise invalid(f"There are {TOKENS_MAX:,} tokens already.", code=Code.LIMIT_EXCEEDED)
             self._save({**self._principals, token_hash(token): principal})
 
     def revoke(self, kind: PrincipalKind, issuer: str, subject: str) -> int:
         """End every token of somebody; how many there were."""
-        with self._lock:
-            self._reload()
+        with self._changing():
             kept = {
                 known: principal
                 for known, principal in self._principals.items()
@@ -127,9 +128,29 @@ class TokenFile:
 
     def principals(self) -> tuple[Principal, ...]:
         """Everybody who has a token, by name."""
+        return tuple(self.held())
+
+    def held(self) -> dict[Principal, int]:
+        """How many tokens everybody has who has one, by name."""
         with self._lock:
             self._reload()
-            return tuple(sorted(set(self._principals.values()), key=lambda who: who.name))
+            counts = Counter(self._principals.values())
+        return {who: counts[who] for who in sorted(counts, key=lambda who: who.name)}
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """What is in the file, with every other writer kept out: else one that issues could undo one that revokes."""
+        try:
+            folder = os.open(self._path.parent, os.O_RDONLY)
+        except OSError as problem:
+            raise _broken(self._path, str(problem)) from problem
+        try:
+            with self._lock:
+                fcntl.flock(folder, fcntl.LOCK_EX)  # the file itself is replaced, so its lock would lock nobody out
+                self._reload()
+                yield
+        finally:
+            os.close(folder)
 
     def _reload(self) -> None:
         try:
@@ -216,6 +237,6 @@ def _broken(path: Path, why: str) -> FederationError:
         Code.CONFIGURATION_INVALID,
         f"The token file {path.name} cannot be used: {why}.",
         fault=Fault.FEDERATION,
-        hint="Restore it, or make a new one and issue tokens again.",
+        hint="Restore it, or move it away and issue tokens anew: `brhub token issue`.",
         metadata={"path": str(path)},
     )

@@ -27,7 +27,7 @@ def test_help_imports_nothing_heavy() -> None:
     "words",
     ["submit", "job list", "job show", "job logs", "job cancel", "job retry", "job explain", "job fetch", "jobs", "hub list",
      "hub show", "hub drain", "hubs", "node list", "nodes", "top", "up", "down", "serve", "agent", "demo", "doctor",
-     "simulate"],
+     "simulate", "login", "token issue", "token list", "token revoke"],
 )  # fmt: skip
 def test_every_command_of_the_contract_has_help(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit status 0 and a sentence."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,19 @@ def test_a_token_stands_for_its_principal_and_is_not_kept(tmp_path: Path) -> Non
     assert tokens.principals() == (CAIRO, AISHA)
     assert TokenFile.create(path).lookup(token) == AISHA
     assert [item.name for item in path.parent.iterdir()] == ["tokens.json"]
+
+
+def test_what_many_write_at_once_is_all_kept(tmp_path: Path) -> None:
+    """Each with a file of its own, as processes have: nobody's token is lost, and nobody's comes back."""
+    path = tmp_path / "tokens.json"
+    TokenFile.create(path).issue(CAIRO)
+    people = [replace(AISHA, subject=f"aisha-{n}") for n in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        revoking = pool.submit(TokenFile(path).revoke, CAIRO.kind, CAIRO.issuer, CAIRO.subject)
+        issued = list(pool.map(lambda who: TokenFile(path).issue(who), people))
+        assert revoking.result() == 1
+    assert [TokenFile(path).lookup(token) for token in issued] == people
+    assert TokenFile(path).held() == dict.fromkeys(sorted(people, key=lambda who: who.name), 1)
 
 
 def test_randomness_is_an_argument() -> None:
