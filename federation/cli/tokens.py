@@ -122,7 +122,7 @@ def revoke(context: typer.Context, name: Name, *, kind: Kind = "user", config: C
     if not ended:
         others = [who.kind.value for who in tokens.principals() if who.subject == name]
         hint = f"There is one of --kind {others[0]}." if others else "`brhub token list` shows who has one."
-        raise not_found(Code.TOKEN_NOT_FOUND, f"token of {kind}", name[:80], hint=hint)
+        raise not_found(Code.PRINCIPAL_NOT_FOUND, f"token of {kind}", name[:80], hint=hint)
     text = f"ended {ended} {'token' if ended == 1 else 'tokens'} of {kind} {name}"
     print_one({"id": name, "kind": kind, "ended": ended}, session.form, text=text)
 
