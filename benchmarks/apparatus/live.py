@@ -17,7 +17,7 @@ from federation.domain.hub import HubState, LinkState, Node
 from federation.domain.ids import AgentId, AgentKey, HubId
 from federation.domain.quantities import Resources, resources
 from federation.scheduling import Delta, PlannerState, Policy
-from federation.scheduling.kernels.choosing import choose, take_place
+from federation.scheduling.kernels.choosing import choose, memo_row, take_place
 from federation.scheduling.kernels.index import best_node, touch
 from federation.scheduling.kernels.jit import inline, lean
 from federation.scheduling.kernels.room import Int64, give_back
@@ -97,7 +97,7 @@ def _ask(found: Live, shape: int, home: int) -> int:
     """The agent that the planner chooses for one task, -1 for none. What it found shut may open again here."""
     agent = choose(found.of, found.pair[shape, home], 1, 0, 0, len(found.of.agents.offered))
     if agent < 0:
-        found.of.work.shut[found.sort[shape], :] = 2**62
+        found.of.work.memo.shut[memo_row(found.of.work.memo, found.sort[shape]), :] = 2**62
     return agent
 
 

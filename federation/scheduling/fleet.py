@@ -29,7 +29,9 @@ from federation.domain.quantities import (
     need_of,
 )
 from federation.scheduling.fragmentation import standings
+from federation.scheduling.kernels.gangs import Taste
 from federation.scheduling.kernels.room import Float64, Int32, Int64, Nodes, Shapes
+from federation.scheduling.kernels.score import Tables
 from federation.scheduling.rows import AgentRow
 
 MODELS_MAX = 64
@@ -141,6 +143,8 @@ class Fleet:
         self.models: tuple[str, ...] = tuple(device.kind for of_node in devices for device in of_node)
         self.scratch: Int64 = np.zeros(int(np.diff(self.device_first).max(initial=0)), np.int64)
         """Room for the devices of the largest node, for kernels to compute in."""
+        self._heap, self._tasks = np.zeros(len(nodes), np.int64), np.zeros(len(nodes), np.int64)
+        self._worth = np.zeros(len(nodes))
         self.shapes = ShapeTable(self.kinds)
         self.idle_tasks: dict[Resources, Int64] = {}
         """By demand: (A,) how many tasks fit when nothing runs; remembered by `demand.py`."""
@@ -159,6 +163,10 @@ class Fleet:
         )
         self.idle = Nodes(self.offered, self.device_first, self.device_size, self.device_size, self.device_kind)
         """The nodes as if nothing ran."""
+
+    def taste(self, tables: Tables) -> Taste:
+        """How kernels compare its nodes, by what is known of the workload."""
+        return Taste(tables, self.standing, self.scratch, self._heap, self._tasks, self._worth)
 
     def possible(self, per_task: Resources) -> bool:
         """Whether every name and model that a task asks for is offered anywhere: amounts are another question."""

@@ -19,6 +19,7 @@ from federation.scheduling.kernels.index import (
     TALLIES,
     Counts,
     Index,
+    Kept,
     Layout,
     Lines,
     Touched,
@@ -53,7 +54,7 @@ class Memory:
         if self._fleet is not fleet:
             self._fleet, self._tables, self.room = fleet, tables, fleet.room()
             self.reset(self.room, fleet.offered, fleet.first, fleet.standing, rows)
-        if len(self.index.lines.of_shape) < rows:
+        if len(self.index.lines.kept.of_shape) < rows:
             self.grow(rows)
         if self._tables is not tables:
             self._tables = tables
@@ -102,49 +103,48 @@ class Memory:
     def grow(self, shapes: int) -> None:
         """There are more shapes now: `shapes` rows may be asked for."""
         lines, counts = self.index.lines, self.index.counts
-        more = np.full(max(shapes - len(lines.of_shape), 0), NEVER, np.int64)
         self.index = self.index._replace(
-            lines=lines._replace(of_shape=np.concatenate((lines.of_shape, more))),
-            counts=counts._replace(of_shape=np.concatenate((counts.of_shape, more))),
+            lines=lines._replace(kept=_grown(lines.kept, shapes)),
+            counts=counts._replace(kept=_grown(counts.kept, shapes)),
         )
 
     def forget_scores(self) -> None:
         """The tables of the score changed: no score is what it was."""
-        self.index.lines.seen[: self.index.tally[LINES]] = NEVER
+        self.index.lines.kept.seen[: self.index.tally[LINES]] = NEVER
         self.index.touched.phi[:] = math.nan
 
     def forget_shape(self, shape: int) -> None:
         """Row `shape` of `Shapes` means something else now."""
-        for lines in (self.index.lines, self.index.counts):
-            line = lines.of_shape[shape]
+        for kept in (self.index.lines.kept, self.index.counts.kept):
+            line = kept.of_shape[shape]
             if line != NEVER:
-                lines.seen[line] = NEVER
+                kept.seen[line] = NEVER
 
     def _lines(self, nodes: int, agents: int, shapes: int) -> Lines:
-        count = self._fitting(SCORES_SHARE, 8 * nodes + 24 * agents)
-        return Lines(
-            np.full(shapes, NEVER, np.int64),
-            np.zeros(count, np.int64),
-            np.zeros(count, np.int64),
-            np.empty((count, agents), np.int64),
-            np.empty((count, agents), np.float64),
-            np.empty((count, agents), np.int64),
-            np.empty((count, nodes), np.float64),
-        )
+        kept = _nothing_kept(self._fitting(SCORES_SHARE, 8 * nodes + 24 * agents), agents, shapes)
+        by_agent, by_node = kept.seen.shape, (len(kept.shape), nodes)
+        return Lines(kept, np.empty(by_agent, np.float64), np.empty(by_agent, np.int64), np.empty(by_node, np.float64))
 
     def _counts(self, nodes: int, agents: int, shapes: int) -> Counts:
-        count = self._fitting(1 - SCORES_SHARE, 4 * nodes + 16 * agents)
-        return Counts(
-            np.full(shapes, NEVER, np.int64),
-            np.zeros(count, np.int64),
-            np.zeros(count, np.int64),
-            np.empty((count, agents), np.int64),
-            np.empty((count, agents), np.int64),
-            np.empty((count, nodes), np.int32),
-        )
+        kept = _nothing_kept(self._fitting(1 - SCORES_SHARE, 4 * nodes + 16 * agents), agents, shapes)
+        return Counts(kept, np.empty(kept.seen.shape, np.int64), np.empty((len(kept.shape), nodes), np.int32))
 
     def _fitting(self, share: float, bytes_per_line: int) -> int:
         return max(1, min(LINES_MAX, int(share * self._bytes_max / max(bytes_per_line, 1))))
+
+
+def _nothing_kept(lines: int, agents: int, shapes: int) -> Kept:
+    return Kept(
+        np.full(shapes, NEVER, np.int64),
+        np.zeros(lines, np.int64),
+        np.zeros(lines, np.int64),
+        np.empty((lines, agents), np.int64),
+    )
+
+
+def _grown(kept: Kept, shapes: int) -> Kept:
+    more = np.full(max(shapes - len(kept.of_shape), 0), NEVER, np.int64)
+    return kept._replace(of_shape=np.concatenate((kept.of_shape, more)))
 
 
 def _neighbours(agent_first: Int64) -> tuple[Int64, Int64]:

@@ -20,7 +20,7 @@ from federation.domain.plan import ReasonCode
 from federation.errors import invalid
 from federation.scheduling import words
 from federation.scheduling.explaining import lasting_steps
-from federation.scheduling.kernels.gangs import Taste, place_packed, place_spread, tasks_at
+from federation.scheduling.kernels.gangs import place_packed, place_spread, tasks_at
 from federation.scheduling.kernels.room import Int64
 from federation.scheduling.plan import LADDER, demand_key
 from federation.scheduling.rows import QueuedJob, WindowRow
@@ -138,7 +138,7 @@ class _Asked(NamedTuple):
         wanted = int(fleet.shapes.arrays.devices[shape])
         rows, devices = np.zeros(self.seats, np.int64), np.zeros(self.seats * wanted, np.int64)
         place = place_spread if self.demand.spread else place_packed
-        taste = Taste(self.state.lore.tables, fleet.standing, fleet.scratch)
+        taste = fleet.taste(self.state.lore.tables)
         place(nodes, fleet.shapes.arrays, taste, shape, (course.begin, course.end), rows, devices)
         places = [
             tuple(device - int(fleet.device_first[node]) for device in held)

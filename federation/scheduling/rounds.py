@@ -10,11 +10,26 @@ from federation.domain.plan import ReasonCode
 from federation.scheduling.fleet import COLUMNS, Fleet
 from federation.scheduling.kernels.blocked import BLOCKED_MAX
 from federation.scheduling.kernels.fill import fill
-from federation.scheduling.kernels.gangs import Taste
-from federation.scheduling.kernels.profile import NEVER_MS, profiles_for
+from federation.scheduling.kernels.profile import NEVER_MS, Profiles, profiles_for
 from federation.scheduling.kernels.reasons import Asked, Shared, reasons, shared_obstacles
 from federation.scheduling.kernels.room import Int64, Nodes
-from federation.scheduling.kernels.round import PLACED, RESERVED, Agents, Limits, Out, Quotas, Round, Sorts, Work
+from federation.scheduling.kernels.round import (
+    DEVICES,
+    ENDED_EARLY,
+    NO_ROW,
+    PLACED,
+    PLACEMENTS,
+    RESERVED,
+    TASKS,
+    Agents,
+    Limits,
+    Memo,
+    Out,
+    Quotas,
+    Round,
+    Sorts,
+    Work,
+)
 from federation.scheduling.levels import tree_for
 from federation.scheduling.plan import STEP, Placement, Plan, Reservation, Waiting
 from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, SHORT_MS, TASKS_MAX, Policy
@@ -39,6 +54,8 @@ STEPS = np.asarray(
     np.uint8,
 )
 
+MEMO_BYTES_MAX = 32 << 20
+"""What a round remembers of sorts at agents, see `Memo`: of all sorts at up to some thousand of them."""
 HELD_STEPS = STEPS[[1, 1, 2, 3]]
 """The same where windows hold the room: it is not others who took it."""
 
@@ -65,7 +82,7 @@ def plan_round(state: PlannerState, delta: Delta, policy: Policy, now_ms: int) -
     if len(of.line.order) and state.fleet.keys:
         if held:
             of = seat_first(state, of, held, _placements)
-        seated = int(of.out.counters[0])
+        seated = int(of.out.counters[PLACEMENTS])
         fill(of)
         if held:
             fill_gaps(state, of, held, _placements, seated)
@@ -96,32 +113,52 @@ def round_of(
     `held` is what windows hold; room that any of them holds at any time is not there.
     """
     held = courses(state, now_ms) if held is None else held
-    fleet, line, sorts = state.fleet, state.queue.line(now_ms, state.levels), state.demands.arrays()
-    agents, waiting, levels = len(fleet.keys), len(line.order), len(state.levels)
+    fleet, line = state.fleet, state.queue.line(now_ms, state.levels)
+    agents, waiting = len(fleet.keys), len(line.order)
     state.memory.follow(fleet, state.lore.tables, open_room(state, held))
-    ends = state.lease_table.endings(fleet)
     promises = min(policy.promises_max, max(1, PROMISES_MAX // max(1, agents)), waiting)
-    rows = np.diff(ends.first) + (1 + 2 * promises + min(waiting, policy.placements_max))
+    starts = min(waiting, policy.placements_max)
+    rows = np.diff(state.lease_table.endings(fleet).first) + (1 + 2 * promises + starts)
     for agent, course in held.items():
-        rows[agent] += course.changes + 2 * min(waiting, policy.placements_max)
-    work = Work(
+        rows[agent] += course.changes + 2 * starts
+    return Round(
+        shapes=fleet.shapes.arrays,
+        totals=fleet.shapes.totals,
+        idle=fleet.idle,
+        taste=fleet.taste(state.lore.tables),
+        agents=_agents_of(fleet, state),
+        sorts=state.demands.arrays(),
+        line=line,
+        levels=state.levels.arrays(fleet, state.ledger, policy, now_ms),
+        tree=tree_for(len(state.levels)),
+        known=state.memory.index,
+        quotas=quotas or quotas_of(state, policy),
+        work=_work_of(state, profiles_for(rows, len(COLUMNS))),
+        out=_out_of(waiting, starts),
+        limits=_limits_of(state, policy, now_ms, promises),
+    )
+
+
+def _work_of(state: PlannerState, profiles: Profiles) -> Work:
+    """What a round changes; nothing is found out yet."""
+    fleet, sorts = state.fleet, state.demands.arrays()
+    agents, levels = len(fleet.keys), len(state.levels)
+    return Work(
         room=state.memory.room,
         used=fleet.agent_used.copy(),
         load=fleet.loads(),
-        dead=np.full((2, len(sorts.pair_sort)), 2**62, np.int64),
+        dead=np.full((2, len(sorts.pair_sort)), NEVER_MS, np.int64),
         dead_reach=np.zeros((2, len(sorts.pair_sort)), np.int64),
         reach=np.full(len(sorts.shape), -1, np.int64),
-        shut=np.full((len(sorts.shape), agents), 2**62, np.int64),
+        memo=_memo_of(len(sorts.shape), agents),
         only=np.full(len(sorts.pair_sort), -1, np.int32),
         capped=np.zeros(len(sorts.pair_sort), np.uint8),
-        profiles=profiles_for(rows, len(COLUMNS)),
+        profiles=profiles,
         blocked=np.full((len(fleet.hub_ids), BLOCKED_MAX), -1, np.int32),
         blocked_reach=np.zeros((len(fleet.hub_ids), BLOCKED_MAX), np.int64),
         reserved=np.zeros(agents, np.int64),
         draining=np.zeros(agents, np.uint8),
         backlog=np.zeros(agents, np.int64),
-        hint_ms=np.zeros((len(sorts.shape), agents), np.int64),
-        hint_duration=np.full((len(sorts.shape), agents), 2**62, np.int64),
         kept=np.zeros(len(fleet.node_names), np.uint8),
         opened=np.zeros(agents, np.int64),
         cursor=np.zeros(levels, np.int32),
@@ -131,30 +168,33 @@ def round_of(
         free_now=np.zeros(len(COLUMNS), np.int64),
         level_hub=state.levels.hub_rows(fleet),
     )
-    out = Out(
-        counters=np.zeros(3, np.int64),
+
+
+def _memo_of(sorts: int, agents: int) -> Memo:
+    """Rows for all sorts, or for as many as there may be."""
+    rows = min(sorts, max(1, MEMO_BYTES_MAX // (24 * max(1, agents))))
+    return Memo(
+        row=np.full(sorts, NO_ROW, np.int32),
+        sort=np.full(rows, NO_ROW, np.int32),
+        next=np.zeros(1, np.int64),
+        open=np.full(agents, NEVER_MS, np.int64),
+        seat=np.zeros(0, np.int32),
+        shut=np.empty((rows, agents), np.int64),
+        hint_ms=np.empty((rows, agents), np.int64),
+        hint_duration=np.empty((rows, agents), np.int64),
+    )
+
+
+def _out_of(waiting: int, starts: int) -> Out:
+    """Room for the answer on so many jobs, of which no more than `starts` start."""
+    return Out(
+        counters=np.zeros(4, np.int64),
         status=np.zeros(waiting, np.uint8),
         agent=np.zeros(waiting, np.int32),
         start_ms=np.zeros(waiting, np.int64),
-        placed=np.zeros(min(waiting, policy.placements_max), np.int32),
+        placed=np.zeros(starts, np.int32),
         nodes=np.empty(TASKS_MAX, np.int64),
         devices=np.empty(DEVICES_MAX, np.int64),
-    )
-    return Round(
-        shapes=fleet.shapes.arrays,
-        totals=fleet.shapes.totals,
-        idle=fleet.idle,
-        taste=Taste(state.lore.tables, fleet.standing, fleet.scratch),
-        agents=_agents_of(fleet, state),
-        sorts=sorts,
-        line=line,
-        levels=state.levels.arrays(fleet, state.ledger, policy, now_ms),
-        tree=tree_for(levels),
-        known=state.memory.index,
-        quotas=quotas or quotas_of(state, policy),
-        work=work,
-        out=out,
-        limits=_limits_of(state, policy, now_ms, promises),
     )
 
 
@@ -190,9 +230,9 @@ def _agents_of(fleet: Fleet, state: PlannerState) -> Agents:
 def _placements(state: PlannerState, of: Round) -> tuple[Placement, ...]:
     """What the kernels decided, in words."""
     fleet, out = state.fleet, of.out
-    nodes, devices = out.nodes[: out.counters[1]].tolist(), out.devices[: out.counters[2]].tolist()
+    nodes, devices = out.nodes[: out.counters[TASKS]].tolist(), out.devices[: out.counters[DEVICES]].tolist()
     placements, task, device = [], 0, 0
-    for at in out.placed[: out.counters[0]].tolist():
+    for at in out.placed[: out.counters[PLACEMENTS]].tolist():
         slot = int(of.line.order[at])
         sort = int(of.sorts.pair_sort[of.line.pair[slot]])
         replicas, wanted = int(of.sorts.replicas[sort]), int(of.shapes.devices[of.sorts.shape[sort]])
@@ -241,7 +281,7 @@ def _waiting(
     left = [entry for entry in left if entry[2] > 0]
     sorts = np.asarray([sort for _, sort, _ in left], np.int64)
     steps = np.zeros((len(left), len(state.fleet.hub_ids)), np.uint8)
-    full = int(of.out.counters[0]) == of.limits.placements
+    full = bool(of.out.counters[ENDED_EARLY])
     over, raised = _raised(state, of, ready, {sort: jobs for _, sort, jobs in left})
     if steps.size:
         asked = Asked(sorts, of.work.reach, raised, of.shapes, of.agents.hub_first, clock)

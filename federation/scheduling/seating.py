@@ -15,8 +15,8 @@ import numpy as np
 from federation.scheduling.fleet import COLUMNS
 from federation.scheduling.kernels.fill import fill
 from federation.scheduling.kernels.index import follow
-from federation.scheduling.kernels.room import Int64
-from federation.scheduling.kernels.round import Agents, Round
+from federation.scheduling.kernels.room import Int32, Int64
+from federation.scheduling.kernels.round import NO_ROW, NO_SEAT, PLACEMENTS, Agents, Round
 from federation.scheduling.plan import Placement
 from federation.scheduling.rows import WindowRow
 from federation.scheduling.state import PlannerState
@@ -37,16 +37,16 @@ def seat_first(state: PlannerState, of: Round, courses: Mapping[int, Course], de
     wanted = {agent: [row for row in of_agent.windows if row.window_id in sorts] for agent, of_agent in courses.items()}
     for turn in range(max(map(len, wanted.values()), default=0)):
         batch = {agent: rows[turn] for agent, rows in wanted.items() if turn < len(rows)}
-        shut = np.zeros_like(of.work.shut)
+        open_ms, seats = np.zeros_like(of.work.memo.open), np.full_like(of.work.memo.row, NO_SEAT)
         room = open_room(state, courses)
         for agent, row in batch.items():
             until_ms = courses[agent].next_start(row)
             courses[agent].write(courses[agent].seated(row, now_ms, until_ms), room)
-            for sort in sorts[row.window_id]:
-                if _is_small(state, of, sort, row):
-                    shut[sort, agent] = min(until_ms - now_ms + 1, FOREVER_MS)
+            open_ms[agent] = min(until_ms - now_ms + 1, FOREVER_MS)
+            small = [sort for sort in sorts[row.window_id] if _is_small(state, of, sort, row)]
+            seats[small] = agent
         follow(of.known, of.work.room, room)
-        fill(_pass(of, shut))
+        fill(_pass(of, open_ms, seats))
         done = _note(state, of, courses, decided(state, of), done)
     follow(of.known, of.work.room, open_room(state, courses))
     return of._replace(agents=_with_holds(of.agents, courses))
@@ -56,16 +56,16 @@ def fill_gaps(state: PlannerState, of: Round, courses: Mapping[int, Course], dec
     """Start who is over before windows begin, where they will be; `seated` is how many had a seat."""
     now_ms = of.limits.now_ms
     _note(state, of, courses, decided(state, of), seated)
-    shut = np.zeros_like(of.work.shut)
+    open_ms = np.zeros_like(of.work.memo.open)
     rooms: dict[int, Int64] = {}
     for agent, course in courses.items():
         rooms[agent] = course.open_at(now_ms)
         starts = course.starts(now_ms)
-        shut[:, agent] = starts[0] - now_ms + 1 if starts else 0
-    done = int(of.out.counters[0])
-    if shut.any():
+        open_ms[agent] = starts[0] - now_ms + 1 if starts else 0
+    done = int(of.out.counters[PLACEMENTS])
+    if open_ms.any():
         _lay_open(of, courses, rooms)
-        fill(_pass(of, shut))
+        fill(_pass(of, open_ms, of.work.memo.seat))
         _note(state, of, courses, decided(state, of), done)
     _lay_open(of, courses, {agent: course.open(now_ms) for agent, course in courses.items()})
 
@@ -103,14 +103,20 @@ def _is_small(state: PlannerState, of: Round, sort: int, row: WindowRow) -> bool
     return bool((shapes.totals[of.sorts.shape[sort]] <= seat).all())
 
 
-def _pass(of: Round, shut: Int64) -> Round:
+def _pass(of: Round, open_ms: Int64, seats: Int32) -> Round:
     """The round as one pass sees it: nobody is promised anything, and what found no room is tried again afterwards."""
-    work = of.work
+    work, memo = of.work, of.work.memo
     return of._replace(
         line=of.line._replace(due=np.zeros(0, np.int32)),
         limits=of.limits._replace(reservations=0, promise_after_ms=FOREVER_MS),
         work=work._replace(
-            shut=shut,
+            memo=memo._replace(
+                row=np.full_like(memo.row, NO_ROW),
+                sort=np.full_like(memo.sort, NO_ROW),
+                next=np.zeros_like(memo.next),
+                open=open_ms,
+                seat=seats,
+            ),
             dead=np.full_like(work.dead, FOREVER_MS),
             dead_reach=np.zeros_like(work.dead_reach),
             reach=work.reach.copy(),

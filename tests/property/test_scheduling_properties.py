@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,10 +13,11 @@ from federation.domain.hub import Dataset, LinkState
 from federation.domain.ids import AgentKey
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import AMOUNT_MAX, GPU, Resources, devices_of, need_of
-from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
+from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round, rounds
 from federation.scheduling.indexing import Memory
 from federation.scheduling.plan import STEP, Placement, demand_key
 from federation.scheduling.reference import kept_slowly, plan_slowly, promised_slowly
+from federation.scheduling.reference import world as twin
 from federation.scheduling.reference.room import amount
 from federation.scheduling.rows import LeaseRow, OwnerKey
 from tests.unit.scheduling.large_worlds import LargeWorld
@@ -61,6 +63,24 @@ def test_the_fast_core_gives_the_twins_plan(seed: int) -> None:
     state, plan = plan_round(PlannerState(), full, policy, now_ms=7)
     assert plan_slowly(full, policy, 7, state.lore.tables) == plan
     assert promised_slowly(full, policy, 7, state.lore.tables) == promised(state, plan)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seeds, st.sampled_from((1, 3, 8, 100)), st.sampled_from((1, 4, 1_000)), st.sampled_from((1, 300, 32 << 20)))
+def test_a_round_of_few_tasks_that_remembers_little_is_the_twins(
+    seed: int, tasks: int, devices: int, memo_bytes: int
+) -> None:
+    """Who could start when the round was full has a turn in the next; what is forgotten is looked for again."""
+    world = World(seed)
+    full, policy = world.everything(), world.policy()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (rounds, twin):
+            patch.setattr(module, "TASKS_MAX", tasks)
+            patch.setattr(module, "DEVICES_MAX", devices)
+        patch.setattr(rounds, "MEMO_BYTES_MAX", memo_bytes)
+        state, plan = plan_round(PlannerState(), full, policy, now_ms=7)
+        assert plan_slowly(full, policy, 7, state.lore.tables) == plan
+        assert promised_slowly(full, policy, 7, state.lore.tables) == promised(state, plan)
 
 
 def promised(state: PlannerState, plan: Plan) -> dict[str, tuple[AgentKey, int]]:

@@ -14,7 +14,7 @@ from federation.scheduling.kernels.jit import inline, part
 from federation.scheduling.kernels.moving import transfer_of, welcome
 from federation.scheduling.kernels.profile import NEVER_MS, fits_now, reserve
 from federation.scheduling.kernels.room import DEVICE_MILLI, Int64, take, tasks_on_node
-from federation.scheduling.kernels.round import Round
+from federation.scheduling.kernels.round import DEVICES, NO_ROW, PLACEMENTS, TASKS, Memo, Round
 
 
 @inline
@@ -22,6 +22,23 @@ def weigh(need: Int64, totals: Int64, shape: int, replicas: int) -> None:
     """Into `need` int64 (T,) what a gang takes in all."""
     for column in range(len(need)):
         need[column] = totals[shape, column] * replicas
+
+
+@part
+def memo_row(memo: Memo, sort: int) -> int:
+    """The row of a sort, in which nothing was found out yet where it had none."""
+    row = int(memo.row[sort])
+    if row == NO_ROW:
+        row = int(memo.next[0])
+        memo.next[0] = (row + 1) % len(memo.sort)
+        if memo.sort[row] != NO_ROW:
+            memo.row[memo.sort[row]] = NO_ROW
+        memo.row[sort], memo.sort[row] = row, sort
+        for agent in range(len(memo.open)):
+            may_start = len(memo.seat) == 0 or memo.seat[sort] == agent
+            memo.shut[row, agent] = memo.open[agent] if may_start else 0
+            memo.hint_duration[row, agent] = NEVER_MS
+    return row
 
 
 @part
@@ -36,17 +53,18 @@ def choose(of: Round, pair: int, duration: int, reach: int, first: int, last: in
     sort, liking = int(sorts.pair_sort[pair]), int(sorts.pair_liking[pair])
     shape, replicas, far = int(sorts.shape[sort]), int(sorts.replicas[sort]), sorts.moves.route[sort] >= 0
     among = (sorts.liking[liking], work.load)
+    shut = work.memo.shut[memo_row(work.memo, sort)]
     while True:
         count, least = 0, int(np.int64(NEVER_MS))
         for agent in range(first, last):
             transfer = transfer_of(sorts.moves, sort, agent)
             held_ms = duration + transfer
-            if sorts.steps[sort, agent] != 0 or transfer > min(reach, least) or held_ms >= work.shut[sort, agent]:
+            if sorts.steps[sort, agent] != 0 or transfer > min(reach, least) or held_ms >= shut[agent]:
                 continue
             if not welcome(of, liking, held_ms, agent):
                 continue
             if far and room_of(of.known, work.room, of.shapes, shape, agent, replicas) < replicas:
-                work.shut[sort, agent] = 0
+                shut[agent] = 0
                 continue
             if transfer < least:
                 count, least = 0, transfer
@@ -57,7 +75,7 @@ def choose(of: Round, pair: int, duration: int, reach: int, first: int, last: in
         )
         if best == NEVER:
             for at in range(count):
-                work.shut[sort, work.opened[at]] = 0
+                shut[work.opened[at]] = 0
             return best
         if work.reserved[best] == 0:
             return best
@@ -66,7 +84,7 @@ def choose(of: Round, pair: int, duration: int, reach: int, first: int, last: in
         roomy = of.limits.headroom == 0 or held_ms <= of.limits.short_ms or leaves_headroom(of, best)
         if roomy and fits_now(work.profiles, best, work.need, held_ms):
             return best
-        work.shut[sort, best] = held_ms
+        shut[best] = held_ms
 
 
 @inline
@@ -117,7 +135,7 @@ def start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
     """Start a job at an agent that has room; False when the round's answer is full."""
     work, out = of.work, of.out
     replicas, wanted = int(of.sorts.replicas[sort]), of.shapes.devices[of.sorts.shape[sort]]
-    placed, tasks, devices = out.counters[0], out.counters[1], out.counters[2]
+    placed, tasks, devices = out.counters[PLACEMENTS], out.counters[TASKS], out.counters[DEVICES]
     if placed == of.limits.placements or tasks + replicas > len(out.nodes):
         return False
     if devices + replicas * wanted > len(out.devices):
@@ -126,9 +144,9 @@ def start(of: Round, at: int, sort: int, agent: int, duration: int) -> bool:
     take_place(of, sort, agent, out.nodes[tasks : tasks + replicas], taken)
     out.placed[placed] = at
     out.agent[at] = agent
-    out.counters[0] += 1
-    out.counters[1] += replicas
-    out.counters[2] += replicas * wanted
+    out.counters[PLACEMENTS] += 1
+    out.counters[TASKS] += replicas
+    out.counters[DEVICES] += replicas * wanted
     if work.reserved[agent] > 0:
         reserve(work.profiles, agent, of.limits.now_ms, of.limits.now_ms + duration, work.need)
     return True

@@ -19,7 +19,7 @@ from federation.scheduling.kernels.moving import reach_of, transfer_of
 from federation.scheduling.kernels.promising import promise, work_of
 from federation.scheduling.kernels.quotas import count_held, over_quota
 from federation.scheduling.kernels.room import Int64
-from federation.scheduling.kernels.round import PLACED, RESERVED, WAITS, Round
+from federation.scheduling.kernels.round import ENDED_EARLY, PLACED, RESERVED, WAITS, Round
 from federation.scheduling.kernels.turns import Levels, Tree, drop_top, grow, plant, sink
 
 NEXT, SERVED, FULL = 0, 1, 2
@@ -44,6 +44,7 @@ def fill(of: Round) -> None:
             while end < total and of.line.priority[of.line.order[end]] == priority:
                 end += 1
             if not _turns(of, begin, end, home_only):
+                of.out.counters[ENDED_EARLY] = 1
                 return
             begin = end
 

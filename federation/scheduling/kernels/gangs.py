@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from federation.scheduling.kernels.jit import lean
+from federation.scheduling.kernels.jit import inline, lean
 from federation.scheduling.kernels.room import DEVICE_MILLI, Float64, Int64, Nodes, Shapes, fits, take, tasks_on_node
 from federation.scheduling.kernels.score import Tables, gain_using, phi
 
@@ -28,6 +28,12 @@ class Taste(NamedTuple):
     """(N,) what each node's place in its agent costs: of near-equals the first."""
     scratch: Int64
     """Room for the devices of the largest node."""
+    heap: Int64
+    """(N,) room for the nodes that a gang is spread over, ..."""
+    tasks: Int64
+    """... how many of its tasks each has, ..."""
+    worth: Float64
+    """... and the score of one more, less the node's standing."""
 
 
 @lean
@@ -86,18 +92,46 @@ def place_spread(
     room: Nodes, shapes: Shapes, taste: Taste, shape: int, span: tuple[int, int], nodes: Int64, devices: Int64
 ) -> None:
     """As `place_packed`, on as many nodes as there are."""
-    wanted = shapes.devices[shape]
+    heap, wanted, count = taste.heap, shapes.devices[shape], 0
+    for node in range(span[0], span[1]):
+        if fits(room, shapes, shape, node):
+            heap[count], taste.tasks[node] = node, 0
+            taste.worth[node], _ = score_of(room, shapes, taste, shape, node)
+            count += 1
+    for at in range(count // 2 - 1, -1, -1):
+        _sink(taste, at, count)
     for done in range(len(nodes)):
-        best, least, device, fewest = int(np.int64(-1)), -math.inf, int(np.int64(-1)), len(nodes) + 1
-        for node in range(span[0], span[1]):
-            if not fits(room, shapes, shape, node):
-                continue
-            tasks = 0
-            for other in range(done):
-                if nodes[other] == node:
-                    tasks += 1
-            score, of_node = score_of(room, shapes, taste, shape, node)
-            if tasks < fewest or (tasks == fewest and score > least):
-                best, least, device, fewest = node, score, of_node, tasks
-        take(room, shapes, shape, best, device, devices[done * wanted : (done + 1) * wanted])
-        nodes[done] = best
+        node = heap[0]
+        _, device = score_of(room, shapes, taste, shape, node)
+        take(room, shapes, shape, node, device, devices[done * wanted : (done + 1) * wanted])
+        nodes[done] = node
+        taste.tasks[node] += 1
+        if fits(room, shapes, shape, node):
+            taste.worth[node], _ = score_of(room, shapes, taste, shape, node)
+        else:
+            count -= 1
+            heap[0] = heap[count]
+        _sink(taste, 0, count)
+
+
+@inline
+def _sink(taste: Taste, at: int, count: int) -> None:
+    """Move the node at place `at` of the heap of `count` down to where it belongs."""
+    heap = taste.heap
+    while 2 * at + 1 < count:
+        child = 2 * at + 1
+        if child + 1 < count and _before(taste, heap[child + 1], heap[child]):
+            child += 1
+        if not _before(taste, heap[child], heap[at]):
+            break
+        heap[child], heap[at] = heap[at], heap[child]
+        at = child
+
+
+@inline
+def _before(taste: Taste, node: int, other: int) -> bool:
+    """Whether the next task goes to `node` rather than to the other: fewest tasks, then the best score, then the first."""
+    tasks, worth = taste.tasks, taste.worth
+    if tasks[node] != tasks[other]:
+        return bool(tasks[node] < tasks[other])
+    return bool(worth[node] > worth[other] or (worth[node] == worth[other] and node < other))

@@ -76,8 +76,8 @@ class Touched(NamedTuple):
     """(N,) `score.phi`, NaN where it is not known."""
 
 
-class Lines(NamedTuple):
-    """What is remembered by shape, in L lines."""
+class Kept(NamedTuple):
+    """Which shapes something is remembered of, in L lines, and up to when."""
 
     of_shape: Int64
     """(S,) a shape's line, NEVER for none."""
@@ -86,7 +86,13 @@ class Lines(NamedTuple):
     asked: Int64
     """(L,) when it was asked for last, in asks."""
     seen: Int64
-    """(L, A) the agent's clock up to which the log was read, NEVER where all is to be scored."""
+    """(L, A) the agent's clock up to which the log was read, NEVER where all is to be looked at."""
+
+
+class Lines(NamedTuple):
+    """Scores of shapes."""
+
+    kept: Kept
     best: Float64
     """(L, A) the best score, NO_ROOM where no node has room; where `node` is NEVER only a bound from above."""
     node: Int64
@@ -96,16 +102,13 @@ class Lines(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many tasks fit, by shape, in C lines that are found and dropped like those of scores."""
+    """How many tasks of shapes fit."""
 
-    of_shape: Int64
-    shape: Int64
-    asked: Int64
-    seen: Int64
+    kept: Kept
     total: Int64
-    """(C, A)"""
+    """(L, A)"""
     tasks: Int32
-    """(C, N)"""
+    """(L, N)"""
 
 
 class Index(NamedTuple):
@@ -232,7 +235,7 @@ def _share_left(layout: Layout, known: Int64, shapes: Shapes, shape: int, node: 
 @inline
 def _score(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int, node: int) -> float:
     """The score of a line's shape on a node, NO_ROOM where the task does not fit. Larger is better."""
-    layout, known, shape = index.layout, index.touched.known, index.lines.shape[line]
+    layout, known, shape = index.layout, index.touched.known, index.lines.kept.shape[line]
     score = NO_ROOM
     if _has_room(layout, known, nodes, shapes, shape, node):
         if index.rule == BEST_FIT:
@@ -249,21 +252,21 @@ def _score(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int
 
 # -- lines ------------------------------------------------------------------------------------------------------------
 @lean
-def _line(lines: Lines | Counts, tally: Int64, used: int, shape: int) -> int:
+def _line(kept: Kept, tally: Int64, used: int, shape: int) -> int:
     """The line of `shape`, in use from now on; `used` is the place in `tally` of how many there are."""
     tally[ASKS] += 1
-    line = lines.of_shape[shape]
+    line = kept.of_shape[shape]
     if line == NEVER:
         line = tally[used]
-        if line < len(lines.shape):
+        if line < len(kept.shape):
             tally[used] += 1
         else:
-            line = _longest_ago(lines.asked)
-            lines.of_shape[lines.shape[line]] = NEVER
-        lines.of_shape[shape], lines.shape[line] = line, shape
-        for agent in range(lines.seen.shape[1]):
-            lines.seen[line, agent] = NEVER
-    lines.asked[line] = tally[ASKS]
+            line = _longest_ago(kept.asked)
+            kept.of_shape[kept.shape[line]] = NEVER
+        kept.of_shape[shape], kept.shape[line] = line, shape
+        for agent in range(kept.seen.shape[1]):
+            kept.seen[line, agent] = NEVER
+    kept.asked[line] = tally[ASKS]
     return int(line)
 
 
@@ -282,7 +285,7 @@ def _rescore(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: i
     lines, first = index.lines, index.layout.agent_first
     for node in range(first[agent], first[agent + 1]):
         lines.score[line, node] = _score(index, nodes, shapes, tables, line, node)
-    lines.seen[line, agent] = index.touched.clock[agent]
+    lines.kept.seen[line, agent] = index.touched.clock[agent]
     _settle(index, line, agent)
 
 
@@ -301,7 +304,7 @@ def _settle(index: Index, line: int, agent: int) -> None:
 def _update(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int, agent: int) -> None:
     """Score what was touched at an agent since the line read its log; of the best, a bound may be left."""
     lines, touched = index.lines, index.touched
-    now, seen = touched.clock[agent], lines.seen[line, agent]
+    now, seen = touched.clock[agent], lines.kept.seen[line, agent]
     if seen == NEVER:
         _rescore(index, nodes, shapes, tables, line, agent)
     elif seen < now:
@@ -318,7 +321,7 @@ def _update(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: in
             elif score == best and node < chosen:
                 chosen = node
             node = touched.older[node]
-        lines.seen[line, agent] = now
+        lines.kept.seen[line, agent] = now
         lines.best[line, agent], lines.node[line, agent] = best, chosen
 
 
@@ -328,7 +331,7 @@ def _update(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: in
 @lean
 def best_node(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shape: int, agent: int) -> Choice:
     """Where at `agent` a task of `shape` goes best: the highest score, of equals the first node."""
-    line = _line(index.lines, index.tally, LINES, shape)
+    line = _line(index.lines.kept, index.tally, LINES, shape)
     _update(index, nodes, shapes, tables, line, agent)
     if index.lines.node[line, agent] == NEVER:
         _settle(index, line, agent)
@@ -351,7 +354,7 @@ def best_agent(
     the least load; then the first.
     """
     liking = among[0]
-    line = _line(index.lines, index.tally, LINES, gang[0])
+    line = _line(index.lines.kept, index.tally, LINES, gang[0])
     level = np.iinfo(np.int64).max
     for agent in open_agents:
         level = min(level, int(liking[agent]))
@@ -380,7 +383,7 @@ def _best_of_level(
     """The first agent of those liked as much as `asked` (line, replicas, level) says; NEVER where none has room."""
     line, replicas, level = asked
     liking, load = among
-    lines, shape = index.lines, index.lines.shape[line]
+    lines, shape = index.lines, index.lines.kept.shape[line]
     scored = shapes.devices[shape] > 0
     found, best = NEVER, NO_ROOM
     for agent in open_agents:
@@ -405,9 +408,9 @@ def _best_of_level(
 @inline
 def best_of_all(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shape: int) -> Choice:
     """The node with the highest score of all, of equals the first."""
-    line, lines = _line(index.lines, index.tally, LINES, shape), index.lines
+    line, lines = _line(index.lines.kept, index.tally, LINES, shape), index.lines
     found, best = NEVER, NO_ROOM
-    for agent in range(lines.seen.shape[1]):
+    for agent in range(lines.kept.seen.shape[1]):
         _update(index, nodes, shapes, tables, line, agent)
         if lines.best[line, agent] > best:
             if lines.node[line, agent] == NEVER:
@@ -422,7 +425,7 @@ def best_of_all(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, shap
 @lean
 def _choice(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: int, agent: int) -> Choice:
     """The agent's best, which is exact, and the device of a share."""
-    score, node, shape = index.lines.best[line, agent], index.lines.node[line, agent], index.lines.shape[line]
+    score, node, shape = index.lines.best[line, agent], index.lines.node[line, agent], index.lines.kept.shape[line]
     if node == NEVER:
         return Choice(NO_ROOM, -1, -1, -1)
     device = -1
@@ -438,9 +441,9 @@ def _choice(index: Index, nodes: Nodes, shapes: Shapes, tables: Tables, line: in
 def room_of(index: Index, nodes: Nodes, shapes: Shapes, shape: int, agent: int, most: int) -> int:
     """How many tasks of `shape` fit at `agent` together, 0 to `most`."""
     counts, touched = index.counts, index.touched
-    line = _line(counts, index.tally, COUNTS, shape)
+    line = _line(counts.kept, index.tally, COUNTS, shape)
     first, last = index.layout.agent_first[agent], index.layout.agent_first[agent + 1]
-    now, seen = touched.clock[agent], counts.seen[line, agent]
+    now, seen = touched.clock[agent], counts.kept.seen[line, agent]
     if seen == NEVER:
         counts.total[line, agent] = 0
         for node in range(first, last):
@@ -453,5 +456,5 @@ def room_of(index: Index, nodes: Nodes, shapes: Shapes, shape: int, agent: int, 
             counts.tasks[line, node] = room.tasks_on_node(nodes, shapes, shape, node, ROOM_MAX)
             counts.total[line, agent] += counts.tasks[line, node]
             node = touched.older[node]
-    counts.seen[line, agent] = now
+    counts.kept.seen[line, agent] = now
     return min(int(counts.total[line, agent]), most)

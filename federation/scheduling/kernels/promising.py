@@ -9,13 +9,13 @@ import math
 
 import numpy as np
 
-from federation.scheduling.kernels.choosing import weigh
+from federation.scheduling.kernels.choosing import memo_row, weigh
 from federation.scheduling.kernels.index import touch
 from federation.scheduling.kernels.jit import inline, part
 from federation.scheduling.kernels.moving import transfer_of, welcome
 from federation.scheduling.kernels.profile import NEVER_MS, build, earliest, reserve
 from federation.scheduling.kernels.room import Int64, lacking, tasks_on_node
-from federation.scheduling.kernels.round import Round
+from federation.scheduling.kernels.round import PLACEMENTS, Round
 
 
 @part
@@ -84,13 +84,14 @@ def promise(of: Round, at: int, pair: int, reach: int, span: tuple[int, int], ho
     need, shape, replicas = work.need, int(sorts.shape[sort]), int(sorts.replicas[sort])
     weigh(need, of.totals, shape, replicas)
     after_ms = of.limits.now_ms + max(1, ahead_ms)
-    if work.hint_duration[sort, best] <= duration:
-        after_ms = max(after_ms, work.hint_ms[sort, best])
+    memo, row = work.memo, memo_row(work.memo, sort)
+    if memo.hint_duration[row, best] <= duration:
+        after_ms = max(after_ms, memo.hint_ms[row, best])
     start_ms = earliest(work.profiles, best, need, duration, after_ms)
     if start_ms == NEVER_MS or not reserve(work.profiles, best, start_ms, start_ms + duration, need):
         return False
     if ahead_ms <= 1:
-        work.hint_ms[sort, best], work.hint_duration[sort, best] = start_ms, duration
+        memo.hint_ms[row, best], memo.hint_duration[row, best] = start_ms, duration
     if work.reserved[best] == 0 or not work.draining[best]:
         _drain_for(of, best, shape, replicas, start_ms)
     work.reserved[best] += 1
@@ -140,7 +141,7 @@ def _begin_profile(of: Round, agent: int) -> None:
     begin, end = agents.lease_first[agent], agents.lease_first[agent + 1]
     amounts = agents.lease_amounts[begin:end]
     build(work.profiles, agent, now_ms, work.free_now, agents.lease_ends[begin:end], amounts)
-    for decided in range(of.out.counters[0]):
+    for decided in range(of.out.counters[PLACEMENTS]):
         if of.out.agent[of.out.placed[decided]] == agent:
             slot = int(of.line.order[of.out.placed[decided]])
             sort = int(of.sorts.pair_sort[of.line.pair[slot]])

@@ -21,6 +21,10 @@ UInt8 = npt.NDArray[np.uint8]
 Int16 = npt.NDArray[np.int16]
 WAITS, PLACED, RESERVED = 0, 1, 2
 """What `Out.status` says of a job."""
+NO_ROW = NO_SEAT = -1
+"""In `Memo`."""
+PLACEMENTS, TASKS, DEVICES, ENDED_EARLY = 0, 1, 2, 3
+"""Places in `Out.counters`; the last is 1 when who could start was left for the next round, because this one was full."""
 
 
 class Agents(NamedTuple):
@@ -98,6 +102,31 @@ class Line(NamedTuple):
     """Places in the order of those whose promised start has come, the earliest first."""
 
 
+class Memo(NamedTuple):
+    """What a round found out of sorts at agents, in rows (W): who finds none left takes that of whom it was given first.
+
+    It only saves looking again: room shrinks, so what did not fit does not fit later, and starts before the last promised
+    one are gone.
+    """
+
+    row: Int32
+    """(S,) a sort's row, NO_ROW: none."""
+    sort: Int32
+    """(W,) whose row it is, NO_ROW: nobody's yet."""
+    next: Int64
+    """(1,) the row that is given next."""
+    open: Int64
+    """(A,) `shut` before anything is found out."""
+    seat: Int32
+    """(S,) the one agent where a sort may start, NO_SEAT: none; empty where all may start anywhere."""
+    shut: Int64
+    """(W, A) the shortest time to hold room for which a sort found no place at an agent; 0: it has no room there at all."""
+    hint_ms: Int64
+    """(W, A) a sort's last promised start there, ..."""
+    hint_duration: Int64
+    """... and for how long; NEVER_MS: none."""
+
+
 class Work(NamedTuple):
     """What a round changes."""
 
@@ -110,8 +139,7 @@ class Work(NamedTuple):
     """... of those whose data may come from so far, see `moving.reach_of`."""
     reach: Int64
     """(S,) the furthest that the data of a waiting job of the sort may come from, -1: nobody has asked."""
-    shut: Int64
-    """(S, A) the shortest time to hold room for which a sort found no place at an agent; 0: it has no room there at all."""
+    memo: Memo
     only: Int32
     """(C,) the one agent that a pair likes best when all is idle, -1: there are several, or nobody has looked yet."""
     capped: UInt8
@@ -127,9 +155,6 @@ class Work(NamedTuple):
     """(A,) whether nodes are kept free for the first whose room there is in sum, but not together."""
     backlog: Int64
     """(A,) work that runs or is promised, see `work_of`."""
-    hint_ms: Int64
-    """(S, A) a sort's last start there, and for how long."""
-    hint_duration: Int64
     kept: UInt8
     """(N,) nodes that are kept free."""
     opened: Int64
@@ -154,7 +179,7 @@ class Quotas(NamedTuple):
 
 
 class Out(NamedTuple):
-    """What a round decides. Counters in `counters`: placements, tasks, devices."""
+    """What a round decides."""
 
     counters: Int64
     status: UInt8

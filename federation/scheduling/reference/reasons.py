@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 NEVER_MS = 2**62
 
 
-def waiting(
-    after: World, before: World, hub_ids: tuple[str, ...], jobs: list[QueuedJob], full_up: bool
-) -> tuple[Waiting, ...]:
+def waiting(after: World, before: World, hub_ids: tuple[str, ...], jobs: list[QueuedJob]) -> tuple[Waiting, ...]:
     """Why: on the capacity that the round began with, and on what it left."""
     announced = {
         (entry.name, version)
@@ -47,7 +45,7 @@ def waiting(
             if step == 0 and left.room(job.per_task) >= job.replicas:
                 far = before.moving.transfer_ms(agent.row, job) > reach
                 code = ReasonCode.DATA_TO_MOVE if far else ReasonCode.RESERVATION_AHEAD
-                step = STEP[ReasonCode.FAIRNESS_TURN if full_up else code]
+                step = STEP[ReasonCode.FAIRNESS_TURN if not after.whole else code]
             elif step == 0:
                 fits = agent.room(job.per_task) >= job.replicas
                 held = ReasonCode.RESERVATION_AHEAD if fits_bare else ReasonCode.CAPACITY

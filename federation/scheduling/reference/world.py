@@ -14,7 +14,7 @@ from federation.scheduling.ageing import line_position_of
 from federation.scheduling.fairness import UseLedger, contributed_share, contribution_weight
 from federation.scheduling.kernels.score import Tables
 from federation.scheduling.plan import STEP, DemandKey, Placement, Plan, Preemption, demand_key
-from federation.scheduling.policy import PROMISES_MAX, SHORT_MS, Order, Policy
+from federation.scheduling.policy import DEVICES_MAX, PROMISES_MAX, SHORT_MS, TASKS_MAX, Order, Policy
 from federation.scheduling.reference.moving import Moving
 from federation.scheduling.reference.quotas import Ledger
 from federation.scheduling.reference.reasons import waiting
@@ -55,6 +55,10 @@ class World(Seating):
     """While seats are taken, the window of each agent whose turn it is."""
     passing: bool = False
     """Seats are taken, or gaps are filled: nobody is promised anything."""
+    whole: bool = True
+    """Nobody who could start was left for the next round because this one was full."""
+    tasks: int = 0
+    devices: int = 0
     due: Mapping[str, int] = field(default_factory=dict)
     """Promised starts that have come, by job."""
 
@@ -207,6 +211,8 @@ class World(Seating):
         chosen = self.gang(agent, job)
         names = tuple(node.name for node, _ in chosen)
         devices = tuple(places for _, places in chosen) if need_of(job.per_task).devices else ()
+        self.tasks += job.replicas
+        self.devices += sum(map(len, devices))
         agent.count(need, self.now_ms + self.held_ms(agent, job))
         fetches = self.moving.fetches(agent.row, job)
         self.placed[job.job_id] = Placement(job.job_id, agent.row.key, names, devices, fetches)
@@ -281,13 +287,12 @@ class World(Seating):
         agent.backlog += agent.work(need, held_ms)
         self.promised[job.job_id] = (agent.row.key, start_ms)
 
-    def run(self) -> bool:
-        """Who has a seat, then everybody; False when the round was full before all had their turn."""
+    def run(self) -> None:
+        """Who has a seat, then everybody, then who fits in gaps."""
         self.take_seats()
         before = set(self.placed)
-        whole = self.everybody()
+        self.everybody()
         self.fill_gaps(before)
-        return whole
 
     def everybody(self) -> bool:
         """All turns, owners at home first."""
@@ -395,7 +400,8 @@ class World(Seating):
         agent = self.chosen(job, home_only)
         if agent and home_only and agent is not self.chosen(job, False):
             return True  # it starts nearer to its data when everybody's turn comes
-        if agent and len(self.placed) == self.policy.placements_max:
+        if agent and self.is_full(job):
+            self.whole = False
             return False
         if agent:
             self.start(agent, job)
@@ -407,6 +413,14 @@ class World(Seating):
             if not self.passing and job.job_id not in self.promised:
                 self.try_promise(job, home_only)
         return True
+
+    def is_full(self, job: QueuedJob) -> bool:
+        """Whether a round cannot take a job more."""
+        return (
+            len(self.placed) == self.policy.placements_max
+            or self.tasks + job.replicas > TASKS_MAX
+            or self.devices + job.replicas * need_of(job.per_task).devices > DEVICES_MAX
+        )
 
     def note_blocked(self, job: QueuedJob) -> None:
         """A job found no room at home: noted, so that machines can be taken back for it."""
@@ -543,12 +557,11 @@ def plan_slowly(
     for agent in world.agents:
         if agent.windows:
             agent.windows.show()
-    whole = world.run()
+    world.run()
     hub_ids = tuple(sorted({agent.row.key[0] for agent in world.agents}))
     started = {*world.placed, *(entry.job_id for entry in claims)}
     left = [job for job in full.queued if job.job_id not in started]
-    full_up = len(world.placed) == policy.placements_max or not whole
-    why = waiting(world, World(full, policy, now_ms, tables), hub_ids, left, full_up)
+    why = waiting(world, World(full, policy, now_ms, tables), hub_ids, left)
     placements = (*claims, *world.placed.values())
     wake_ms = world.wake_ms(promised or {})
     return Plan(now_ms, placements, hub_ids, why, world.preemptions(), wake_ms=wake_ms)

@@ -16,6 +16,7 @@ from federation.domain.usage import UsageInterval
 from federation.errors import Code, FederationError
 from federation.scheduling import Delta, PlannerState, Policy, checks, plan_round
 from federation.scheduling.checks import LEASES_MAX, RowsRefusedError
+from federation.scheduling.rounds import MEMO_BYTES_MAX, round_of
 from federation.scheduling.rows import (
     ClaimRow,
     DeltaCollector,
@@ -348,3 +349,15 @@ def test_use_counts_all_tasks() -> None:
     assert usage_row(interval, lease_row(LEASE, JOB)) == UsageRow(
         "cairo", "p", "ada", (("cpu", 20_000),), end_ms=110, host_hub="a"
     )
+
+
+def test_what_a_round_remembers_of_sorts_at_agents_has_a_limit() -> None:
+    """Twice as many sorts as it has rows for, all of one user: no more memory than the limit, and all have their turn."""
+    agents = tuple(agent(f"hub-{at:03d}", cpus(1)) for at in range(1_000))
+    sorts = 2 * MEMO_BYTES_MAX // (24 * len(agents))
+    state = PlannerState()
+    state.apply(Delta(agents=agents, queued=tuple(job(f"job-{at}", cpus(1 + at / 1_000)) for at in range(sorts))))
+    memo = round_of(state, Policy(), 0).work.memo
+    assert 0 < memo.shut.nbytes + memo.hint_ms.nbytes + memo.hint_duration.nbytes <= MEMO_BYTES_MAX
+    _, plan = plan_round(state, Delta(), Policy(), 0)
+    assert (len(plan.placements), len(plan.waiting)) == (1, sorts - 1)

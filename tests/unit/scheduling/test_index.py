@@ -201,14 +201,14 @@ def test_memory_stays_below_its_limit_and_the_shape_asked_longest_ago_is_dropped
     assert lines.score.shape == (2, 2)
     for shape in (CPU_TASK, SHARE, CPU_TASK, WHOLE):
         site.best(shape)
-    assert [int(line) for line in lines.of_shape] == [0, ix.NEVER, 1, ix.NEVER]
+    assert [int(line) for line in lines.kept.of_shape] == [0, ix.NEVER, 1, ix.NEVER]
 
 
 @pytest.mark.parametrize("bytes_max", [0, 1, indexing.MEMORY_BYTES_MAX])
 def test_lines_are_never_more_than_the_limit_nor_fewer_than_one(bytes_max: int) -> None:
     """A limit of nothing still answers; a large one on a small fleet has a cap of its own."""
     site = Site([[(4, 0)]], bytes_max=bytes_max)
-    assert len(site.index.lines.shape) == (indexing.LINES_MAX if bytes_max == indexing.MEMORY_BYTES_MAX else 1)
+    assert len(site.index.lines.kept.shape) == (indexing.LINES_MAX if bytes_max == indexing.MEMORY_BYTES_MAX else 1)
     assert site.best(CPU_TASK).node == 0
 
 
@@ -219,7 +219,7 @@ def test_shapes_may_become_more_and_a_row_may_mean_another_shape() -> None:
     assert ix.best_node(site.index, site.nodes, shapes, TABLES, CPU_TASK, 0).node == 0
     assert ix.room_of(site.index, site.nodes, shapes, CPU_TASK, 0, 9) == 6
     site.memory.grow(9)
-    assert (len(site.index.lines.of_shape), int(site.index.lines.of_shape[CPU_TASK])) == (9, 0)
+    assert (len(site.index.lines.kept.of_shape), int(site.index.lines.kept.of_shape[CPU_TASK])) == (9, 0)
     shapes.need[CPU_TASK] = 6
     site.memory.forget_shape(CPU_TASK)
     site.memory.forget_shape(HUGE)

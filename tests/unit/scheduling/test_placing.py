@@ -19,6 +19,12 @@ def test_a_gang_starts_whole_or_not_at_all() -> None:
     assert plan.placements == ()
 
 
+def test_a_spread_gang_goes_round_the_machines_until_each_is_full() -> None:
+    """Fewest tasks first, then the best score, then the first: the small machine is the best, and takes one only."""
+    plan = planned(agent("cairo", cpus(8), cpus(1), cpus(8)), jobs=(job("gang", cpus(1), replicas=7, spread=True),))
+    assert plan.placements[0].nodes == ("n1", "n0", "n2", "n0", "n2", "n0", "n2")
+
+
 def test_a_gang_does_not_span_agents() -> None:
     """Two machines of two agents of one hub are not one place."""
     agents = (agent("cairo", cpus(1), name="a"), agent("cairo", cpus(1), name="b"))

@@ -11,7 +11,7 @@ from federation.domain.plan import ReasonCode
 from federation.errors import FederationError
 from federation.scheduling import Delta, Plan, PlannerState, Policy, explain, plan_round
 from federation.scheduling.plan import Placement, Preemption
-from federation.scheduling.policy import RESERVATIONS_MAX, Order
+from federation.scheduling.policy import RESERVATIONS_MAX, TASKS_MAX, Order
 from federation.scheduling.rows import AgentRow, ClaimRow, LeaseRow, QueuedJob, UsageRow
 from tests.unit.scheduling.builders import agent, cpus, job, key_of, lease, planned, where, world
 
@@ -92,6 +92,14 @@ def test_a_promise_that_has_come_is_kept() -> None:
     ended = Delta(leases_ended=tuple(row.lease_id for row in running))
     state, plan = plan_round(state, ended, policy, late_ms + MINUTE_MS)
     assert where(plan) == {"gang": "cairo"}
+
+
+def test_who_had_no_turn_because_a_round_may_start_no_more_tasks_hears_so() -> None:
+    """There is room for one more gang: it is its turn in the next round, and no promise is in its way."""
+    gangs = tuple(small(f"gang-{at:03d}", 1, 0.001, seq=at, replicas=1_000) for at in range(TASKS_MAX // 1_000 + 1))
+    plan = planned(agent("cairo", cpus(200)), jobs=gangs)
+    assert len(plan.placements) == TASKS_MAX // 1_000
+    assert [entry.overall for entry in plan.waiting] == [ReasonCode.FAIRNESS_TURN]
 
 
 @pytest.mark.parametrize(
