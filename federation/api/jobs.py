@@ -26,6 +26,7 @@ from federation.objects.credentials import scoped_credentials
 from federation.objects.store import ObjectStore
 from federation.ports import JobFilter
 from federation.service import jobs as service_jobs
+from federation.service.attempts import read_attempts
 from federation.service.desk import Desk
 from federation.service.logs import CHUNK_BYTES_MAX
 from federation.service.reading import read_log
@@ -96,7 +97,11 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         before, limit = int(request.page_token or 0), request.page_size or PAGE_SIZE_DEFAULT
         page = await asyncio.to_thread(self.desk.store.list_jobs, where, before, limit)
         token = str(page.next_before_seq) if page.next_before_seq else ""
-        return job_pb2.ListJobsResponse(jobs=[job_out(job) for job in page.jobs], next_page_token=token)
+        if not request.each_attempt:
+            return job_pb2.ListJobsResponse(jobs=[job_out(job) for job in page.jobs], next_page_token=token)
+        each = await asyncio.to_thread(lambda: [read_attempts(self.desk.store, job) for job in page.jobs])
+        jobs = [job_out(job, attempts) for job, attempts in zip(page.jobs, each, strict=True)]
+        return job_pb2.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     @streaming("JobService")
     async def WatchJobs(

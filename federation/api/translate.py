@@ -6,7 +6,7 @@ import enum
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
@@ -41,6 +41,7 @@ from federation.domain.job import (
 from federation.domain.quantities import ANY_OF, DevicesByTask, Resources, resources, summed_kinds
 from federation.errors import Code, FederationError, invalid
 from federation.lifecycle.job import Trigger
+from federation.service.attempts import Attempt
 from federation.service.hubs import HubView
 from federation.service.submit import Submission, Submitted
 from federation.service.sync import RunReport
@@ -165,7 +166,7 @@ def submission_in(message: job_pb2.Submission, owner: Owner) -> Submission:
 
 
 # ---- jobs, outwards -------------------------------------------------------------------------------------------------
-def job_out(job: Job) -> job_pb2.Job:
+def job_out(job: Job, each_attempt: Iterable[Attempt] = ()) -> job_pb2.Job:
     """The job as its owner may see it: secret variables are blanked."""
     return job_pb2.Job(
         id=job.id,
@@ -189,6 +190,19 @@ def job_out(job: Job) -> job_pb2.Job:
         exit_code=job.exit_code,
         revision=job.revision,
         claim=None if job.claim is None else claim_out(job.claim),
+        each_attempt=[attempt_out(attempt) for attempt in each_attempt],
+    )
+
+
+def attempt_out(attempt: Attempt) -> job_pb2.Attempt:
+    """The wire's attempt."""
+    return job_pb2.Attempt(
+        attempt=attempt.attempt,
+        hub_id=attempt.hub_id,
+        queued_ms=attempt.queued_ms,
+        started_ms=attempt.started_ms,
+        ended_ms=attempt.ended_ms,
+        asked=attempt.asked,
     )
 
 

@@ -138,6 +138,7 @@ def words(seen: Seen) -> Iterator[str]:
     yield "H GAVE: hours of a core (after GPU USED: of a GPU) that a hub's machines worked for others' jobs; H TOOK: that others'"
     before = "Before is the policy that the history names." if seen.policy_known else "Before is everybody alike."
     yield f"machines worked for its jobs. USED: of what it offers. {before}"
+    yield "A job waits while it is queued, after a preemption again until it starts; SLOWDOWN counts the lost runs too."
     if seen.recorded.jobs:
         was, replayed = seen.recorded, seen.before.total.waits
         yield (

@@ -56,6 +56,9 @@ def simulate(
     brhub simulate --history month.jsonl --policy policy.yaml
 
     Before is the policy that the history names, or everybody alike. The README says what both files hold.
+
+    A job waits while it is queued: from its submission to its start, and after each preemption from then to the start that
+    followed. Runs that were lost to preemption are no wait, but count in the slowdown. A retry is a job of its own.
     """  # noqa: D301  # \b is typer's mark for lines that stay as they are
     session = session_of(context)
     if export is not None:
@@ -178,7 +181,7 @@ def _export(session: Session, file: Path, since: str, names: bool, policy_file: 
     since_ms, key = parse_duration_ms(since, "--since"), None if names else _key(session)
     policy = None if policy_file is None else _policy_document(policy_file)
     with session.client() as client:
-        hubs, jobs = client.list_hubs(), client.list(all_owners=True, limit=JOBS_MAX)
+        hubs, jobs = client.list_hubs(), client.list(all_owners=True, limit=JOBS_MAX, each_attempt=True)
     at_ms = now_ms()
     made = record(hubs, jobs, at_ms, since_ms=max(0, at_ms - since_ms), pseudonym_key=key, policy=policy)
     new = file.with_name(file.name + ".new")
@@ -194,7 +197,9 @@ def _export(session: Session, file: Path, since: str, names: bool, policy_file: 
     }
     text = f"{file}: jobs {value['jobs']}, agents {value['agents']}"
     if made.never_ran:
-        text += f"\nleft out: {made.never_ran} that were never started; nobody knows how long they would run"
+        text += (
+            f"\nleft out: {made.never_ran} that were not started, or wait again; nobody knows how long they would run"
+        )
     if made.still_running:
         text += f"\nstill running: {made.still_running}; what they have run so far counts"
     print_one(value, session.form, text=text)

@@ -88,9 +88,10 @@ class AsyncClient:
         hub_id: str = "",
         all_owners: bool = False,
         limit: int = 1_000,
+        each_attempt: bool = False,
     ) -> builtins.list[job_pb2.Job]:
         """As `Client.list`."""
-        return await self._run(steps.list_jobs(states, project, hub_id, all_owners, limit))
+        return await self._run(steps.list_jobs(states, project, hub_id, all_owners, limit, each_attempt))
 
     async def watch(self, job_ids: Sequence[str] = (), timeout_s: float | None = None) -> AsyncIterator[job_pb2.Job]:
         """As `Client.watch`."""

@@ -98,9 +98,13 @@ class Client:
         hub_id: str = "",
         all_owners: bool = False,
         limit: int = 1_000,
+        each_attempt: bool = False,
     ) -> builtins.list[job_pb2.Job]:
-        """Jobs, newest first, at most `limit`; `states` as "RUNNING". The caller's own unless `all_owners`."""
-        return self._run(steps.list_jobs(states, project, hub_id, all_owners, limit))
+        """Jobs, newest first, at most `limit`; `states` as "RUNNING". The caller's own unless `all_owners`.
+
+        `each_attempt`: fill each job's `each_attempt` too, which takes longer.
+        """
+        return self._run(steps.list_jobs(states, project, hub_id, all_owners, limit, each_attempt))
 
     def watch(self, job_ids: Sequence[str] = (), timeout_s: float | None = None) -> Iterator[job_pb2.Job]:
         """Each job as it is now, then each change, over however many connections it takes.

@@ -201,7 +201,7 @@ def get(job_id: str) -> Steps[job_pb2.Job]:
 
 
 def list_jobs(
-    states: Sequence[str], project: str, hub_id: str, all_owners: bool, limit: int
+    states: Sequence[str], project: str, hub_id: str, all_owners: bool, limit: int, each_attempt: bool
 ) -> Steps[list[job_pb2.Job]]:
     """Newest first, at most `limit`, page by page."""
     numbers = [_state(name) for name in states]
@@ -215,6 +215,7 @@ def list_jobs(
             all_owners=all_owners,
             page_size=min(PAGE_SIZE, limit - len(jobs)),
             page_token=token,
+            each_attempt=each_attempt,
         )
         response: job_pb2.ListJobsResponse = yield Call(JOBS, "ListJobs", request)
         jobs.extend(response.jobs)

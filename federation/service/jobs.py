@@ -24,6 +24,10 @@ def apply(unit: Unit, job: Job, fact: Fact, *, cause: str, actor: str) -> Transi
         payload["attempt"] = str(after.job.epoch)
     if fact.reason is not None:
         payload["code"] = fact.reason.code
+    if after.job.started_ms and after.job.started_ms != job.started_ms:
+        payload["started_ms"] = after.job.started_ms
+    if fact.ended_ms:
+        payload["ended_ms"] = fact.ended_ms
     if fact.trigger is Trigger.LEASE_GRANTED and after.lease is not None:
         payload |= {"lease_id": after.lease.id, "hub_id": after.lease.hub_id, "nodes": after.lease.nodes}
         if after.lease.devices:

@@ -43,7 +43,12 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Of jobs that ended. With none of them everything is 0."""
+    """Of jobs that ended. With none of them everything is 0.
+
+    A job's wait is the time in which it was queued: from submission to its start; where it was preempted or lost, also from
+    each time it was queued again to the start that followed, added up. What it ran in between is no wait, but counts in the
+    slowdown, which is about the time until its work was done.
+    """
 
     jobs: int = 0
     mean_ms: float = 0.0
@@ -116,21 +121,21 @@ def figures(
 
 def recorded_waits(jobs: Iterable[HistoricJob]) -> Waits:
     """How long jobs waited in fact, of those whose start the history tells."""
+    told = ((job.row.submitted_ms, job.recorded) for job in jobs if job.recorded is not None)
     return waits_of(
-        [
-            (job.recorded.start_ms - job.row.submitted_ms, job.recorded.end_ms - job.recorded.start_ms)
-            for job in jobs
-            if job.recorded is not None
-        ]
+        [(ran.start_ms - submit_ms - ran.lost_ms, ran.lost_ms, ran.end_ms - ran.start_ms) for submit_ms, ran in told]
     )
 
 
-def waits_of(pairs: Sequence[tuple[int, int]]) -> Waits:
-    """The figures of (wait_ms, runtime_ms) pairs. The 95th percentile is the smallest wait that 95 % do not exceed."""
-    if not pairs:
+def waits_of(jobs: Sequence[tuple[int, int, int]]) -> Waits:
+    """The figures of (wait_ms, lost_ms, runtime_ms), a triple a job.
+
+    The 95th percentile is the smallest wait that 95 % do not exceed.
+    """
+    if not jobs:
         return Waits()
-    waits = sorted(wait_ms for wait_ms, _ in pairs)
-    slowdowns = math.fsum(bounded_slowdown(wait_ms, runtime_ms) for wait_ms, runtime_ms in pairs)
+    waits = sorted(wait_ms for wait_ms, _, _ in jobs)
+    slowdowns = math.fsum(bounded_slowdown(wait_ms + lost_ms, runtime_ms) for wait_ms, lost_ms, runtime_ms in jobs)
     return Waits(
         jobs=len(waits),
         mean_ms=sum(waits) / len(waits),
@@ -151,7 +156,7 @@ class _Sums:
     preempted: int = 0
 
     def figures(self, hub_id: str, offered: Mapping[str, int]) -> HubFigures:
-        ended = [(job.wait_ms, job.runtime_ms) for job in self.ended if job.reason is None]
+        ended = [(job.wait_ms, job.lost_ms, job.runtime_ms) for job in self.ended if job.reason is None]
         work = {
             name: Work(offered.get(name, 0), self.used.get(name, 0), self.given.get(name, 0), self.taken.get(name, 0))
             for name in COUNTED
@@ -199,5 +204,5 @@ def _together(hubs: Sequence[HubFigures], outcome: Outcome) -> HubFigures:
         )
         for name in COUNTED
     }
-    ended = [(job.wait_ms, job.runtime_ms) for job in outcome.jobs if job.reason is None]
+    ended = [(job.wait_ms, job.lost_ms, job.runtime_ms) for job in outcome.jobs if job.reason is None]
     return HubFigures("", waits_of(ended), len(outcome.jobs) - len(ended), work, outcome.preemptions)

@@ -5,7 +5,8 @@
 {"hub": "cairo", "engines": ["command", "spark"], "nodes": [{"node": "rack", "count": 4, "cpus": 32, "memory": "128Gi", "gpus": {"nvidia/A100": 2}}]}
 {"job": "j1", "home": "cairo", "user": "amina", "submit": "1h30m", "runtime": "20m", "limit": "1h", "cpus": 4, "memory": "8Gi"}
 ```
-The first line gives the version and the time that figures are taken over; a line with `hub` is an agent with its
+In a job's line `ran` says what became of it: the hub, start and end of its last run, and as `lost` for how long it had run
+before in attempts that others ended. What it waited in fact is start less submit less `lost`. The first line gives the version and the time that figures are taken over; a line with `hub` is an agent with its
 machines; a line with `job` is a job that ran. Amounts are written as in job.yaml, moments in RFC 3339 or as a time since
 `begins`. What may stand in a line, and what it is when it does not, is in `_FIRST`, `_HUB` and `_JOB` below, and in
 the README. An error names its line. Deliberately not here: where histories come from (`recording.py`).
@@ -58,7 +59,7 @@ _JOB = (
     "job", "home", "project", "user", "submit", "runtime", "limit", "engine", "cpus", "memory", "disk", "gpus",
     "replicas", "priority", "preemptible", "spread", "inputs", "allow", "deny", "prefer", "ran",
 )  # fmt: skip
-_RAN = ("hub", "start", "end")
+_RAN = ("hub", "start", "end", "lost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +269,10 @@ def _recorded(value: object, submitted_ms: int, begins_ms: int) -> Recorded | No
     start_ms, end_ms = (when_ms(ran.get(key), f"ran.{key}", begins_ms) for key in ("start", "end"))
     if not submitted_ms <= start_ms <= end_ms:
         raise wrong("ran", "does not start after submit, or ends before it starts")
-    return Recorded(text(ran.get("hub"), "ran.hub"), start_ms, end_ms)
+    lost_ms = duration_ms(ran.get("lost", "0s"), "ran.lost", 0)
+    if lost_ms > start_ms - submitted_ms:
+        raise wrong("ran.lost", "is longer than the time from submit to ran.start")
+    return Recorded(text(ran.get("hub"), "ran.hub"), start_ms, end_ms, lost_ms)
 
 
 def _input(entry: str) -> tuple[str, str]:

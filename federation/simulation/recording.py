@@ -2,8 +2,12 @@
 
 Names of people become pseudonyms: the same person the same one in every export with the same key, and without the key
 nobody can test a guess. Deliberately not here: asking the federation (`federation/cli/simulate.py`) and the file's shape
-(`history.py`). A job counts when it has run: one that was never started has no runtime that anybody knows; one that still
-runs counts with what it has run so far.
+(`history.py`).
+
+A job counts when it has run: one that was never started has no runtime that anybody knows; one that still runs counts with
+what it has run so far. A job that a person retried is a job for each time it was asked for, `ID`, then `ID#2`, `ID#3`, each
+submitted when that was: between two of them nobody waited. A job that the federation queued again (preempted, or lost) is
+one job; what its earlier attempts ran is `lost`, and no wait.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from federation.domain.hub import Dataset, HubState, LinkState, Node
@@ -33,7 +38,7 @@ class Recording:
 
     history: History
     never_ran: int
-    """Jobs that wait, or ended before they were started."""
+    """Jobs that wait, or ended before they were started; each time that one was asked for."""
     still_running: int
     """Jobs that count with what they have run so far."""
 
@@ -47,18 +52,22 @@ def record(
     pseudonym_key: bytes | None = None,
     policy: Mapping[str, Any] | None = None,
 ) -> Recording:
-    """The history of `jobs` that came from `since_ms` on, seen at `now_ms`. Without a key people keep their names."""
+    """The history of `jobs` that came from `since_ms` on, seen at `now_ms`. Without a key people keep their names.
+
+    `jobs` tell each of their attempts; one that does not counts as asked for once, with its last attempt.
+    """
     made: list[HistoricJob] = []
     never_ran = still_running = 0
-    for job in sorted(jobs, key=lambda one: (one.created_ms, one.id)):
-        if job.created_ms < since_ms:
+    requests = [request for job in jobs for request in _requests(job)]
+    for request in sorted(requests, key=lambda one: (one.submit_ms, one.name)):
+        if request.submit_ms < since_ms:
             continue
-        ran = _ran(job, now_ms)
+        ran = _ran(request, now_ms)
         if ran is None:
             never_ran += 1
             continue
-        still_running += not job.ended_ms
-        made.append(_historic(job, ran, len(made) + 1, pseudonym_key))
+        still_running += not request.attempts[-1].ended_ms
+        made.append(_historic(request, ran, len(made) + 1, pseudonym_key))
     begins_ms = min((job.row.submitted_ms for job in made), default=now_ms - 1)
     history = History(
         begins_ms,
@@ -76,19 +85,49 @@ def pseudonym(key: bytes, home_hub: str, subject: str) -> str:
     return f"user-{digest[:PSEUDONYM_DIGITS]}"
 
 
-def _ran(job: job_pb2.Job, now_ms: int) -> Recorded | None:
-    """The last attempt; None when there was none. Hubs' clocks differ a little: it starts at submission at the earliest."""
-    if not job.started_ms or not job.hub_id:
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One time that a job was asked for, by its submission or by a retry."""
+
+    job: job_pb2.Job
+    name: str
+    attempts: tuple[job_pb2.Attempt, ...]
+    """In order; one that did not start can only be the last."""
+
+    @property
+    def submit_ms(self) -> int:
+        return self.attempts[0].queued_ms
+
+
+def _requests(job: job_pb2.Job) -> Iterable[_Request]:
+    told = list(job.each_attempt) or [
+        job_pb2.Attempt(
+            hub_id=job.hub_id, queued_ms=job.created_ms, started_ms=job.started_ms, ended_ms=job.ended_ms, asked=True
+        )
+    ]
+    begins = [at for at, attempt in enumerate(told) if attempt.asked or at == 0]
+    for number, (at, end) in enumerate(pairwise([*begins, len(told)]), 1):
+        yield _Request(job, job.id if number == 1 else f"{job.id}#{number}", tuple(told[at:end]))
+
+
+def _ran(request: _Request, now_ms: int) -> Recorded | None:
+    """The last attempt; None when it did not start. Hubs' clocks differ a little: none starts before it was queued."""
+    lost_ms = 0
+    for attempt, after in pairwise(request.attempts):
+        lost_ms += max(0, after.queued_ms - max(attempt.started_ms, attempt.queued_ms))
+    last = request.attempts[-1]
+    if not last.started_ms or not last.hub_id:
         return None
-    start_ms = max(job.started_ms, job.created_ms)
-    return Recorded(job.hub_id, start_ms, max(job.ended_ms or now_ms, start_ms + 1))
+    start_ms = max(last.started_ms, last.queued_ms)
+    lost_ms = min(lost_ms, start_ms - request.submit_ms)
+    return Recorded(last.hub_id, start_ms, max(last.ended_ms or now_ms, start_ms + 1), lost_ms)
 
 
-def _historic(job: job_pb2.Job, ran: Recorded, seq: int, key: bytes | None) -> HistoricJob:
-    spec, owner = job.spec, job.owner
+def _historic(request: _Request, ran: Recorded, seq: int, key: bytes | None) -> HistoricJob:
+    spec, owner = request.job.spec, request.job.owner
     runtime_ms = ran.end_ms - ran.start_ms
     row = QueuedJob(
-        job_id=job.id,
+        job_id=request.name,
         seq=seq,
         home_hub=owner.home_hub,
         project=owner.project,
@@ -104,7 +143,7 @@ def _historic(job: job_pb2.Job, ran: Recorded, seq: int, key: bytes | None) -> H
         # a run is ended a grace after its limit, so it may have been a little longer
         runtime_limit_ms=max(spec.runtime_limit_ms, runtime_ms),
         preemptible=spec.preemptible,
-        submitted_ms=job.created_ms,
+        submitted_ms=request.submit_ms,
     )
     return HistoricJob(row, runtime_ms, ran)
 

@@ -52,7 +52,10 @@ class Recorded:
 
     hub_id: str
     start_ms: int
+    """Of the run that ended by itself."""
     end_ms: int
+    lost_ms: int = 0
+    """For how long it ran before in attempts that were ended for others, or lost: neither waiting nor its runtime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +108,22 @@ class JobOutcome:
     """Why it waits when nothing more happens: the nearest obstacle of its sort; None when it ended."""
     obstacle: Reason | None = None
     """The same in words, at the hub that is nearest to taking it; for the first `EXPLAINED_MAX` by id."""
+    lost_ms: int = 0
+    """For how long its preempted attempts ran."""
 
     @property
     def wait_ms(self) -> int:
-        """From submission to the start of the attempt that ended well; lost attempts count as waiting. Only of ended jobs."""
+        """How long it was queued: from submission to the first start, and from each preemption to the start that followed.
+
+        Only of jobs that ended.
+        """
         assert self.start_ms is not None, f"{self.job_id} never started"
-        return self.start_ms - self.submit_ms
+        return self.start_ms - self.submit_ms - self.lost_ms
 
     @property
     def bounded_slowdown(self) -> float:
-        """See `bounded_slowdown`. Only of jobs that ended."""
-        return bounded_slowdown(self.wait_ms, self.runtime_ms)
+        """See `bounded_slowdown`; runs that were lost count as waiting here, for they held its owner up. Only of ended jobs."""
+        return bounded_slowdown(self.wait_ms + self.lost_ms, self.runtime_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +368,10 @@ class _Course:
     def _outcome(self, history: Sequence[HistoricJob]) -> Outcome:
         why = {entry.demand: entry.overall for entry in self._last.waiting}
         explained = frozenset(sorted(self._waiting)[:EXPLAINED_MAX])
+        lost: dict[str, int] = {}
+        for each in self._runs:
+            if not each.completed:
+                lost[each.job_id] = lost.get(each.job_id, 0) + each.end_ms - each.start_ms
         jobs = []
         for job in history:
             job_id, run = job.row.job_id, self._done.get(job.row.job_id)
@@ -375,6 +387,7 @@ class _Course:
                     self._attempts.get(job_id, 0),
                     code,
                     self._obstacle(self._waiting[job_id], code) if code and job_id in explained else None,
+                    lost.get(job_id, 0),
                 )
             )
         return Outcome(
@@ -383,7 +396,7 @@ class _Course:
             rounds=self._rounds,
             placements=sum(self._attempts.values()),
             preemptions=self._preempted,
-            lost_ms=sum(run.end_ms - run.start_ms for run in self._runs if not run.completed),
+            lost_ms=sum(lost.values()),
             ended_ms=self._clock.now_ms(),
         )
 

@@ -125,4 +125,6 @@ def _job_line(job: HistoricJob) -> dict[str, Any]:
     if job.recorded is not None:
         ran = job.recorded
         line["ran"] = {"hub": ran.hub_id, "start": moment(ran.start_ms), "end": moment(ran.end_ms)}
+        if ran.lost_ms:
+            line["ran"]["lost"] = duration(ran.lost_ms)
     return line

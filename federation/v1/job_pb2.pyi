@@ -336,6 +336,7 @@ class Job(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     CLAIM_FIELD_NUMBER: _builtins.int
+    EACH_ATTEMPT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The job's id."""
     state: _common_pb2.JobState.ValueType
@@ -388,6 +389,12 @@ class Job(_message.Message):
     def claim(self) -> Global___Claim:
         """Room that is being made for it, while it waits; absent else."""
 
+    @_builtins.property
+    def each_attempt(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """Its attempts that started, oldest first, and what it waited for last where that did not start. Only where
+        ListJobsRequest asked for them; empty else.
+        """
+
     def __init__(
         self,
         *,
@@ -412,14 +419,57 @@ class Job(_message.Message):
         exit_code: _builtins.int = ...,
         revision: _builtins.int = ...,
         claim: Global___Claim | None = ...,
+        each_attempt: _abc.Iterable[Global___Attempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "owner", b"owner", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt", b"attempt", "attempts", b"attempts", "claim", b"claim", "created_ms", b"created_ms", "ended_ms", b"ended_ms", "exit_code", b"exit_code", "hub_id", b"hub_id", "id", b"id", "nodes", b"nodes", "owner", b"owner", "parent_job_id", b"parent_job_id", "progress", b"progress", "reason", b"reason", "revision", b"revision", "spec", b"spec", "started_ms", b"started_ms", "state", b"state", "state_since_ms", b"state_since_ms", "tracking_run_id", b"tracking_run_id", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt", b"attempt", "attempts", b"attempts", "claim", b"claim", "created_ms", b"created_ms", "each_attempt", b"each_attempt", "ended_ms", b"ended_ms", "exit_code", b"exit_code", "hub_id", b"hub_id", "id", b"id", "nodes", b"nodes", "owner", b"owner", "parent_job_id", b"parent_job_id", "progress", b"progress", "reason", b"reason", "revision", b"revision", "spec", b"spec", "started_ms", b"started_ms", "state", b"state", "state_since_ms", b"state_since_ms", "tracking_run_id", b"tracking_run_id", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Attempt(_message.Message):
+    """A wait of a job and the run that ended it. Leases that ended before the program ran are part of the wait."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    HUB_ID_FIELD_NUMBER: _builtins.int
+    QUEUED_MS_FIELD_NUMBER: _builtins.int
+    STARTED_MS_FIELD_NUMBER: _builtins.int
+    ENDED_MS_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.str
+    """"<incarnation>-<n>" of the lease under which it started; empty when it did not."""
+    hub_id: _builtins.str
+    """Where it started; empty when it did not."""
+    queued_ms: _builtins.int
+    """When the job began to wait: when it was submitted or retried, or when the attempt before had ended by preemption or loss."""
+    started_ms: _builtins.int
+    """When the program first ran; 0 when it did not."""
+    ended_ms: _builtins.int
+    """When it ended; 0 before."""
+    asked: _builtins.bool
+    """Whether a person asked for it, by a submission or a retry; else the federation queued the job again by itself."""
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.str = ...,
+        hub_id: _builtins.str = ...,
+        queued_ms: _builtins.int = ...,
+        started_ms: _builtins.int = ...,
+        ended_ms: _builtins.int = ...,
+        asked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "attempt", b"attempt", "ended_ms", b"ended_ms", "hub_id", b"hub_id", "queued_ms", b"queued_ms", "started_ms", b"started_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
 class Claim(_message.Message):
@@ -711,6 +761,7 @@ class ListJobsRequest(_message.Message):
     ALL_OWNERS_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    EACH_ATTEMPT_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """Only this project."""
     hub_id: _builtins.str
@@ -721,6 +772,8 @@ class ListJobsRequest(_message.Message):
     """At most this many, 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
     """From the answer before; empty means the first page."""
+    each_attempt: _builtins.bool
+    """Tell each job's attempts too, one by one (Job.each_attempt)."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.JobState.ValueType]:
         """Only these states; empty means all."""
@@ -734,10 +787,11 @@ class ListJobsRequest(_message.Message):
         all_owners: _builtins.bool = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        each_attempt: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_owners", b"all_owners", "hub_id", b"hub_id", "page_size", b"page_size", "page_token", b"page_token", "project", b"project", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_owners", b"all_owners", "each_attempt", b"each_attempt", "hub_id", b"hub_id", "page_size", b"page_size", "page_token", b"page_token", "project", b"project", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,7 +87,9 @@ def jobs(draw: st.DrawFn) -> tuple[HistoricJob, ...]:
             submitted_ms=draw(st.integers(0, 10)) * MINUTE_MS,
         )
         runtime_ms = draw(st.integers(1, limit_ms))
-        ran = draw(st.none() | st.just(Recorded("cairo", row.submitted_ms, row.submitted_ms + runtime_ms)))
+        waited_ms, lost_ms = draw(st.integers(0, MINUTE_MS)), draw(st.integers(0, MINUTE_MS))
+        start_ms = row.submitted_ms + waited_ms + lost_ms
+        ran = draw(st.none() | st.just(Recorded("cairo", start_ms, start_ms + runtime_ms, lost_ms)))
         made.append(HistoricJob(row, runtime_ms, ran))
     return tuple(made)
 

@@ -227,6 +227,21 @@ async def test_pages_of_jobs_hold_each_once(plane: Plane) -> None:
     assert names == [f"job-{n}" for n in reversed(range(7))]
 
 
+async def test_a_list_tells_each_attempt_where_it_is_asked_to(plane: Plane) -> None:
+    """One that was cancelled while it waited, and the retry that waits now; without asking, none."""
+    aisha = plane.voice(AISHA)
+    job_id = await submitted(aisha)
+    await aisha.job("CancelJob", job_pb2.CancelJobRequest(job_id=job_id))
+    retried = (await aisha.job("RetryJob", job_pb2.RetryJobRequest(job_id=job_id))).job
+    (job,) = (await aisha.job("ListJobs", job_pb2.ListJobsRequest(each_attempt=True))).jobs
+    assert [(one.asked, one.queued_ms, one.started_ms, one.hub_id) for one in job.each_attempt] == [
+        (True, job.created_ms, 0, ""),
+        (True, retried.state_since_ms, 0, ""),
+    ]
+    (plain,) = (await aisha.job("ListJobs", job_pb2.ListJobsRequest())).jobs
+    assert len(plain.each_attempt) == 0
+
+
 async def test_a_dry_run_says_where_and_leaves_nothing(plane: Plane) -> None:
     """The spec is explained and not kept."""
     await plane.voice(CAIRO).hub("OpenSession", a_session())

@@ -20,7 +20,7 @@ def test_bounded_slowdown(wait_ms: int, runtime_ms: int, slowdown: float) -> Non
 
 def test_waits_of_twenty_jobs() -> None:
     """The 95th percentile of 20 waits is the nineteenth."""
-    found = waits_of([(wait * 1000, HOUR) for wait in range(20)])
+    found = waits_of([(wait * 1000, 0, HOUR) for wait in range(20)])
     assert (found.jobs, found.mean_ms, found.p95_ms, found.longest_ms) == (20, 9_500, 18_000, 19_000)
     assert waits_of([]) == Waits()
 
@@ -67,3 +67,10 @@ def test_what_was_waited_in_fact() -> None:
     told = job("a", 0, HOUR)
     told = HistoricJob(told.row, told.runtime_ms, Recorded("cairo", MINUTE, MINUTE + HOUR))
     assert recorded_waits([told, job("b", 0, HOUR)]).mean_ms == MINUTE
+
+
+def test_a_lost_run_is_no_wait_but_slows_down() -> None:
+    """Queued for a minute, ran for an hour in vain, queued for another minute, then ran for its hour."""
+    lost = Recorded("cairo", HOUR + 2 * MINUTE, 2 * HOUR + 2 * MINUTE, lost_ms=HOUR)
+    found = recorded_waits([HistoricJob(job("a", 0, HOUR).row, HOUR, lost)])
+    assert (found.longest_ms, found.mean_bounded_slowdown) == (2 * MINUTE, (2 * HOUR + 2 * MINUTE) / HOUR)

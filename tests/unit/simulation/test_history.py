@@ -144,6 +144,7 @@ def test_an_empty_month_has_an_end() -> None:
         ([BEGIN, JOB.replace("}", ', "user": "a\\u0007b"}')], 2, "user"),
         ([BEGIN, JOB.replace("}", ', "user": "\\ud800"}')], 2, "user"),
         ([BEGIN, JOB.replace("}", ', "ran": {"hub": "x", "start": "1s", "end": "9s"}}')], 2, "ran"),
+        ([BEGIN, JOB.replace("}", ', "ran": {"hub": "x", "start": "1d", "end": "2d", "lost": "3d"}}')], 2, "ran.lost"),
         ([BEGIN, JOB.replace("}", ', "replicas": 1001}')], 2, "replicas"),
         ([BEGIN, JOB.replace("}", f', "inputs": {json.dumps(["d"] * 65)}' + "}")], 2, "65 inputs"),
     ],

@@ -88,6 +88,50 @@ def test_what_cannot_be_replayed_is_counted() -> None:
     assert (made.never_ran, made.still_running) == (2, 1)
 
 
+def attempt(queued_s: int, started_s: int = 0, ended_s: int = 0, *, asked: bool = False) -> job_pb2.Attempt:
+    """At Cairo once it has started; moments in seconds after NOW - 100."""
+    begins_ms = NOW_MS - 100_000
+    started_ms, ended_ms = (begins_ms + at * 1_000 if at else 0 for at in (started_s, ended_s))
+    return job_pb2.Attempt(
+        attempt="1-1", hub_id="cairo" if started_s else "", queued_ms=begins_ms + queued_s * 1_000,
+        started_ms=started_ms, ended_ms=ended_ms, asked=asked,
+    )  # fmt: skip
+
+
+def waits_s(*attempts: job_pb2.Attempt) -> dict[str, tuple[int, ...]]:
+    """(queued after, waited, ran), in seconds, by the names under which a job with these attempts is in the history."""
+    made = record([], [a_job("j", attempts[0].queued_ms, each_attempt=attempts)], NOW_MS).history
+    found = {}
+    for one in made.jobs:
+        ran, submit_ms = one.recorded, one.row.submitted_ms
+        assert ran is not None
+        times = (submit_ms - (NOW_MS - 100_000), ran.start_ms - submit_ms - ran.lost_ms, one.runtime_ms)
+        found[one.row.job_id] = tuple(at // 1_000 for at in times)
+    assert parse_history(format_history(made)).jobs == made.jobs
+    return found
+
+
+def test_a_retry_waits_from_the_retry_on() -> None:
+    """Each time that a job was asked for is a job; what lies between two of them is nobody's wait."""
+    assert waits_s(attempt(1, 3, 10, asked=True), attempt(60, 61, 62, asked=True), attempt(70, 75, 80, asked=True)) == {
+        "j": (1, 2, 7),
+        "j#2": (60, 1, 1),
+        "j#3": (70, 5, 5),
+    }
+
+
+def test_a_preempted_job_waits_twice_and_its_lost_run_is_no_wait() -> None:
+    """From submission to its first start, and from when it was queued again to the next; lost or preempted, as often as it was."""
+    assert waits_s(attempt(0, 2, 30, asked=True), attempt(31, 34, 50)) == {"j": (0, 5, 16)}
+    assert waits_s(attempt(0, 2, 30, asked=True), attempt(31, 34, 50), attempt(50, 60, 61)) == {"j": (0, 15, 1)}
+
+
+def test_a_request_that_never_started_is_left_out_and_the_next_counts() -> None:
+    """Cancelled while it waited and then retried: the wait is the retry's; one that waits again after all is left out."""
+    assert waits_s(attempt(0, 0, 20, asked=True), attempt(40, 42, 50, asked=True)) == {"j#2": (40, 2, 8)}
+    assert waits_s(attempt(0, 5, 20, asked=True), attempt(20)) == {}
+
+
 def test_clocks_that_differ_do_no_harm() -> None:
     """A start before its submission, an end before its start, a run longer than its limit."""
     jobs = [

@@ -202,7 +202,9 @@ def test_a_preempted_job_ends_after_its_grace_and_runs_again_from_its_beginning(
         Run("guest", key, ("n0",), start_ms + MINUTE, start_ms + MINUTE + HOUR, True),
     )
     assert (outcome.preemptions, outcome.lost_ms) == (1, start_ms)
-    assert (by_name(outcome)["guest"].attempts, by_name(outcome)["guest"].wait_ms) == (2, start_ms + MINUTE)
+    guest = by_name(outcome)["guest"]
+    assert (guest.attempts, guest.wait_ms, guest.lost_ms) == (2, MINUTE, start_ms)
+    assert guest.bounded_slowdown == (start_ms + MINUTE + HOUR) / HOUR
     claims = [(delta.claims_made, delta.claims_ended) for delta in planner.deltas]
     made = [[(claim.job_id, claim.victims) for claim in rows] for rows, _ in claims if rows]
     assert made == [[("owner", ("guest/1",))]]
