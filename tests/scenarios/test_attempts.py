@@ -15,8 +15,8 @@ from federation.lifecycle.job import Trigger
 from federation.scheduling.plan import Placement, Preemption
 from federation.service.attempts import Attempt, attempts_of, read_attempts
 from federation.service.jobs import cancel, find, retry
-from tests.support.builders import a_node, an_agent, some_resources
-from tests.support.world import NOON_MS, ControlUnderTest
+from tests.support.builders import NOON_MS, a_node, an_agent, some_resources
+from tests.support.world import ControlUnderTest
 
 CAIRO: AgentKey = (HubId("cairo"), AgentId("main"))
 SECOND = 1_000
@@ -44,12 +44,17 @@ def lease(control: ControlUnderTest, job_id: str) -> None:
 
 
 def told(control: ControlUnderTest, job_id: str) -> list[tuple[str, int, int, int, str]]:
-    """(attempt, queued, started, ended, who asked), in seconds after noon."""
+    """(attempt, queued, started, ended, who asked), in seconds after noon; 0 where that has not been."""
+
+    def second(moment_ms: int) -> int:
+        return (moment_ms - NOON_MS) // SECOND if moment_ms else 0
+
+    made = read_attempts(control.store, control.job(job_id))
+    who = {True: "person", False: "federation"}
     return [
-        (one.attempt, *(moment and (moment - NOON_MS) // SECOND for moment in (one.queued_ms, one.started_ms, one.ended_ms)),
-         "person" if one.asked else "federation")
-        for one in read_attempts(control.store, control.job(job_id))
-    ]  # fmt: skip
+        (one.attempt, second(one.queued_ms), second(one.started_ms), second(one.ended_ms), who[one.asked])
+        for one in made
+    ]
 
 
 def preempt(control: ControlUnderTest, guest: str) -> None:
@@ -129,7 +134,7 @@ def test_events_of_before_tell_as_much_as_they_can(control: ControlUnderTest) ->
 
 def test_a_job_without_events_is_one_attempt(control: ControlUnderTest) -> None:
     """Its row says what it can."""
-    job = replace(control.job(control.submit("r")), started_ms=NOON_MS + 3, hub_id="cairo", epoch=Epoch(1, 2))
+    job = replace(control.job(control.submit("r")), started_ms=NOON_MS + 3, hub_id=HubId("cairo"), epoch=Epoch(1, 2))
     waits = attempts_of(job, ())
     assert [one.started_ms for one in waits] == [0], "it waits"
     running = replace(job, state=type(job.state).RUNNING)
