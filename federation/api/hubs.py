@@ -15,6 +15,7 @@ from federation.api.translate import (
     hub_out,
     nodes_in,
     owner_out,
+    policy_out,
     reason_out,
     report_in,
 )
@@ -22,10 +23,11 @@ from federation.domain.ids import LeaseId
 from federation.domain.job import Epoch, Job
 from federation.domain.lease import Lease
 from federation.errors import Code, Fault, FederationError, from_parts, invalid
-from federation.identity.authority import denied, speaks_for
+from federation.identity.authority import Scope, denied, speaks_for
 from federation.lifecycle.agent import negotiated
 from federation.objects.credentials import scoped_credentials
 from federation.service import hubs as service_hubs
+from federation.service import policies
 from federation.service import sync as service_sync
 from federation.service.desk import Desk
 from federation.service.logs import CHUNK_BYTES_MAX, LogChunk, LogRead
@@ -297,6 +299,12 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             lambda unit: service_hubs.drain(unit, request.hub_id, request.note[:500], caller.actor, request.undo)
         )
         return hub_pb2.DrainHubResponse(hub=hub_out(view))
+
+    @unary("HubService")
+    async def GetPolicy(self, _request: hub_pb2.GetPolicyRequest, caller: Caller) -> hub_pb2.GetPolicyResponse:
+        """The planner's policy in force."""
+        own = None if caller.scope is Scope.ANY else (caller.principal.home_hub, caller.principal.subject)
+        return hub_pb2.GetPolicyResponse(policy=policy_out(policies.view(self.desk.policy, own)))
 
 
 def _epoch_out(epoch: Epoch) -> common_pb2.Epoch:

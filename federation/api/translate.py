@@ -38,11 +38,13 @@ from federation.domain.job import (
     Reason,
     check_spec,
 )
+from federation.domain.lease import LeaseState, ends_by_ms, room_expected_ms
 from federation.domain.quantities import ANY_OF, DevicesByTask, Resources, resources, summed_kinds
 from federation.errors import Code, FederationError, invalid
 from federation.lifecycle.job import Trigger
 from federation.service.attempts import Attempt
 from federation.service.hubs import HubView
+from federation.service.policies import PolicyView
 from federation.service.submit import Submission, Submitted
 from federation.service.sync import RunReport
 from federation.v1 import common_pb2, hub_pb2, job_pb2
@@ -191,6 +193,7 @@ def job_out(job: Job, each_attempt: Iterable[Attempt] = ()) -> job_pb2.Job:
         revision=job.revision,
         claim=None if job.claim is None else claim_out(job.claim),
         each_attempt=[attempt_out(attempt) for attempt in each_attempt],
+        ends_by_ms=ends_by_ms(job),
     )
 
 
@@ -217,6 +220,7 @@ def claim_out(claim: Claim) -> job_pb2.Claim:
         made_ms=claim.made_ms,
         until_ms=claim.until_ms,
         lost_ms=claim.lost_ms,
+        expected_ms=room_expected_ms(claim),
     )
 
 
@@ -422,6 +426,7 @@ def hub_out(view: HubView) -> hub_pb2.Hub:
         title=view.hub.title,
         state=_HUB_STATES[view.hub.state],
         leases=len(view.leases),
+        ending=sum(lease.state is LeaseState.REVOKING for lease in view.leases),
         agents=[_agent_out(agent, leased) for agent in view.agents],
         datasets=[_dataset_out(datasets[key]) for key in sorted(datasets)],
     )
@@ -464,3 +469,30 @@ def _dataset_out(dataset: Dataset) -> hub_pb2.Dataset:
         title=dataset.title,
         readers=dataset.readers,
     )
+
+
+# ---- policy, outwards -----------------------------------------------------------------------------------------------
+def policy_out(view: PolicyView) -> hub_pb2.Policy:
+    """The wire's policy."""
+    policy = view.policy
+    made = hub_pb2.Policy(
+        within_user=policy.order,
+        backfill=view.backfill,
+        reservations=policy.promises_max,
+        promise_after_ms=policy.patience_ms,
+        half_life_ms=policy.fairness.half_life_ms,
+        contribution_gain=policy.fairness.gain,
+        contribution_cap=policy.fairness.cap,
+        placements_max=policy.placements_max,
+        shipped=view.shipped,
+    )
+    for level, weight in view.weights:
+        made.weights.add(**_level_out(level), weight=weight)
+    for level, most in view.quotas:
+        amounts = [common_pb2.Resource(name=name, amount=amount) for name, amount in sorted(most.items())]
+        made.quotas.add(**_level_out(level), most=amounts)
+    return made
+
+
+def _level_out(level: tuple[str, ...]) -> dict[str, str]:
+    return dict(zip(("hub", "project", "user"), level, strict=False))

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from federation.cli.policies import show_hubs
 from federation.cli.session import now_ms, say, session_of
 
 HubId = Annotated[str, typer.Argument(metavar="HUB", help="The hub's id.")]
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
     noun.command("list")(list_hubs)
     noun.command("show")(show)
     noun.command("drain")(drain)
+    noun.command("policy")(show_hubs)
     app.add_typer(noun, name="hub")
     node = typer.Typer(no_args_is_help=True, help="Machines.")
     node.command("list")(list_nodes)

@@ -174,7 +174,9 @@ def show_explanation(session: Session, response: job_pb2.ExplainJobResponse, job
         return
     if response.HasField("job"):
         lines.append(f"{job_id} is {state_of(response.job)}")
-    if response.earliest_start_ms:
+    if any(reason.code == "QUOTA_NEVER_FITS" for reason in response.reasons):
+        lines.append("earliest start: never, under this quota")
+    elif response.earliest_start_ms:
         away_ms = response.earliest_start_ms - now_ms()
         when = f"in about {duration(away_ms)}" if away_ms > 1000 else "now"
         where = f" at {response.earliest_hub_id}" if response.earliest_hub_id else ""

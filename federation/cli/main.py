@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from federation.cli import hubs, jobs, operating, simulate, submitting, tokens
+from federation.cli import hubs, jobs, operating, policies, simulate, submitting, tokens
 from federation.cli.format import Format
 from federation.cli.session import Session
 from federation.errors import FederationError
@@ -49,6 +49,7 @@ def root(
 submitting.register(app)
 jobs.register(app)
 hubs.register(app)
+policies.register(app)
 operating.register(app)
 tokens.register(app)
 simulate.register(app)

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 MOMENTS = frozenset(
     {"created_ms", "state_since_ms", "started_ms", "ended_ms", "last_sync_ms", "expires_ms", "earliest_start_ms",
-     "start_ms", "end_ms", "made_ms", "until_ms"}
+     "start_ms", "end_ms", "made_ms", "until_ms", "ends_by_ms", "expected_ms", "queued_ms"}
 )  # fmt: skip
 """Fields that are moments; every other `_ms` is a duration and stays a number."""
 WIDE_COLUMNS = 100_000
+CUT_COLUMNS_MIN, FOLD_COLUMNS_MIN = 6, 40
+"""No column that may be cut, or that goes on below, gets narrower than so many characters."""
 
 
 def document(message: Message) -> dict[str, Any]:
@@ -142,17 +144,40 @@ def _print_document(value: Mapping[str, Any], form: Format, ids: Sequence[str]) 
 
 
 def print_table(table: Table) -> None:
-    """A table as wide as the terminal; in a pipe as wide as it needs to be, so that nothing is lost."""
+    """A table as wide as the terminal, where that is enough (`fit`); in a pipe as wide as it needs to be."""
     from rich.console import Console
 
     console = Console(highlight=False)
     if console.is_terminal:
-        console.print(table, crop=True, overflow="ignore", no_wrap=True)
+        needed = fit(table, console.width)
+        Console(highlight=False, width=needed).print(table, crop=False, overflow="ignore", no_wrap=True)
         return
     console = Console(highlight=False, width=WIDE_COLUMNS)
     with console.capture() as captured:
         console.print(table, crop=False, overflow="ignore", no_wrap=True)
     sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+
+
+def fit(table: Table, width: int) -> int:
+    """Narrow the columns that may be cut, and those that go on below, until the table is `width` wide; how wide it is then.
+
+    An id that is cut is no id: columns that are to stay whole do, and a terminal that is too narrow breaks the line.
+    """
+    from rich.text import Text
+
+    widths = {
+        at: max(Text.from_markup(str(cell)).cell_len for cell in (column.header, *column.cells))
+        for at, column in enumerate(table.columns)
+    }
+    excess = sum(widths.values()) + 2 * (len(widths) - 1) - width
+    loose = [at for at in widths if table.columns[at].min_width is None]
+    for at in sorted(loose, key=lambda one: widths[one], reverse=True):
+        least = min(widths[at], CUT_COLUMNS_MIN if table.columns[at].no_wrap else FOLD_COLUMNS_MIN)
+        less = max(0, min(excess, widths[at] - least))
+        widths[at], excess = widths[at] - less, excess - less
+    for at, column in enumerate(table.columns):
+        column.width = widths[at]
+    return width + max(0, excess)
 
 
 # ---- amounts for people ---------------------------------------------------------------------------------------------

@@ -44,16 +44,15 @@ def readable(text: str) -> str:
 
 
 def table(columns: Sequence[str]) -> Table:
-    """An empty table. A column named ">NAME" stands right, "~NAME" may be cut, the others never are."""
+    """An empty table. A column named ">NAME" stands right, "~NAME" may be cut, "+NAME" goes on below; others are whole."""
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for name in columns:
         made.add_column(
-            name.lstrip(">~"),
+            name.lstrip(">~+"),
             justify="right" if name.startswith(">") else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=None if name.startswith("~") else len(name.lstrip(">")),
-            ratio=None,
+            no_wrap=not name.startswith("+"),
+            overflow="fold" if name.startswith("+") else "ellipsis",
+            min_width=None if name.startswith(("~", "+")) else len(name.lstrip(">")),
         )
     return made
 
@@ -70,12 +69,36 @@ def jobs(items: Iterable[job_pb2.Job], now_ms: int, wide: bool = False) -> Table
             plain(job.spec.engine),
             coloured(state_of(job)),
             age(job.state_since_ms, now_ms),
-            plain(job.hub_id) or "-",
+            plain(job.hub_id if state_of(job) != "QUEUED" else "") or "-",
             age(job.created_ms, now_ms),
             *(extra if wide else []),
-            plain(job.progress or job.reason.message)[: 10_000 if wide else REASON_COLUMNS_MAX],
+            plain(_cut(_why(job, now_ms), 10_000 if wide else REASON_COLUMNS_MAX)),
         )
     return made
+
+
+def _why(job: job_pb2.Job, now_ms: int) -> str:
+    """What there is to say of a job in a line: that it is being ended, that machines are being freed for it, or else why."""
+    if job.ends_by_ms and job.reason.code == "PREEMPTED":
+        return f"being ended within {_in(job.ends_by_ms, now_ms)} for {job.hub_id}'s own users"
+    if job.ends_by_ms:
+        return f"being ended within {_in(job.ends_by_ms, now_ms)}: {job.reason.message}"
+    if job.HasField("claim"):
+        return f"machines of {job.claim.hub_id} freed for it in {_in(job.claim.expected_ms, now_ms)}"
+    return job.progress or job.reason.message
+
+
+def _in(moment_ms: int, now_ms: int) -> str:
+    """How far away something is that should come soon."""
+    return duration(moment_ms - now_ms) if moment_ms > now_ms else "moments"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _leases(hub: hub_pb2.Hub) -> str:
+    return f"{hub.leases} ({hub.ending} ending)" if hub.ending else str(hub.leases)
 
 
 def hubs(items: Iterable[hub_pb2.Hub], now_ms: int, wide: bool = False) -> Table:
@@ -101,7 +124,7 @@ def hubs(items: Iterable[hub_pb2.Hub], now_ms: int, wide: bool = False) -> Table
             _free(nodes, "cpu", milli),
             _free(nodes, "memory", size),
             _free(nodes, "gpu", milli),
-            str(hub.leases),
+            _leases(hub),
             *(extra if wide else []),
         )
     return made
@@ -134,7 +157,7 @@ def nodes(items: Iterable[hub_pb2.Hub], wide: bool = False) -> Table:
 
 def reasons(response: job_pb2.ExplainJobResponse) -> Table:
     """One reason a hub."""
-    made = table(["HUB", "REASON", "WHAT IT MEANS"])
+    made = table(["HUB", "REASON", "+WHAT IT MEANS"])
     for reason in response.reasons:
         made.add_row(plain(reason.hub_id) or "(all)", coloured(reason.code), plain(reason.message))
     return made
@@ -143,8 +166,8 @@ def reasons(response: job_pb2.ExplainJobResponse) -> Table:
 def pairs(rows: Iterable[tuple[str, str]]) -> Table:
     """One thing, a line for each of its sides; empty sides are left out."""
     made = Table(box=None, pad_edge=False, show_header=False, show_edge=False)
-    made.add_column(style="bold", no_wrap=True)
-    made.add_column(no_wrap=True, overflow="ignore")
+    made.add_column(style="bold", no_wrap=True, min_width=1)
+    made.add_column(overflow="fold")
     for name, value in rows:
         if value:
             made.add_row(name, value)
@@ -166,7 +189,7 @@ def _free(nodes_of: Sequence[hub_pb2.Node], name: str, written: Callable[[int], 
 def job(one: job_pb2.Job, now_ms: int) -> Table:
     """One job, in full."""
     spec = one.spec
-    each = [f"{_amount(entry)} {entry.name}{f' {entry.kind}' if entry.kind else ''}" for entry in spec.demand.per_task]
+    each = [f"{amount(entry)} {entry.name}{f' {entry.kind}' if entry.kind else ''}" for entry in spec.demand.per_task]
     reads = [f"{entry.dataset}{f'@{entry.version}' if entry.version else ''}" for entry in spec.inputs]
     why = f"{one.reason.message} [{one.reason.code}]" if one.reason.code else ""
     state = state_of(one)
@@ -178,13 +201,14 @@ def job(one: job_pb2.Job, now_ms: int) -> Table:
             ("name", plain(spec.name)),
             ("state", f"{coloured(state)} for {age(one.state_since_ms, now_ms)}"),
             ("why", plain(why)),
+            ("ends", f"within {_in(one.ends_by_ms, now_ms)}, by {rfc3339(one.ends_by_ms)}" if one.ends_by_ms else ""),
             ("claim", plain(_claim(one, now_ms))),
             ("progress", plain(one.progress)),
             ("program", plain(" ".join([spec.engine, spec.entrypoint, *spec.arguments]))[:500]),
             ("tasks", plain(f"{spec.demand.replicas} x {', '.join(each)}")),
             ("inputs", plain(", ".join(reads))),
             ("owner", plain(f"{one.owner.subject} at {one.owner.home_hub}, project {one.owner.project}")),
-            ("hub", plain(" ".join(filter(None, [one.hub_id, ", ".join(one.nodes)])))),
+            ("ran at" if state == "QUEUED" else "hub", plain(_where(one.hub_id, one.nodes))),
             ("attempt", f"{one.attempt} ({one.attempts} in all)" if one.attempt else ""),
             ("submitted", f"{rfc3339(one.created_ms)} ({age(one.created_ms, now_ms)} ago)"),
             ("ran for", duration(ran_ms) if ran_ms > 0 else ""),
@@ -200,11 +224,21 @@ def _claim(one: job_pb2.Job, now_ms: int) -> str:
     """What is being done for a job that waits for others to end."""
     if not one.HasField("claim"):
         return ""
-    ending, where = len(one.claim.victims), " ".join(filter(None, [one.claim.hub_id, ", ".join(one.claim.nodes)]))
-    return f"{where}: {ending} ending to make room, given up in {duration(max(0, one.claim.until_ms - now_ms))}"
+    claim = one.claim
+    ending = f"{len(claim.victims)} guest{'' if len(claim.victims) == 1 else 's'} there ending"
+    return (
+        f"{_where(claim.hub_id, claim.nodes)}: freed for it in {_in(claim.expected_ms, now_ms)} ({ending}), "
+        f"given up in {_in(claim.until_ms, now_ms)}"
+    )
 
 
-def _amount(entry: common_pb2.Resource) -> str:
+def _where(hub_id: str, node_names: Iterable[str]) -> str:
+    """A hub and nodes there, each once: a node has an entry for each task."""
+    return f"{hub_id} {', '.join(dict.fromkeys(node_names))}".strip()
+
+
+def amount(entry: common_pb2.Resource) -> str:
+    """An amount as people write it."""
     return size(entry.amount) if entry.name in ("memory", "disk") else milli(entry.amount)
 
 
@@ -221,7 +255,7 @@ def hub(one: hub_pb2.Hub, now_ms: int) -> Table:
             ("hub", plain(one.id)),
             ("title", plain(one.title)),
             ("state", coloured(enum_name(hub_pb2.HubState.DESCRIPTOR, one.state))),
-            ("leases", str(one.leases)),
+            ("leases", _leases(one)),
             *(("agent", plain(line)) for line in agents),
         ]
     )

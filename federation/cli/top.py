@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from federation.cli import tables
 from federation.cli.session import Session, now_ms
-from federation.cli.show import age, hub_document, print_one, print_table, state_of
+from federation.cli.show import age, document, fit, hub_document, print_one, print_table, rfc3339, state_of
 from federation.errors import Code, FederationError
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ class _Look:
 
     def head(self) -> str:
         """One line: how much is going on."""
-        counts: dict[str, int] = {}
-        for job in self.jobs:
-            state = state_of(job)
-            counts[state] = counts.get(state, 0) + 1
+        counts = Counter(state_of(job) for job in self.jobs)
         words = ", ".join(f"{counts[state]} {state}" for state in LIVE_STATES if state in counts) or "no jobs"
+        ending, claiming = sum(hub.ending for hub in self.hubs), sum(job.HasField("claim") for job in self.jobs)
+        words += f"; {ending} being ended" if ending else ""
+        words += f"; machines being freed for {claiming}" if claiming else ""
         return f"{len(self.hubs)} hubs; {words}"
 
 
@@ -84,7 +85,14 @@ def run(session: Session, every_s: float, once: bool) -> None:
 
 
 def _short(job: job_pb2.Job) -> dict[str, object]:
-    return {"id": job.id, "name": job.spec.name, "state": state_of(job), "hub_id": job.hub_id}
+    return {
+        "id": job.id,
+        "name": job.spec.name,
+        "state": state_of(job),
+        "hub_id": job.hub_id,
+        "ends_by_ms": rfc3339(job.ends_by_ms),
+        "claim": document(job.claim) if job.HasField("claim") else None,
+    }
 
 
 def _live(look: _Look, every_s: float) -> None:
@@ -96,7 +104,9 @@ def _live(look: _Look, every_s: float) -> None:
             if look.problem:
                 head.append(f"\nseen {age(look.at_ms, now_ms())} ago: {look.problem}", style="bold red")
             room = max(1, console.height - len(look.hubs) - 8)
-            shown = tables.jobs(look.jobs[:room], now_ms())
-            live.update(Group(head, Text(), tables.hubs(look.hubs, now_ms()), Text(), shown), refresh=True)
+            shown = (tables.hubs(look.hubs, now_ms()), tables.jobs(look.jobs[:room], now_ms()))
+            for table in shown:
+                fit(table, console.width)
+            live.update(Group(head, Text(), shown[0], Text(), shown[1]), refresh=True)
             pause.wait(every_s)
             look.try_to_take()

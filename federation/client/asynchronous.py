@@ -166,6 +166,10 @@ class AsyncClient:
         """As `Client.get_hub`."""
         return await self._run(steps.get_hub(hub_id))
 
+    async def get_policy(self) -> hub_pb2.Policy:
+        """As `Client.get_policy`."""
+        return await self._run(steps.get_policy())
+
     async def drain_hub(self, hub_id: str, *, undo: bool = False, note: str = "") -> hub_pb2.Hub:
         """As `Client.drain_hub`."""
         return await self._run(steps.drain_hub(hub_id, undo, note))

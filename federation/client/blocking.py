@@ -176,6 +176,10 @@ class Client:
         """One hub."""
         return self._run(steps.get_hub(hub_id))
 
+    def get_policy(self) -> hub_pb2.Policy:
+        """The planner's policy in force."""
+        return self._run(steps.get_policy())
+
     def drain_hub(self, hub_id: str, *, undo: bool = False, note: str = "") -> hub_pb2.Hub:
         """Start nothing new at a hub, or take that back."""
         return self._run(steps.drain_hub(hub_id, undo, note))

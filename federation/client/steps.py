@@ -366,6 +366,12 @@ def get_hub(hub_id: str) -> Steps[hub_pb2.Hub]:
     return response.hub
 
 
+def get_policy() -> Steps[hub_pb2.Policy]:
+    """What decides who starts when."""
+    response: hub_pb2.GetPolicyResponse = yield Call(HUBS, "GetPolicy", hub_pb2.GetPolicyRequest())
+    return response.policy
+
+
 def drain_hub(hub_id: str, undo: bool, note: str) -> Steps[hub_pb2.Hub]:
     """Start nothing new there, or take that back."""
     request = hub_pb2.DrainHubRequest(hub_id=hub_id, undo=undo, note=note)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from federation.console import words
 from federation.console.reading import EVENTS_MAX, HubPage, JobPage, Overview
 from federation.domain.job import JobState
+from federation.domain.lease import ends_by_ms, room_expected_ms
 
 REGIONS: Mapping[str, tuple[str, ...]] = {
     "overview": ("summary", "hubs", "active", "queue", "ended"),
@@ -42,7 +43,10 @@ class Pages:
             "reason": words.reason_words, "event": words.event_words, "actor": words.actor_words,
             "weblink": words.web_link, "plain": words.plain,
         }  # fmt: skip
-        self._jinja.globals |= {"static": self._static, "asked": words.asked, "regions": REGIONS}
+        self._jinja.globals |= {
+            "static": self._static, "asked": words.asked, "regions": REGIONS,
+            "ends_by": ends_by_ms, "room_expected": room_expected_ms,
+        }  # fmt: skip
 
     def page(self, name: str, shown: Mapping[str, object]) -> str:
         """A whole page."""

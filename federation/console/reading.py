@@ -19,7 +19,7 @@ from federation.console.recent import RecentlyEnded
 from federation.console.rows import HubRow, LeaseRow, Meter, hub_row, lease_rows, summed
 from federation.domain.hub import LinkState
 from federation.domain.job import TERMINAL, Job, JobState, Reason
-from federation.domain.lease import Lease
+from federation.domain.lease import Lease, ends_by_ms
 from federation.errors import Code, not_found
 from federation.ports import EventRow, JobFilter
 from federation.service import hubs as service_hubs
@@ -65,8 +65,12 @@ class Overview:
     show_nodes: bool
     active: tuple[Job, ...]
     active_count: str
+    ending: int
+    """How many of the active ones that are shown were told to end."""
     queue: tuple[Job, ...]
     queue_count: str
+    claiming: int
+    """For how many of the waiting ones that are shown machines are being freed."""
     oldest_queued_ms: int
     ended: tuple[Job, ...]
     reasons: Mapping[str, ShortReason]
@@ -133,7 +137,9 @@ class Reading:
             show_nodes=nodes <= NODE_ROWS_MAX,
             active=active[0],
             active_count=_count(active, sum(grounds.counts.get(state, 0) for state in ACTIVE) if everybody else None),
+            ending=sum(ends_by_ms(job) > 0 for job in active[0]),
             queue=queue[0],
+            claiming=sum(job.claim is not None for job in queue[0]),
             queue_count=_count(queue, queued if everybody else None),
             oldest_queued_ms=min((job.state_since_ms for job in queue[0]), default=0),
             ended=ended,

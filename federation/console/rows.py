@@ -13,7 +13,7 @@ from federation.console.words import asked, plain
 from federation.domain.hub import Agent, Dataset, Hub, LinkState, Node
 from federation.domain.ids import JobId
 from federation.domain.job import Job
-from federation.domain.lease import Lease
+from federation.domain.lease import Lease, LeaseState, ends_by_ms
 from federation.domain.quantities import CPU, GPU, MEMORY, amount_of
 from federation.service.hubs import HubView
 
@@ -88,6 +88,12 @@ class AgentRow:
     round_trip_ms: int
     nodes: int
     leases: int
+    meters: tuple[Meter, ...]
+    """Of its nodes."""
+    reclaim_ms: int
+    """How long a preempted guest has to end."""
+    takes_back: bool
+    """Whether guests that may run longer than that must be preemptible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,13 @@ class LeaseRow:
     lease: Lease
     holds: str
     job: Job | None
+    ends_ms: int
+    """At the latest, unless it is renewed; of what was told to end, when its grace is over."""
+
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to end."""
+        return self.lease.state is LeaseState.REVOKING
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +124,8 @@ class HubRow:
     last_sync_ms: int
     meters: tuple[Meter, ...]
     leases: int
+    ending: int
+    """How many of them were told to end."""
     engines: tuple[str, ...]
     agents: tuple[AgentRow, ...]
     nodes: tuple[NodeRow, ...]
@@ -139,8 +154,9 @@ def hub_row(view: HubView) -> HubRow:
         last_sync_ms=max((agent.last_sync_ms for agent in view.agents), default=0),
         meters=summed(node.meters for node in nodes),
         leases=len(view.leases),
+        ending=sum(lease.state is LeaseState.REVOKING for lease in view.leases),
         engines=tuple(sorted({engine for agent in view.agents for engine in agent.engines})),
-        agents=tuple(_agent_row(agent, by_agent[agent.agent_id]) for agent in view.agents),
+        agents=tuple(_agent_row(agent, by_agent[agent.agent_id], nodes) for agent in view.agents),
         nodes=nodes,
         datasets=tuple(datasets[key] for key in sorted(datasets)),
     )
@@ -164,9 +180,9 @@ def lease_rows(view: HubView, jobs: Mapping[JobId, Job], visible: Callable[[Job]
     rows = []
     for lease in sorted(view.leases, key=lambda one: (one.granted_ms, one.id)):
         job = jobs.get(lease.job_id)
-        rows.append(
-            LeaseRow(lease, asked(lease.per_task, len(lease.nodes)), job if job is not None and visible(job) else None)
-        )
+        shown = job if job is not None and visible(job) else None
+        ends_ms = (ends_by_ms(job) if job is not None else 0) or lease.expires_ms
+        rows.append(LeaseRow(lease, asked(lease.per_task, len(lease.nodes)), shown, ends_ms))
     return rows
 
 
@@ -212,7 +228,7 @@ def _node_row(agent: Agent, node: Node, used: Used, tasks: int) -> NodeRow:
     )
 
 
-def _agent_row(agent: Agent, leases: int) -> AgentRow:
+def _agent_row(agent: Agent, leases: int, nodes: Iterable[NodeRow]) -> AgentRow:
     return AgentRow(
         agent.agent_id,
         agent.link,
@@ -222,4 +238,7 @@ def _agent_row(agent: Agent, leases: int) -> AgentRow:
         agent.round_trip_ms,
         len(agent.nodes),
         leases,
+        summed(node.meters for node in nodes if node.agent_id == agent.agent_id),
+        agent.reclaim_ms,
+        agent.takes_back,
     )

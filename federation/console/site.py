@@ -37,6 +37,7 @@ from federation.identity.authority import denied, rule_of, speaks_for
 from federation.objects.credentials import scoped_credentials
 from federation.service import hubs as service_hubs
 from federation.service import jobs as service_jobs
+from federation.service import policies
 from federation.service.desk import Desk
 from federation.service.world import Unit
 
@@ -79,6 +80,7 @@ class Site:
         page("/", self.overview, methods=["GET"])
         page("/hubs/{hub_id}", self.hub, methods=["GET"])
         page("/jobs/{job_id}", self.job, methods=["GET"])
+        page("/policy", self.policy, methods=["GET"])
         page("/login", self.login_page, methods=["GET"])
         page("/login", self.login, methods=["POST"])
         page("/logout", self.logout, methods=["POST"])
@@ -108,6 +110,13 @@ class Site:
         found = await self.reading.job(viewer, job_id)
         shown = self.pages.job(found)
         return self._html("job", viewer, shown | {"job_id": job_id, "tail": await tail_of(self.desk, found.job)})
+
+    async def policy(self, request: Request) -> Response:
+        """The planner's policy in force, and on what terms hubs give their machines."""
+        viewer = viewer_of(request)
+        own = None if viewer.owner_filter is None else (viewer.principal.home_hub, viewer.principal.subject)
+        hubs = (await self.reading.grounds()).hubs
+        return self._html("policy", viewer, {"see": policies.view(self.desk.policy, own), "hubs": hubs})
 
     def _html(self, name: str, viewer: Viewer | None, shown: dict[str, object], status: int = 200) -> HTMLResponse:
         common = {"viewer": None if viewer is None else viewer.principal, "now_ms": self.desk.clock.now_ms()}

@@ -15,6 +15,7 @@ _REASONS = {
     "WOULD_RUN": "about to start",
     "CAPACITY": "no room now",
     "QUOTA": "quota reached",
+    "QUOTA_NEVER_FITS": "more than its quota allows",
     "RESERVATION_AHEAD": "promised to others",
     "TAKES_BACK": "must be preemptible there",
     "SHAPE_NEVER_FITS": "too big",
@@ -30,7 +31,7 @@ _REASONS = {
     "FAIRNESS_TURN": "others are first",
     "UNKNOWN_DATASET": "unknown dataset",
     "RUNNING": "runs there",
-    "CLAIM_HELD": "others make room",
+    "CLAIM_HELD": "machines being freed for it",
 }
 _EVENTS = {
     "JobSubmitted": "Submitted",
@@ -48,9 +49,9 @@ _EVENTS = {
     "LeaseExpired": "Lease ran out",
     "CancelRequested": "Cancel asked for",
     "RetryRequested": "Queued again on request",
-    "ClaimMade": "Others were told to end for it at {hub_id}",
-    "ClaimDropped": "The room that others were to make for it is not waited for any more",
-    "PreemptRequested": "Told to end, to make room for a job with a better right",
+    "ClaimMade": "Machines of {hub_id} are being freed for it: guests there were told to end",
+    "ClaimDropped": "The machines that were being freed for it are not waited for any more",
+    "PreemptRequested": "Told to end: its hub's own users get their machines back",
 }
 
 

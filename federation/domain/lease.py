@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from federation.domain.ids import AgentId, AgentKey, HubId, JobId, LeaseId
-from federation.domain.job import Epoch, OnPartition
+from federation.domain.job import Claim, Epoch, Job, JobState, OnPartition
 from federation.domain.quantities import DevicesByTask, Resources
 
 LEASE_MS_BATCH = 40 * 60_000
@@ -14,6 +14,8 @@ LEASE_MS_LAB = 15 * 60_000
 KILL_GRACE_MS = 60_000
 SKEW_BOUND_MS = 30_000
 """Nobody else starts a job before its lease's end + kill grace + skew bound."""
+STOP_GRACE_MS = 10_000
+"""Between SIGTERM and SIGKILL of what was cancelled or given up; what is preempted has its hub's reclaim time."""
 PREEMPTED = "PREEMPTED"
 """Why a lease is revoked whose job makes room for another and then waits again."""
 
@@ -64,6 +66,28 @@ class Lease:
     def preempted(self) -> bool:
         """Whether it was told to end for somebody with a better right: its job waits again afterwards."""
         return self.state is LeaseState.REVOKING and self.revoke_code == PREEMPTED
+
+
+ENDS_BY = "ends_by_ms"
+"""What a preempted job's reason says beside its words: when the grace that its hub gives is over."""
+_RUNS = frozenset({JobState.LEASED, JobState.STAGING, JobState.RUNNING})
+
+
+def ends_by_ms(job: Job) -> int:
+    """When a job that was told to end has ended at the latest, as far as its hub can be reached; 0: nobody told it to.
+
+    Of a silent run (UNKNOWN) nobody can say.
+    """
+    if job.state is JobState.CANCELLING:
+        return job.state_since_ms + STOP_GRACE_MS
+    if job.state not in _RUNS or job.reason is None or job.reason.code != PREEMPTED:
+        return 0
+    return int(dict(job.reason.metadata).get(ENDS_BY, "0"))
+
+
+def room_expected_ms(claim: Claim) -> int:
+    """When its victims should have ended: the time that their hub gives them is over."""
+    return claim.until_ms - KILL_GRACE_MS - SKEW_BOUND_MS
 
 
 NO_REFUSALS = frozenset({"LEASE_RAN_OUT", PREEMPTED})

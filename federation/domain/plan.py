@@ -15,6 +15,7 @@ class ReasonCode(enum.StrEnum):
     )
     CAPACITY = "CAPACITY"  # it would fit there if less were running
     QUOTA = "QUOTA"  # its user, project or hub would hold more than they may at once
+    QUOTA_NEVER_FITS = "QUOTA_NEVER_FITS"  # it asks for more than its user, project or hub may ever hold
     SHAPE_NEVER_FITS = "SHAPE_NEVER_FITS"  # it does not fit even there when all is idle
     ENGINE_MISSING = "ENGINE_MISSING"  # the hub does not run this engine
     HUB_EXCLUDED = "HUB_EXCLUDED"  # the job's own allow and deny lists

@@ -60,6 +60,7 @@ GRPC_RULES: Mapping[str, Rule] = {
     HUBS + "ListHubs": MEMBERS,
     HUBS + "GetHub": MEMBERS,
     HUBS + "DrainHub": OPERATORS,
+    HUBS + "GetPolicy": OWNERS,
     # Whether we serve is asked by supervisors that have no token, and tells nothing else.
     "/grpc.health.v1.Health/Check": PUBLIC,
     "/grpc.health.v1.Health/Watch": PUBLIC,
@@ -75,6 +76,7 @@ HTTP_RULES: Mapping[str, Rule] = {
     "POST /jobs/{job_id}/cancel": OWNERS,
     "GET /jobs/{job_id}/results/{path:path}": OWNERS,
     "POST /hubs/{hub_id}/drain": OPERATORS,
+    "GET /policy": OWNERS,
     "GET /events": OWNERS,
     "GET /metrics": MEMBERS,
     "GET /healthz": PUBLIC,

@@ -296,7 +296,7 @@ def over(lease: Lease, now_ms: int) -> bool:
 
 _WISHES = {
     T.CANCEL_REQUESTED: Reason("CANCEL_REQUESTED", "asked to end"),
-    T.PREEMPT_REQUESTED: Reason(PREEMPTED, "it makes room for a job with a better right"),
+    T.PREEMPT_REQUESTED: Reason(PREEMPTED, "being ended for its hub's own users; it will be queued again"),
 }
 
 
@@ -379,16 +379,13 @@ def _cancelled(job: Job, fact: Fact) -> Job:
     return job if job.state.terminal else _reasoned(job, fact)  # why it ended stays what it was
 
 
-def _preempted(job: Job, _fact: Fact) -> Job:
-    if job.state is J.CANCELLING:
-        return job
-    message = "it is ending to make room for a job with a better right, and will wait again"
-    return replace(job, reason=Reason(PREEMPTED, message, job.hub_id))
+def _preempted(job: Job, fact: Fact) -> Job:
+    return job if job.state is J.CANCELLING else replace(job, reason=fact.reason or _WISHES[T.PREEMPT_REQUESTED])
 
 
 def _made_room(job: Job, _fact: Fact) -> Job:
     """It keeps its place in the line, and its hub's name: nobody is to blame."""
-    message = "it made room for a job with a better right, and waits to run again"
+    message = f"made room for {job.hub_id}'s own users; waits to run again"
     reason = Reason(PREEMPTED, message, job.hub_id)
     return replace(job, reason=reason, started_ms=0, exit_code=0, tracking_run_id="")
 

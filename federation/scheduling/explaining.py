@@ -313,15 +313,21 @@ class _Ending(NamedTuple):
 
 
 def _endings(state: PlannerState, now_ms: int) -> dict[int, list[_Ending]]:
-    """By agent, what runs and what the last plan starts, by end."""
+    """By agent, what runs, what claims start when their victims have ended, and what the last plan starts, by end."""
     endings: dict[int, list[_Ending]] = {}
     for lease in state.leases.values():
         agent = state.fleet.index.get(lease.key)
         if agent is not None:
             ending = _Ending(lease.expires_ms, lease.nodes, lease.per_task, lease.devices)
             endings.setdefault(agent, []).append(ending)
+    for claim in state.claims.values():
+        agent, job = state.fleet.index.get(claim.key), state.job(claim.job_id)
+        if agent is not None:
+            begins_ms = max([now_ms, *(state.leases[one].expires_ms for one in claim.victims if one in state.leases)])
+            ending = _Ending(begins_ms + job.runtime_limit_ms, claim.nodes, job.per_task, claim.devices)
+            endings.setdefault(agent, []).append(ending)
     for entry in state.last_plan.placements:
-        if entry.job_id in state.queue:
+        if entry.job_id in state.queue and entry.job_id not in state.claims:
             job = state.job(entry.job_id)
             end_ms = now_ms + entry.transfer_ms + job.runtime_limit_ms
             ending = _Ending(end_ms, entry.nodes, job.per_task, entry.devices)

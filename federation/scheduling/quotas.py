@@ -39,6 +39,11 @@ class OverQuota(NamedTuple):
     held: int
     needed: int
 
+    @property
+    def never(self) -> bool:
+        """Whether the job asks for more than may be held even when nothing else is."""
+        return self.needed > self.cap
+
 
 def quota_of(policy: Policy, level: Level) -> Mapping[str, int]:
     """The quota of a level: its own, else that of whoever is not named there, else that of whoever is not named at all."""
@@ -101,7 +106,7 @@ def claims_within(state: PlannerState, quotas: Quotas, claims: list[ClaimRow]) -
 def over_quota(state: PlannerState, policy: Policy, job: QueuedJob) -> OverQuota | None:
     """The quota that keeps `job` from starting after the last plan, the user's before the project's before the hub's.
 
-    None when there is none, or when its room is claimed already.
+    One under which it never starts comes before all that pass. None when there is none, or when its room is claimed already.
     """
     if not policy.quotas or job.job_id in state.claims:
         return None
@@ -113,14 +118,18 @@ def over_quota(state: PlannerState, policy: Policy, job: QueuedJob) -> OverQuota
             need = fleet.shapes.totals[fleet.shapes.id_of(other.per_task)] * other.replicas
             count_in(quotas, levels.parents, levels.id_of(other.owner), need)
     need = fleet.shapes.totals[fleet.shapes.id_of(job.per_task)] * job.replicas
+    found: OverQuota | None = None
     for depth in (3, 2, 1):
         level = job.owner[:depth]
         at, caps = levels.ids.get(level), cap_row(policy, level)
         for name, column in COLUMNS.items():
             held = 0 if at is None else int(quotas.held[at, column])
             if 0 < need[column] > caps[column] - held:
-                return OverQuota(level, name, int(caps[column]), held, int(need[column]))
-    return None
+                over = OverQuota(level, name, int(caps[column]), held, int(need[column]))
+                if over.never:
+                    return over
+                found = found or over
+    return found
 
 
 def _claimed(state: PlannerState, claim: ClaimRow) -> Int64:

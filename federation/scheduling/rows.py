@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from federation.domain.hub import FETCHES, Agent, Dataset, Hub, HubState, LinkState, Node
 from federation.domain.ids import AgentKey
 from federation.domain.job import Job, JobState, OnPartition
-from federation.domain.lease import Lease, LeaseState
+from federation.domain.lease import Lease, LeaseState, ends_by_ms
 from federation.domain.quantities import Resources
 from federation.domain.usage import UsageInterval
 
@@ -376,10 +376,11 @@ def lease_row(lease: Lease, job: Job) -> LeaseRow:
     """The row of a live lease of `job`.
 
     A `keep` lease runs until its `expires_ms`; the others are renewed, so their end is the job's own runtime limit. What
-    is ending already, or silent, is not preemptible any more.
+    was told to end does so within its grace. What is ending already, or silent, is not preemptible any more.
     """
     started_ms = job.started_ms or lease.granted_ms
     ends_ms = lease.expires_ms if lease.on_partition is OnPartition.KEEP else started_ms + job.spec.runtime_limit_ms
+    told_ms = ends_by_ms(job)
     return LeaseRow(
         lease_id=lease.id,
         job_id=lease.job_id,
@@ -389,7 +390,7 @@ def lease_row(lease: Lease, job: Job) -> LeaseRow:
         home_hub=job.owner.home_hub,
         project=job.owner.project,
         user=job.owner.subject,
-        expires_ms=ends_ms,
+        expires_ms=min(ends_ms, told_ms) if told_ms else ends_ms,
         started_ms=job.started_ms,
         devices=lease.devices,
         preemptible=job.spec.preemptible

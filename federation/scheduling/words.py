@@ -50,6 +50,14 @@ def moment(at_ms: int) -> str:
         return f"{at_ms} ms"
 
 
+def clock(at_ms: int) -> str:
+    """An instant of today, to the second: "14:03:20 UTC"."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"{at_ms} ms"
+
+
 def reserved(hub_id: str, row: WindowRow, now_ms: int, windows: int = 1) -> Reason:
     """A class's window is in the way; `windows` are there in all, of which `row` is the first."""
     seat = " and ".join(worded(*entry) for entry in row.per_task)
@@ -185,13 +193,13 @@ def over_quota(quota: OverQuota) -> Reason:
     hub, project, user = (*quota.level, "", "")[:3]
     whose = {1: f"hub {hub}", 2: f"project {project} of {hub}", 3: f"user {user} of {hub}/{project}"}[len(quota.level)]
     asked, cap = worded(quota.name, "", quota.needed), worded(quota.name, "", quota.cap)
-    if quota.needed > quota.cap:
-        message = f"it asks for {asked}, and {whose} may never hold more than {cap} at once: ask for less, or"
+    if quota.never:
+        message = f"it never starts under this quota: it asks for {asked}, and {whose} may not hold more than {cap} at once, even when nothing of theirs runs. Ask for less, or"
     else:
         held = worded(quota.name, "", quota.held)
         message = f"it asks for {asked}; {whose} may hold {cap} at once and holds {held}: it starts when enough of that ends, or"
     return reason(
-        ReasonCode.QUOTA,
+        ReasonCode.QUOTA_NEVER_FITS if quota.never else ReasonCode.QUOTA,
         f"{message} ask the federation's operators, whose policy file has the quotas",
         level="/".join(quota.level),
         resource=quota.name,

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from federation.domain.hub import Agent, Hub
 from federation.domain.ids import AgentKey, JobId, LeaseId
 from federation.domain.job import Job, Reason
-from federation.domain.lease import PREEMPTED
+from federation.domain.lease import ENDS_BY, PREEMPTED
 from federation.lifecycle import commit as lifecycle_commit
 from federation.lifecycle.commit import Held, Place
 from federation.lifecycle.job import Fact, JobRecord, Trigger
 from federation.ports import IdSource
 from federation.scheduling.plan import Plan, Preemption
+from federation.scheduling.words import clock
 from federation.service.jobs import apply
 from federation.service.world import ACTOR_CONTROL, Unit
 
@@ -82,10 +83,19 @@ def _preempted(unit: Unit, preemption: Preemption) -> bool:
     claim = lifecycle_commit.claimed(agent, taken, ended, preemption.lost_ms, unit.now_ms)
     apply(unit, job, Fact(Trigger.CLAIM_MADE, claim=claim), cause="round", actor=ACTOR_CONTROL)
     for victim in victims:
-        reason = Reason(PREEMPTED, "it makes room for a job with a better right", agent.hub_id)
-        fact = Fact(Trigger.PREEMPT_REQUESTED, reason=reason)
+        fact = Fact(Trigger.PREEMPT_REQUESTED, reason=_told_to_end(agent, unit.now_ms))
         apply(unit, victim.job, fact, cause="round", actor=ACTOR_CONTROL)
     return True
+
+
+def _told_to_end(agent: Agent, now_ms: int) -> Reason:
+    """What a guest is told: until when, for whom, and what becomes of it. Not whose job it is that gets the room."""
+    ends_by_ms = now_ms + agent.reclaim_ms
+    message = (
+        f"being ended by {clock(ends_by_ms)} so that {agent.hub_id}'s own users get their machines back; "
+        "it will be queued again"
+    )
+    return Reason(PREEMPTED, message, agent.hub_id, ((ENDS_BY, str(ends_by_ms)),))
 
 
 def _parties(unit: Unit, job_id: JobId, key: AgentKey) -> tuple[Job | None, Agent | None, Hub | None]:

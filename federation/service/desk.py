@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from federation.domain.job import Claim, Job, JobState, Reason
-from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS
+from federation.domain.lease import PREEMPTED, room_expected_ms
 from federation.domain.plan import ReasonCode
 from federation.errors import FederationError
 from federation.objects.store import ObjectStore
 from federation.ports import Clock, IdSource, Store, Tracking
 from federation.scheduling import Policy
 from federation.scheduling.explaining import Explanation
+from federation.scheduling.words import clock
 from federation.service import expiry
 from federation.service.asking import LoopDoor
 from federation.service.logs import LogDesk
@@ -54,6 +55,7 @@ class Desk:
         self.ids = outside.ids
         self.objects = outside.objects
         self.tracking = outside.tracking
+        self.policy = outside.policy
         self.switchboard = Switchboard()
         self.logs = LogDesk()
         self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
@@ -99,11 +101,14 @@ class Desk:
     def explained(self, job: Job) -> Explanation:
         """Why a job waits, with each hub's own words where its admission said no. Not on the event loop.
 
-        A job that runs has one reason, RUNNING, for the hub that has it; one that has ended has none.
+        A job that runs has one reason for the hub that has it: RUNNING, or why it is being ended there. One that has ended
+        has none.
         """
         if job.state.terminal:
             return Explanation(())
         if job.state is not JobState.QUEUED:
+            if job.reason is not None and job.reason.code == PREEMPTED:
+                return Explanation((replace(job.reason, hub_id=job.hub_id),))
             there = Reason(ReasonCode.RUNNING, f"it is {job.state} there", job.hub_id)
             return Explanation((there,))
         explanation = self.rounds.explain(job)
@@ -134,14 +139,21 @@ class Desk:
 
 def with_claim(explanation: Explanation, claim: Claim, now_ms: int) -> Explanation:
     """The explanation of a job for which others are ending: there it waits for nothing else."""
-    ending = len(claim.victims)
-    expected_ms = max(now_ms, claim.until_ms - KILL_GRACE_MS - SKEW_BOUND_MS)
+    ending, expected_ms = len(claim.victims), room_expected_ms(claim)
+    guests = "1 guest there is" if ending == 1 else f"{ending} guests there are"
+    when = f"by {clock(expected_ms)}"
+    if expected_ms <= now_ms:
+        when = f"any moment, given up at {clock(claim.until_ms)}"
     held = Reason(
         ReasonCode.CLAIM_HELD,
-        f"{ending} preemptible job{'' if ending == 1 else 's'} there {'is' if ending == 1 else 'are'} ending to make room "
-        f"for it, within {(expected_ms - now_ms + 999) // 1000} s; the room is kept for it meanwhile",
+        f"machines of {claim.hub_id} are being freed for it and kept for it alone, expected {when}: {guests} ending",
         claim.hub_id,
-        (("lost_ms", str(claim.lost_ms)), ("until_ms", str(claim.until_ms)), ("victims", str(ending))),
+        (
+            ("expected_ms", str(expected_ms)),
+            ("lost_ms", str(claim.lost_ms)),
+            ("until_ms", str(claim.until_ms)),
+            ("victims", str(ending)),
+        ),
     )
     others = (reason for reason in explanation.reasons if reason.hub_id not in ("", claim.hub_id))
-    return Explanation((held, *others), expected_ms, claim.hub_id)
+    return Explanation((held, *others), max(now_ms, expected_ms), claim.hub_id)

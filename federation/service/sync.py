@@ -14,7 +14,15 @@ from dataclasses import dataclass, field, replace
 from federation.domain.hub import AGENTS_MAX, AGENTS_PER_HUB_MAX, HUBS_MAX, Agent, Hub, Node
 from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
 from federation.domain.job import Epoch, Job, OnPartition, OutputFile, Reason
-from federation.domain.lease import LEASE_MS_BATCH, LEASE_MS_LAB, NO_REFUSALS, SKEW_BOUND_MS, Lease, LeaseState
+from federation.domain.lease import (
+    LEASE_MS_BATCH,
+    LEASE_MS_LAB,
+    NO_REFUSALS,
+    SKEW_BOUND_MS,
+    STOP_GRACE_MS,
+    Lease,
+    LeaseState,
+)
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, Fault, FederationError
 from federation.lifecycle import agent as lifecycle_agent
@@ -23,8 +31,6 @@ from federation.ports import Store
 from federation.service.jobs import apply, find
 from federation.service.world import Unit
 
-STOP_GRACE_MS = 10_000
-"""Between SIGTERM and SIGKILL of what was cancelled or given up; what is preempted has its hub's reclaim time."""
 log = logging.getLogger(__name__)
 
 

@@ -403,7 +403,8 @@ class _Course:
     def _obstacle(self, job: HistoricJob, code: ReasonCode) -> Reason:
         """Why this very job waits, of the reasons with `code`: everywhere, else at home, else at the first hub."""
         reasons = explain(self._state, self._policy, job.row, self._clock.now_ms()).reasons
-        told = [reason for reason in reasons if reason.code == code]
+        same = (code, ReasonCode.QUOTA_NEVER_FITS) if code is ReasonCode.QUOTA else (code,)
+        told = [reason for reason in reasons if reason.code in same]
         told.sort(key=lambda reason: (bool(reason.hub_id), reason.hub_id != job.row.home_hub))
         return told[0] if told else Reason(code, "")
 

@@ -309,6 +309,7 @@ class Hub(_message.Message):
     DATASETS_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
     state: Global___HubState.ValueType
@@ -317,6 +318,8 @@ class Hub(_message.Message):
     """Jobs that hold a lease here."""
     title: _builtins.str
     """Its name for people."""
+    ending: _builtins.int
+    """How many of those leases were told to end and have not ended yet."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Agent]:
         """Its agents."""
@@ -334,10 +337,11 @@ class Hub(_message.Message):
         datasets: _abc.Iterable[Global___Dataset] | None = ...,
         leases: _builtins.int = ...,
         title: _builtins.str = ...,
+        ending: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "datasets", b"datasets", "id", b"id", "leases", b"leases", "state", b"state", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "datasets", b"datasets", "ending", b"ending", "id", b"id", "leases", b"leases", "state", b"state", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1327,3 +1331,180 @@ class DrainHubResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainHubResponse: _TypeAlias = DrainHubResponse  # noqa: Y015
+
+@_typing.final
+class GetPolicyRequest(_message.Message):
+    """Ask for the policy in force."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPolicyRequest: _TypeAlias = GetPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetPolicyResponse(_message.Message):
+    """The policy in force."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___Policy:
+        """The policy."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___Policy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPolicyResponse: _TypeAlias = GetPolicyResponse  # noqa: Y015
+
+@_typing.final
+class Policy(_message.Message):
+    """What decides who starts when, as the control plane read it when it started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITHIN_USER_FIELD_NUMBER: _builtins.int
+    BACKFILL_FIELD_NUMBER: _builtins.int
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    PROMISE_AFTER_MS_FIELD_NUMBER: _builtins.int
+    HALF_LIFE_MS_FIELD_NUMBER: _builtins.int
+    CONTRIBUTION_GAIN_FIELD_NUMBER: _builtins.int
+    CONTRIBUTION_CAP_FIELD_NUMBER: _builtins.int
+    PLACEMENTS_MAX_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
+    SHIPPED_FIELD_NUMBER: _builtins.int
+    within_user: _builtins.str
+    """Which of one user's jobs goes first: "age" or "short_first"."""
+    backfill: _builtins.str
+    """Who may not be delayed by those that come later: "conservative" (everybody), "easy" (the first at each agent) or "none"."""
+    reservations: _builtins.int
+    """Promised starts at each agent that later jobs may not delay; 0: none."""
+    promise_after_ms: _builtins.int
+    """Who has waited so long is promised a start, ms; 0: at once."""
+    half_life_ms: _builtins.int
+    """After this long, use counts half, ms."""
+    contribution_gain: _builtins.float
+    """How much weight a hub gains by giving."""
+    contribution_cap: _builtins.float
+    """More than so many average hubs' offers, given, gain nothing more."""
+    placements_max: _builtins.int
+    """Jobs decided on in one round, at most."""
+    shipped: _builtins.bool
+    """Nothing of it differs from what is shipped."""
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___Weight]:
+        """Whose share is not the usual one, by hub, project and user. Of people the caller alone, unless an administrator asks."""
+
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quota]:
+        """How much may be held at once, by hub, project and user; of people as above."""
+
+    def __init__(
+        self,
+        *,
+        within_user: _builtins.str = ...,
+        backfill: _builtins.str = ...,
+        reservations: _builtins.int = ...,
+        promise_after_ms: _builtins.int = ...,
+        half_life_ms: _builtins.int = ...,
+        contribution_gain: _builtins.float = ...,
+        contribution_cap: _builtins.float = ...,
+        placements_max: _builtins.int = ...,
+        weights: _abc.Iterable[Global___Weight] | None = ...,
+        quotas: _abc.Iterable[Global___Quota] | None = ...,
+        shipped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "contribution_cap", b"contribution_cap", "contribution_gain", b"contribution_gain", "half_life_ms", b"half_life_ms", "placements_max", b"placements_max", "promise_after_ms", b"promise_after_ms", "quotas", b"quotas", "reservations", b"reservations", "shipped", b"shipped", "weights", b"weights", "within_user", b"within_user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class Weight(_message.Message):
+    """Somebody's part: twice the weight means twice the share. Who is not named has 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HUB_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    hub: _builtins.str
+    """Whose home."""
+    project: _builtins.str
+    """Which project there; empty: the hub as a whole."""
+    user: _builtins.str
+    """Which of its users; empty: the project as a whole."""
+    weight: _builtins.float
+    """Above 0."""
+    def __init__(
+        self,
+        *,
+        hub: _builtins.str = ...,
+        project: _builtins.str = ...,
+        user: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hub", b"hub", "project", b"project", "user", b"user", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Weight: _TypeAlias = Weight  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    """The most that somebody may hold at once. "*" stands for whoever is not named."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HUB_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    hub: _builtins.str
+    """Whose home."""
+    project: _builtins.str
+    """Which project there; empty: the hub as a whole."""
+    user: _builtins.str
+    """Which of its users; empty: the project as a whole."""
+    @_builtins.property
+    def most(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Resource]:
+        """At most this of each resource that is named; of others there is no limit."""
+
+    def __init__(
+        self,
+        *,
+        hub: _builtins.str = ...,
+        project: _builtins.str = ...,
+        user: _builtins.str = ...,
+        most: _abc.Iterable[_common_pb2.Resource] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hub", b"hub", "most", b"most", "project", b"project", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015

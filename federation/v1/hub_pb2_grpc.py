@@ -70,6 +70,11 @@ class HubServiceStub:
                 request_serializer=federation_dot_v1_dot_hub__pb2.DrainHubRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_hub__pb2.DrainHubResponse.FromString,
                 _registered_method=True)
+        self.GetPolicy = channel.unary_unary(
+                '/federation.v1.HubService/GetPolicy',
+                request_serializer=federation_dot_v1_dot_hub__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_hub__pb2.GetPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class HubServiceServicer:
@@ -126,6 +131,13 @@ class HubServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPolicy(self, request, context):
+        """The planner's policy in force: in which order jobs start, and how much anybody may hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HubServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +175,11 @@ def add_HubServiceServicer_to_server(servicer, server):
                     servicer.DrainHub,
                     request_deserializer=federation_dot_v1_dot_hub__pb2.DrainHubRequest.FromString,
                     response_serializer=federation_dot_v1_dot_hub__pb2.DrainHubResponse.SerializeToString,
+            ),
+            'GetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicy,
+                    request_deserializer=federation_dot_v1_dot_hub__pb2.GetPolicyRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_hub__pb2.GetPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +372,33 @@ class HubService:
             '/federation.v1.HubService/DrainHub',
             federation_dot_v1_dot_hub__pb2.DrainHubRequest.SerializeToString,
             federation_dot_v1_dot_hub__pb2.DrainHubResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.HubService/GetPolicy',
+            federation_dot_v1_dot_hub__pb2.GetPolicyRequest.SerializeToString,
+            federation_dot_v1_dot_hub__pb2.GetPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

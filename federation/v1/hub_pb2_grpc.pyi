@@ -49,6 +49,8 @@ class HubServiceStub:
     """One hub."""
     DrainHub: _grpc.UnaryUnaryMultiCallable[_hub_pb2.DrainHubRequest, _hub_pb2.DrainHubResponse]
     """Start nothing new there, or take that back. What runs goes on."""
+    GetPolicy: _grpc.UnaryUnaryMultiCallable[_hub_pb2.GetPolicyRequest, _hub_pb2.GetPolicyResponse]
+    """The planner's policy in force: in which order jobs start, and how much anybody may hold."""
 
 @_typing.type_check_only
 class HubServiceAsyncStub(HubServiceStub):
@@ -71,6 +73,8 @@ class HubServiceAsyncStub(HubServiceStub):
     """One hub."""
     DrainHub: _aio.UnaryUnaryMultiCallable[_hub_pb2.DrainHubRequest, _hub_pb2.DrainHubResponse]  # type: ignore[assignment]
     """Start nothing new there, or take that back. What runs goes on."""
+    GetPolicy: _aio.UnaryUnaryMultiCallable[_hub_pb2.GetPolicyRequest, _hub_pb2.GetPolicyResponse]  # type: ignore[assignment]
+    """The planner's policy in force: in which order jobs start, and how much anybody may hold."""
 
 class HubServiceServicer(metaclass=_abc_1.ABCMeta):
     """Hubs: their agents' sessions, and what they offer."""
@@ -132,5 +136,13 @@ class HubServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_hub_pb2.DrainHubResponse, _abc.Awaitable[_hub_pb2.DrainHubResponse]]:
         """Start nothing new there, or take that back. What runs goes on."""
+
+    @_abc_1.abstractmethod
+    def GetPolicy(
+        self,
+        request: _hub_pb2.GetPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_hub_pb2.GetPolicyResponse, _abc.Awaitable[_hub_pb2.GetPolicyResponse]]:
+        """The planner's policy in force: in which order jobs start, and how much anybody may hold."""
 
 def add_HubServiceServicer_to_server(servicer: HubServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

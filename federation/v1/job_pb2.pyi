@@ -337,6 +337,7 @@ class Job(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CLAIM_FIELD_NUMBER: _builtins.int
     EACH_ATTEMPT_FIELD_NUMBER: _builtins.int
+    ENDS_BY_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The job's id."""
     state: _common_pb2.JobState.ValueType
@@ -369,6 +370,10 @@ class Job(_message.Message):
     """Exit status of the program; meaningful in SUCCEEDED and FAILED."""
     revision: _builtins.int
     """Raised with every change of this job; WatchJobs never goes backwards in it."""
+    ends_by_ms: _builtins.int
+    """While it was told to end (cancelled, or so that a hub's own users get their machines back): when it has ended at the
+    latest. 0 else, and where its hub is silent.
+    """
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """What was asked; without its secret variables."""
@@ -420,10 +425,11 @@ class Job(_message.Message):
         revision: _builtins.int = ...,
         claim: Global___Claim | None = ...,
         each_attempt: _abc.Iterable[Global___Attempt] | None = ...,
+        ends_by_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "owner", b"owner", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt", b"attempt", "attempts", b"attempts", "claim", b"claim", "created_ms", b"created_ms", "each_attempt", b"each_attempt", "ended_ms", b"ended_ms", "exit_code", b"exit_code", "hub_id", b"hub_id", "id", b"id", "nodes", b"nodes", "owner", b"owner", "parent_job_id", b"parent_job_id", "progress", b"progress", "reason", b"reason", "revision", b"revision", "spec", b"spec", "started_ms", b"started_ms", "state", b"state", "state_since_ms", b"state_since_ms", "tracking_run_id", b"tracking_run_id", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt", b"attempt", "attempts", b"attempts", "claim", b"claim", "created_ms", b"created_ms", "each_attempt", b"each_attempt", "ended_ms", b"ended_ms", "ends_by_ms", b"ends_by_ms", "exit_code", b"exit_code", "hub_id", b"hub_id", "id", b"id", "nodes", b"nodes", "owner", b"owner", "parent_job_id", b"parent_job_id", "progress", b"progress", "reason", b"reason", "revision", b"revision", "spec", b"spec", "started_ms", b"started_ms", "state", b"state", "state_since_ms", b"state_since_ms", "tracking_run_id", b"tracking_run_id", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -485,6 +491,7 @@ class Claim(_message.Message):
     MADE_MS_FIELD_NUMBER: _builtins.int
     UNTIL_MS_FIELD_NUMBER: _builtins.int
     LOST_MS_FIELD_NUMBER: _builtins.int
+    EXPECTED_MS_FIELD_NUMBER: _builtins.int
     hub_id: _builtins.str
     """At which hub."""
     agent_id: _builtins.str
@@ -495,6 +502,8 @@ class Claim(_message.Message):
     """When they have ended at the latest; else the claim is given up and the job is planned anew."""
     lost_ms: _builtins.int
     """Its price: work that is lost, in milliseconds of dominant share."""
+    expected_ms: _builtins.int
+    """When the room is expected: the time that its hub gives them is over. Between made_ms and until_ms."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The nodes of its tasks, in order."""
@@ -518,10 +527,11 @@ class Claim(_message.Message):
         made_ms: _builtins.int = ...,
         until_ms: _builtins.int = ...,
         lost_ms: _builtins.int = ...,
+        expected_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "devices", b"devices", "hub_id", b"hub_id", "lost_ms", b"lost_ms", "made_ms", b"made_ms", "nodes", b"nodes", "until_ms", b"until_ms", "victims", b"victims"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "devices", b"devices", "expected_ms", b"expected_ms", "hub_id", b"hub_id", "lost_ms", b"lost_ms", "made_ms", b"made_ms", "nodes", b"nodes", "until_ms", b"until_ms", "victims", b"victims"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

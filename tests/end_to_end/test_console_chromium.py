@@ -163,6 +163,22 @@ def test_the_page_is_whole_without_javascript(furnished: tuple[Console, dict[str
         expect(page.locator("#hub-datasets")).to_contain_text("flights-jfk")
 
 
+def test_the_policy_page_fits_wide_and_narrow(
+    furnished: tuple[Console, dict[str, str]], browser: Browser, complaints: list[str]
+) -> None:
+    """It stands still, so it has no stream; its tables wrap rather than scroll sideways."""
+    console, _ = furnished
+    for viewport in (WIDE, NARROW):
+        with browser.new_context(viewport=viewport) as context:  # type: ignore[arg-type]  # as above
+            page = signed_in(context, console, complaints)
+            page.goto(console.url + "/policy")
+            expect(page.get_by_role("heading", name="Policy in force")).to_be_visible()
+            wide = "[...document.querySelectorAll('html, .scroll')].every(one => one.scrollWidth <= one.clientWidth)"
+            assert page.evaluate(wide)
+            keep_picture(page, f"policy-{viewport['width']}", full_page=True)
+    assert complaints == []
+
+
 def test_a_session_that_ends_is_said_on_the_open_page(console: Console, browser: Browser) -> None:
     """An operator who looks at an old page must not take it for the truth."""
     with browser.new_context() as context:

@@ -117,6 +117,14 @@ async def test_only_operators_drain_their_hub(plane: Plane) -> None:
     assert answer.hub.state == hub_pb2.HUB_STATE_DRAINING
 
 
+async def test_the_policy_in_force_is_no_secret_of_people_but_of_agents(plane: Plane) -> None:
+    """Whoever may have jobs may know what decides about them; a hub's agent needs it for nothing."""
+    request = hub_pb2.GetPolicyRequest()
+    policy = (await plane.voice(AISHA).hub("GetPolicy", request)).policy
+    assert (policy.within_user, policy.backfill, policy.shipped) == ("age", "conservative", True)
+    assert await refused(plane.voice(CAIRO).hub("GetPolicy", request)) is Code.PERMISSION_DENIED
+
+
 async def test_a_batch_is_answered_member_by_member(plane: Plane) -> None:
     """A bad spec, a project that is not the caller's, and one id with two bodies fail alone."""
     aisha = plane.voice(AISHA)

@@ -13,7 +13,7 @@ import pytest
 
 from federation.domain.ids import AgentId, AgentKey, HubId, LeaseId
 from federation.domain.job import JobState, Reason
-from federation.domain.lease import KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, LeaseState
+from federation.domain.lease import KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, STOP_GRACE_MS, LeaseState, ends_by_ms
 from federation.domain.plan import ReasonCode
 from federation.errors import FederationError
 from federation.lifecycle.job import Trigger
@@ -22,7 +22,6 @@ from federation.scheduling.plan import Placement, Preemption
 from federation.service import hubs
 from federation.service.desk import with_claim
 from federation.service.jobs import cancel, find
-from federation.service.sync import STOP_GRACE_MS
 from tests.support.builders import a_node, an_agent, some_resources
 from tests.support.world import ControlUnderTest
 
@@ -89,6 +88,12 @@ def test_a_guest_makes_room_and_runs_again(control: ControlUnderTest) -> None:
         (control.lease_of(guest).id,), 1_234, control.clock.at_ms + IN_TIME_MS,
     )  # fmt: skip
     assert (control.job(guest).state, control.lease_of(guest).state) == (JobState.RUNNING, LeaseState.REVOKING)
+    told = control.job(guest).reason
+    assert told is not None
+    assert told.message == (
+        "being ended by 08:53:25 UTC so that cairo's own users get their machines back; it will be queued again"
+    )
+    assert ends_by_ms(control.job(guest)) == control.clock.at_ms + RECLAIM_MS
     (revoke,) = control.sync().revokes
     assert (revoke.reason.code, revoke.grace_ms) == (PREEMPTED, RECLAIM_MS)
 
@@ -98,6 +103,7 @@ def test_a_guest_makes_room_and_runs_again(control: ControlUnderTest) -> None:
     waiting = control.job(guest)
     assert waiting.reason is not None
     assert (waiting.state, waiting.attempts, waiting.reason.code) == (JobState.QUEUED, 1, PREEMPTED)
+    assert waiting.reason.message == "made room for cairo's own users; waits to run again"
     assert control.rounds.refusal_of(waiting.id, "cairo") == ""
 
     assert not starts(control, guest)
@@ -310,7 +316,11 @@ def test_a_claimed_job_is_told_what_it_waits_for(control: ControlUnderTest) -> N
     assert [(reason.code, reason.hub_id) for reason in told.reasons] == [
         (ReasonCode.CLAIM_HELD, "cairo"), ("CAPACITY", "lima"),
     ]  # fmt: skip
-    assert "1 preemptible job there is ending to make room for it, within 5 s" in told.reasons[0].message
+    assert told.reasons[0].message == (
+        "machines of cairo are being freed for it and kept for it alone, expected by 08:53:25 UTC: 1 guest there is ending"
+    )
+    late = with_claim(Explanation(others), replace(claim, victims=claim.victims * 2), control.clock.at_ms + RECLAIM_MS)
+    assert late.reasons[0].message.endswith("expected any moment, given up at 08:54:55 UTC: 2 guests there are ending")
     assert (told.earliest_start_ms, told.earliest_hub_id) == (control.clock.at_ms + RECLAIM_MS, "cairo")
 
 

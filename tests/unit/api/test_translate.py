@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 
-from federation.api.translate import agent_in, claim_out, job_out, node_in, spec_in
+from federation.api.translate import agent_in, claim_out, hub_out, job_out, node_in, policy_out, spec_in
 from federation.domain.hub import HUB_AMOUNT_MAX, RECLAIM_MS_DEFAULT, RECLAIM_MS_MAX
+from federation.domain.job import Job, JobState, Reason
+from federation.domain.lease import ENDS_BY, KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, STOP_GRACE_MS, LeaseState
 from federation.domain.quantities import resources
 from federation.errors import Code, FederationError
+from federation.scheduling.policy import Order, Policy
+from federation.service import policies
+from federation.service.hubs import HubView
 from federation.v1 import common_pb2, hub_pb2, job_pb2
-from tests.support.builders import NOON_MS, a_claim, a_job
+from tests.support.builders import NOON_MS, a_claim, a_hub, a_job, a_lease, an_agent
 
 
 def a_spec(placement: int = job_pb2.PLACEMENT_UNSPECIFIED, *per_task: tuple[str, str, int]) -> job_pb2.JobSpec:
@@ -96,6 +101,68 @@ def test_a_claim_is_shown_with_its_job() -> None:
     assert (shown.hub_id, list(shown.victims), shown.made_ms, shown.lost_ms) == (
         "cairo", ["lease-of-a-guest"], NOON_MS, 5_000,
     )  # fmt: skip
+    assert shown.expected_ms == claim.until_ms - KILL_GRACE_MS - SKEW_BOUND_MS
+
+
+TOLD = Reason(PREEMPTED, "being ended", "cairo", ((ENDS_BY, str(NOON_MS + 60_000)),))
+
+
+@pytest.mark.parametrize(
+    ("job", "expected_ms"),
+    [
+        (a_job(state=JobState.RUNNING), 0),
+        (a_job(state=JobState.RUNNING, reason=TOLD), NOON_MS + 60_000),
+        (a_job(state=JobState.STAGING, reason=TOLD), NOON_MS + 60_000),
+        (a_job(state=JobState.RUNNING, reason=replace(TOLD, metadata=())), 0),
+        (a_job(state=JobState.UNKNOWN, reason=TOLD), 0),
+        (a_job(state=JobState.QUEUED, reason=TOLD), 0),
+        (a_job(state=JobState.CANCELLING, state_since_ms=NOON_MS), NOON_MS + STOP_GRACE_MS),
+        (a_job(state=JobState.CANCELLED, state_since_ms=NOON_MS), 0),
+    ],
+)
+def test_a_job_that_was_told_to_end_says_by_when(job: Job, expected_ms: int) -> None:
+    """Preempted, within its hub's grace; cancelled, within a cancel's; of a silent or an ended run nothing is said."""
+    assert job_out(replace(job, spec_bytes=a_spec().SerializeToString())).ends_by_ms == expected_ms
+
+
+def test_a_hub_counts_what_was_told_to_end() -> None:
+    """Beside its leases, of which they are a part."""
+    leases = (a_lease(a_job()), a_lease(a_job("job-2"), LeaseState.REVOKING))
+    shown = hub_out(HubView(a_hub(), (an_agent(),), leases))
+    assert (shown.leases, shown.ending) == (2, 1)
+
+
+def test_the_policy_in_force_is_shown_and_of_people_only_the_one_who_asks() -> None:
+    """Terms as the planner has them; weights and quotas by level; "*" is everybody's; an administrator sees all."""
+    policy = Policy(
+        hub_weights={"cairo": 2.0},
+        user_weights={("cairo", "vision", "amina"): 3.0, ("cairo", "vision", "omar"): 4.0},
+        order=Order.SHORT_FIRST,
+        quotas={
+            ("*", "*", "*"): {"cpu": 64_000},
+            ("cairo", "vision"): {"gpu": 8_000},
+            ("lima", "x", "amina"): {"cpu": 1},
+        },
+    )
+    shown = policy_out(policies.view(policy, ("cairo", "amina")))
+    assert (shown.within_user, shown.backfill, shown.reservations, shown.promise_after_ms) == (
+        "short_first",
+        "easy",
+        1,
+        0,
+    )
+    assert (shown.half_life_ms, shown.placements_max, shown.shipped) == (7 * 86_400_000, 10_000, False)
+    assert [(one.hub, one.project, one.user, one.weight) for one in shown.weights] == [
+        ("cairo", "", "", 2.0), ("cairo", "vision", "amina", 3.0),
+    ]  # fmt: skip
+    assert [(one.hub, one.project, one.user, one.most[0].name, one.most[0].amount) for one in shown.quotas] == [
+        ("*", "*", "*", "cpu", 64_000), ("cairo", "vision", "", "gpu", 8_000),
+    ]  # fmt: skip
+    everything = policy_out(policies.view(policy, None))
+    assert (len(everything.weights), len(everything.quotas)) == (3, 3)
+    shipped = policy_out(policies.view(Policy(), None))
+    assert (shipped.backfill, shipped.shipped, list(shipped.quotas)) == ("conservative", True, [])
+    assert policy_out(policies.view(Policy(reservations=0), None)).backfill == "none"
 
 
 def test_an_agent_that_offers_more_than_a_hub_may_is_refused() -> None:

@@ -19,17 +19,58 @@ from tests.unit.client.small_federation import SmallFederation
 
 
 def test_a_job_that_others_make_room_for_says_so(brhub: Brhub, small: SmallFederation) -> None:
-    """A line of its own for people; for programs the whole claim, with moments as moments."""
+    """A line of its own for people, in lists too; for programs the whole claim, with moments as moments."""
     claim = job_pb2.Claim(hub_id="cairo", agent_id="main", nodes=["n1"], victims=["lease-1", "lease-2"], made_ms=1)
-    claim.until_ms = now_ms() + 60_500
+    claim.until_ms, claim.expected_ms = now_ms() + 150_500, now_ms() + 60_500
     small.add_job("job-1", "QUEUED").claim.CopyFrom(claim)
     said = brhub("job", "show", "job-1").out
-    assert re.search(r"claim +cairo n1: 2 ending to make room, given up in (1m00|59)s", said)
+    assert re.search(
+        r"claim +cairo n1: freed for it in (1m00|59)s \(2 guests there ending\), given up in 2m(30|29)s", said
+    )
     shown = yaml.safe_load(brhub("-o", "json", "job", "show", "job-1").out)["claim"]
     assert (shown["victims"], shown["made_ms"]) == (["lease-1", "lease-2"], "1970-01-01T00:00:00.001Z")
     assert shown["until_ms"].endswith("Z")
+    assert shown["expected_ms"].endswith("Z")
+    for words in (["jobs"], ["top"]):
+        assert re.search(r"job-1 .* machines of cairo freed for it in (1m00|59)s\n", brhub(*words).out)
+    assert "; machines being freed for 1\n" in brhub("top").out
+    assert brhub("top", "-o", "json").document["jobs"][0]["claim"]["hub_id"] == "cairo"
     small.add_job("job-2", "QUEUED")
     assert "claim" not in brhub("job", "show", "job-2").out
+
+
+def test_a_job_that_is_being_ended_says_so(brhub: Brhub, small: SmallFederation) -> None:
+    """Until when and for whom in lists, by itself in its own table, as a mark at its hub, as a moment for programs."""
+    reason = common_pb2.Reason(code="PREEMPTED", hub_id="cairo", message="being ended by 14:03:20 UTC so that ...")
+    job = small.add_job("job-1", "RUNNING", hub_id="cairo", ends_by_ms=now_ms() + 42_500)
+    job.reason.CopyFrom(reason)
+    small.add_job("job-2", "CANCELLING", ends_by_ms=now_ms() - 5).reason.message = "not needed"
+    small.hubs["cairo"].ending = 1
+    for words in (["jobs"], ["top"]):
+        said = brhub(*words).out
+        assert re.search(r"job-1 .* RUNNING .* being ended within 4[12]s for cairo's own users\n", said)
+        assert re.search(r"job-2 .* being ended within moments: not needed\n", said)
+    assert "; 1 being ended\n" in brhub("top").out
+    assert re.search(r"cairo +ACTIVE .* 1 \(1 ending\)\n", brhub("hubs").out)
+    assert re.search(r"ends +within 4[12]s, by \d{4}-\d\d-\d\dT", brhub("job", "show", "job-1").out)
+    assert brhub("jobs", "-o", "json").document["items"][0]["ends_by_ms"].endswith("Z")
+    assert brhub("top", "-o", "json").document["jobs"][0]["ends_by_ms"].endswith("Z")
+
+
+def test_where_a_waiting_job_ran_before_is_not_told_as_where_it_is(brhub: Brhub, small: SmallFederation) -> None:
+    """The list has no hub for it; its own table says that it ran there."""
+    small.add_job("job-1", "QUEUED", hub_id="cairo", attempt="1-1", attempts=1).nodes.extend(["n1", "n1", "n2"])
+    assert "cairo" not in brhub("jobs").out
+    assert re.search(r"ran at +cairo n1, n2\n", brhub("job", "show", "job-1").out)
+
+
+def test_a_quota_that_never_admits_is_no_matter_of_time(brhub: Brhub, small: SmallFederation) -> None:
+    """The line below the reasons does not say that nobody knows."""
+    small.add_job("job-1", "QUEUED")
+    small.reasons = [common_pb2.Reason(code="QUOTA_NEVER_FITS", message="it never starts under this quota: ...")]
+    said = brhub("job", "explain", "job-1").out
+    assert "it never starts under this quota" in said
+    assert said.endswith("earliest start: never, under this quota\n")
 
 
 @pytest.fixture

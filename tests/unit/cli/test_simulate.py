@@ -102,7 +102,7 @@ def test_jobs_that_would_never_start_are_named_with_their_obstacle(brhub: Brhub,
     said = brhub("simulate", "--history", history, "--policy", quota, "-o", "json").document["federation"]
     assert said["before"]["never_start"] == []
     (held,) = said["after"]["never_start"]
-    assert (held["id"], held["home"], held["reason"]) == ("b", "cairo", "QUOTA")
+    assert (held["id"], held["home"], held["reason"]) == ("b", "cairo", "QUOTA_NEVER_FITS")
     assert "ido" in held["message"]
     shut = policy_file(tmp_path, 'hubs: {cairo: {offer: {cpus: "50%"}}, shenzhen: {offer: {cpus: "50%"}}}')
     words = ("simulate", "--history", history, "--policy", shut)

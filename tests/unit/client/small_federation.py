@@ -38,6 +38,10 @@ class SmallFederation:
         self.results: dict[str, dict[str, bytes]] = {}
         self.reasons: list[common_pb2.Reason] = []
         self.hubs: dict[str, hub_pb2.Hub] = {"cairo": a_hub("cairo"), "shenzhen": a_hub("shenzhen")}
+        self.policy = hub_pb2.Policy(
+            within_user="age", backfill="conservative", reservations=1_000, promise_after_ms=14_400_000,
+            half_life_ms=604_800_000, contribution_gain=1, contribution_cap=1, placements_max=10_000, shipped=True,
+        )  # fmt: skip
         self.uploads: dict[str, bytes] = {}
         self.calls: list[str] = []
         self.failures: dict[str, list[FederationError]] = {}
@@ -323,6 +327,9 @@ class _Hubs(_Door, hub_pb2_grpc.HubServiceServicer):
             return hub_pb2.DrainHubResponse(hub=hub)
 
         return self.run("DrainHub", context, body)
+
+    def GetPolicy(self, _request: Any, context: Any) -> Any:
+        return self.run("GetPolicy", context, lambda: hub_pb2.GetPolicyResponse(policy=self.federation.policy))
 
     def _hub(self, hub_id: str) -> hub_pb2.Hub:
         if hub_id not in self.federation.hubs:

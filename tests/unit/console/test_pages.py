@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import re
 from collections.abc import AsyncIterator
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from federation.domain.ids import JobId
 from federation.domain.job import JobState
 from federation.lifecycle.job import Trigger
 from federation.scheduling.plan import Plan, Preemption
+from federation.scheduling.policy import Policy
 from tests.support.builders import a_node, some_resources
 from tests.support.console import ADMIN, AISHA, OMAR, Console, a_console
 from tests.support.console_scene import furnish
@@ -31,7 +33,7 @@ async def console(tmp_path: Path) -> AsyncIterator[Console]:
 
 def text_of(html: str) -> str:
     """What a person reads, blanks joined."""
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html)).strip()
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html)).strip())
 
 
 def row_of(html: str, key: str) -> str:
@@ -128,7 +130,7 @@ async def test_a_log_that_is_long_is_shown_from_a_line_near_its_end(console: Con
 
 
 async def test_a_job_that_others_make_room_for_says_so(console: Console) -> None:
-    """What is ending for it and until when it is waited for, and what happened to both."""
+    """What is ending for it and until when it is waited for; that the guest is being ended; marks on the overview."""
     await asyncio.to_thread(console.hub)
     guest = console.submit("r1", per_task=some_resources(cpus=4), preemptible=True)
     await asyncio.to_thread(console.reaches, guest, JobState.LEASED)
@@ -142,13 +144,84 @@ async def test_a_job_that_others_make_room_for_says_so(console: Console) -> None
 
     await asyncio.to_thread(decide)
     async with console.client(AISHA) as browser:
-        waits = (await browser.get(f"/jobs/{owner}")).text
-        ends = (await browser.get(f"/jobs/{guest}")).text
-    assert '1 ending at <a href="/hubs/cairo">cairo</a>, given up in' in waits
-    assert "CLAIM_HELD" in waits
-    assert "Others were told to end for it at cairo" in waits
-    assert "PREEMPTED" in ends
-    assert "Told to end, to make room for a job with a better right (PREEMPTED)" in ends
+        waits = text_of((await browser.get(f"/jobs/{owner}")).text)
+        ends = text_of((await browser.get(f"/jobs/{guest}")).text)
+        overview = (await browser.get("/")).text
+        at_hub = (await browser.get("/hubs/cairo")).text
+    assert re.search(r"It starts when the machines .* at cairo are there: expected in (59 s|1 min 00 s) \.", waits)
+    assert "if nobody came before it" not in waits
+    assert re.search(
+        r"CLAIM_HELD machines of cairo are being freed for it .* by \d\d:\d\d:\d\d UTC: 1 guest there", waits
+    )
+    assert re.search(r"Claim 1 ending at cairo , room expected in .*, given up in 2 min", waits)
+    assert "Machines of cairo are being freed for it: guests there were told to end" in waits
+    assert re.search(r"Being ended within (59 s|1 min 00 s) Hub cairo", ends)
+    assert re.search(
+        r"PREEMPTED being ended by \d\d:\d\d:\d\d UTC so that cairo's own users get their machines back", ends
+    )
+    assert re.search(r"Lease told to end, over in (59 s|1 min 00 s) at the latest", ends)
+    assert "Told to end: its hub's own users get their machines back (PREEMPTED)" in ends
+    said = text_of(overview)
+    assert "1 · 1 being ended" in said
+    assert "· machines freed for 1" in said
+    assert re.search(r"leased ends within (59 s|1 min 00 s)", row_of(overview, guest))
+    assert re.search(r"machines freed at cairo in (59 s|1 min 00 s)", row_of(overview, owner))
+    assert row_of(overview, "cairo").startswith("Cairo 1 ending online")
+    lease = console.desk.world.lease_for(JobId(guest))
+    assert lease is not None
+    assert re.search(r"leased told to end \d+ s (59 s|1 min 00 s) ", row_of(at_hub, lease.id))
+
+
+async def test_a_job_that_made_room_and_waits_again_says_where_it_ran(console: Console) -> None:
+    """Not where it is: it is nowhere; and nobody is to blame."""
+    hub = await asyncio.to_thread(console.hub)
+    guest = console.submit("r1", per_task=some_resources(cpus=4), preemptible=True)
+    await asyncio.to_thread(hub.report, guest, Trigger.RUN_STARTED)
+    owner = console.submit("r2", per_task=some_resources(cpus=4))
+
+    def make_room() -> None:
+        lease = console.desk.world.lease_for(JobId(guest))
+        assert lease is not None
+        wanted = Preemption(owner, lease.agent_key, lease.nodes, (lease.id,), lost_ms=1)
+        assert console.desk.rounds.commit(Plan(0, preemptions=(wanted,))).preemptions == 1
+        hub.report(guest, Trigger.RUN_STOPPED)
+
+    await asyncio.to_thread(make_room)
+    async with console.client(AISHA) as browser:
+        said = text_of((await browser.get(f"/jobs/{guest}")).text)
+    assert "Last ran at cairo" in said
+    assert "PREEMPTED made room for cairo's own users; waits to run again" in said
+
+
+async def test_the_policy_in_force_has_a_page(console: Console) -> None:
+    """The rules in words, what hubs give, and that nobody has a quota; from every page there is a way to it."""
+    await asyncio.to_thread(console.hub, reclaim_ms=90_000, takes_back=True)
+    async with console.client(AISHA) as browser:
+        said = text_of((await browser.get("/policy")).text)
+        assert '<a href="/policy">Policy</a>' in (await browser.get("/")).text
+    assert "As shipped" in said
+    assert "Backfill conservative Nobody who was promised a start is delayed" in said
+    assert "Half-life 7 d Use of the past counts half" in said
+    assert "Nobody is named: everybody has weight 1." in said
+    assert "None: anybody may hold any amount." in said
+    assert re.search(r"cairo main 4 of 4 cpus, 8 GiB of 8 GiB memory 1 min 30 s only preemptible ones", said)
+
+
+async def test_of_other_people_the_policys_page_tells_an_administrator_alone(console: Console) -> None:
+    """A quota or weight of a person is theirs to see; those of hubs, projects and of everybody are all people's."""
+    quotas: dict[tuple[str, ...], dict[str, int]] = {
+        ("*", "*", "*"): {"cpu": 64_000},
+        ("cairo", "default", "omar"): {"gpu": 2_000},
+    }
+    weights = {("kuala-lumpur", "default", "aisha"): 2.5}
+    console.desk.policy = Policy(quotas=quotas, user_weights=weights, hub_weights={"cairo": 3.0})
+    seen = {}
+    for who in (AISHA, OMAR, ADMIN):
+        async with console.client(who) as browser:
+            seen[who.subject] = text_of((await browser.get("/policy")).text)
+    assert all("As shipped" not in said and "* * * 64 cpu" in said and "cairo – – 3" in said for said in seen.values())
+    assert {who: "omar 2 gpu" in said for who, said in seen.items()} == {"aisha": False, "omar": True, "root": True}
+    assert {who: "aisha 2.5" in said for who, said in seen.items()} == {"aisha": True, "omar": False, "root": True}
 
 
 async def test_a_page_does_not_wait_for_a_hub_that_does_not_answer(

@@ -61,8 +61,8 @@ def test_events_become_sentences() -> None:
     ]
     assert [words.event_words(row) for row in rows] == [
         "Leased to cairo on n1, attempt 1-2", "Failed (RUN_FAILED)",
-        "Others were told to end for it at cairo",
-        "Told to end, to make room for a job with a better right (PREEMPTED)", "SomethingNew", "Leased to ? on ?, attempt ?",
+        "Machines of cairo are being freed for it: guests there were told to end",
+        "Told to end: its hub's own users get their machines back (PREEMPTED)", "SomethingNew", "Leased to ? on ?, attempt ?",
     ]  # fmt: skip
     assert [words.actor_words(name) for name in ("control", "agent:cairo/main", "user:local/aisha@cairo")] == [
         "control", "agent cairo/main", "aisha@cairo",

@@ -9,8 +9,19 @@ import pytest
 
 from federation.domain.hub import HUB_AMOUNT_MAX, HUBS_MAX, Agent, Hub, LinkState
 from federation.domain.ids import AgentId, HubId, JobId, LeaseId
-from federation.domain.job import REPLICAS_MAX, Epoch, Input, Job, JobSpec, OnPartition, Owner, Priority
-from federation.domain.lease import Lease, LeaseState
+from federation.domain.job import (
+    REPLICAS_MAX,
+    Epoch,
+    Input,
+    Job,
+    JobSpec,
+    JobState,
+    OnPartition,
+    Owner,
+    Priority,
+    Reason,
+)
+from federation.domain.lease import ENDS_BY, PREEMPTED, STOP_GRACE_MS, Lease, LeaseState
 from federation.domain.quantities import AMOUNT_MAX, DEVICE_MILLI, Amount
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, FederationError
@@ -341,6 +352,17 @@ def test_a_lease_row_ends_when_its_run_does() -> None:
     renewed = replace(LEASE, on_partition=OnPartition.STOP)
     assert lease_row(renewed, JOB).expires_ms == 5100
     assert lease_row(renewed, replace(JOB, started_ms=300)).expires_ms == 5300
+
+
+def test_a_lease_row_ends_when_its_job_was_told_to() -> None:
+    """Within the grace of its hub or of a cancel, never later than it would have ended; a silent one as if nobody had."""
+    told = Reason(PREEMPTED, "being ended", "a", ((ENDS_BY, "700"),))
+    guest, lease = replace(JOB, state=JobState.RUNNING, reason=told), replace(LEASE, state=LeaseState.REVOKING)
+    assert lease_row(lease, guest).expires_ms == 700
+    assert lease_row(replace(lease, expires_ms=600), guest).expires_ms == 600
+    assert lease_row(lease, replace(guest, state=JobState.UNKNOWN)).expires_ms == 9000
+    cancelled = replace(JOB, state=JobState.CANCELLING, state_since_ms=-STOP_GRACE_MS + 800)
+    assert lease_row(lease, cancelled).expires_ms == 800
 
 
 def test_use_counts_all_tasks() -> None:

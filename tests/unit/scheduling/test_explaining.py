@@ -9,11 +9,11 @@ import pytest
 from federation.domain.hub import LinkState
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import resources
-from federation.scheduling import PlannerState, Policy, explain
+from federation.scheduling import Delta, PlannerState, Policy, explain, plan_round
 from federation.scheduling.explaining import Explanation
-from federation.scheduling.rows import QueuedJob
+from federation.scheduling.rows import ClaimRow, QueuedJob
 from federation.scheduling.words import worded
-from tests.unit.scheduling.builders import agent, cpus, dataset, job, lease, world
+from tests.unit.scheduling.builders import agent, cpus, dataset, job, key_of, lease, world
 
 
 def codes(found: Explanation) -> list[tuple[str, str]]:
@@ -93,6 +93,21 @@ def test_the_earliest_of_several_hubs_and_never_in_the_past() -> None:
     state, _ = world(agent("a", cpus(4)), agent("b", cpus(4)), jobs=(wanted,), leases=held)
     found = asked(state, wanted)
     assert (found.earliest_start_ms, found.earliest_hub_id) == (50, "b")
+
+
+def test_room_that_is_claimed_is_not_there_for_the_next_when_its_victims_end() -> None:
+    """The claimant has it then, for as long as it may run."""
+    claimant, wanted = job("claimant", cpus(4), seq=1, runtime_limit_ms=600), job("next", cpus(4), seq=2)
+    guest = lease("guest", cpus(4), "cairo", home_hub="lima", expires_ms=100)
+    claim = ClaimRow("claimant", key_of("cairo"), ("n0",), ("guest",))
+    delta = Delta(
+        agents=(agent("cairo", cpus(4)),), queued=(claimant, wanted), leases_started=(guest,), claims_made=(claim,)
+    )
+    state, _ = plan_round(PlannerState(), delta, Policy(), 0)
+    found = asked(state, wanted)
+    assert (found.earliest_start_ms, found.earliest_hub_id) == (700, "cairo")
+    state, _ = plan_round(state, Delta(leases_ended=("guest",)), Policy(), 60)
+    assert asked(state, wanted, 60).earliest_start_ms == 660
 
 
 def test_others_first_is_said_with_the_share() -> None:

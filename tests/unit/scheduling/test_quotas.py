@@ -143,11 +143,31 @@ def test_people_are_told_which_quota_and_how_much() -> None:
         "it asks for 2 cpus; project default of cairo may hold 4 cpus at once and holds 3 cpus: it starts when enough of "
         "that ends, or ask the federation's operators, whose policy file has the quotas"
     )
-    assert told(state, policy, asked[1])[1].startswith(
-        "it asks for 2 gpus, and project default of cairo may never hold more than 1 gpu at once: ask for less, or ask"
+    code, sentence, facts = told(state, policy, asked[1])
+    assert (code, facts["needed"], facts["quota"]) == (ReasonCode.QUOTA_NEVER_FITS, "2000", "1000")
+    assert sentence == (
+        "it never starts under this quota: it asks for 2 gpus, and project default of cairo may not hold more than 1 gpu at "
+        "once, even when nothing of theirs runs. Ask for less, or ask the federation's operators, whose policy file has the "
+        "quotas"
     )
     unknown = replace(asked[0], job_id="try", home_hub="lima", per_task=cpus(2))
     assert explain(state, policy, unknown, 0).reasons[0].code == ReasonCode.WOULD_RUN
+
+
+def test_a_quota_that_never_admits_is_named_before_one_that_is_full() -> None:
+    """The user's quota is taken for now, the hub's is too small for ever: waiting for the first would be in vain."""
+    policy = Policy(quotas={ADA: {"cpu": 4_000}, CAIRO: {"gpu": 1_000}})
+    asked = job("huge", cpus(2, gpus=2), seq=1)
+    delta = Delta(agents=(BIG,), queued=(asked,), leases_started=(lease("old", cpus(3), "cairo", user=ADA[2]),))
+    state, _ = plan_round(PlannerState(), delta, policy, 0)
+    code, sentence, facts = told(state, policy, asked)
+    assert (code, facts["level"], facts["resource"]) == (ReasonCode.QUOTA_NEVER_FITS, "cairo", "gpu")
+    assert "hub cairo may not hold more than 1 gpu at once" in sentence
+    idle, _ = plan_round(PlannerState(), Delta(agents=(BIG,), queued=(asked,)), policy, 0)
+    assert told(idle, policy, asked)[0] == ReasonCode.QUOTA_NEVER_FITS
+    enough = Policy(quotas={ADA: {"cpu": 4_000}, CAIRO: {"gpu": 2_000}})
+    state, _ = plan_round(PlannerState(), delta, enough, 0)
+    assert told(state, enough, asked)[0] == ReasonCode.QUOTA
 
 
 def test_two_owners_of_one_sort_are_told_apart() -> None:
@@ -161,7 +181,7 @@ def test_two_owners_of_one_sort_are_told_apart() -> None:
     (entry,) = plan.waiting
     assert (entry.jobs, entry.over_quota, LADDER[entry.steps[0]]) == (2, 1, ReasonCode.CAPACITY)
     codes = [[reason.code for reason in explain(state, policy, one, 0).reasons] for one in (mine, other)]
-    assert codes == [[ReasonCode.QUOTA, ReasonCode.QUOTA], [ReasonCode.CAPACITY]]
+    assert codes == [[ReasonCode.QUOTA_NEVER_FITS, ReasonCode.QUOTA], [ReasonCode.CAPACITY]]
 
 
 def test_a_hub_that_no_job_of_a_sort_may_use_as_a_guest_says_so_in_the_plan() -> None:
