@@ -183,9 +183,10 @@ def not_found(code: Code, what: str, name: str, *, hint: str = "") -> Federation
 # Trailing metadata travels in HTTP/2 headers, which peers limit to 8 KiB: long texts are cut rather than lost whole.
 _TEXT_CHARACTERS_MAX = 600
 _ENTRIES_MAX = 24
-# How gRPC's own core words two common troubles; where a release words them otherwise, its text is shown as it is.
+# How gRPC's own core words three common troubles; where a release words them otherwise, its text is shown as it is.
 _REFUSED_BY = re.compile(r"ipv[46]:(\S+?): .*Connection refused")
 _NO_ADDRESS = re.compile(r"(?:DNS resolution|Domain name not found|resolution) failed for ([\w.-]+)")
+_LATE = re.compile(r"deadline exceeded", re.IGNORECASE)
 
 _BY_STATUS: Mapping[str, tuple[Code, Fault]] = {
     "INVALID_ARGUMENT": (Code.INVALID_ARGUMENT, Fault.CALLER),
@@ -269,7 +270,9 @@ def _way_in_words(details: str) -> str:
     if refused:
         return f"{unquote(refused[1])} refuses the connection"
     unnamed = _NO_ADDRESS.search(details)
-    return f"the name {unnamed[1]!r} has no address" if unnamed else ""
+    if unnamed:
+        return f"the name {unnamed[1]!r} has no address"
+    return "no answer came in time" if _LATE.search(details) else ""
 
 
 def _error_info(rpc_error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:

@@ -31,7 +31,7 @@ NAMES_TOLD_MAX = 5
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("simulate")(simulate)
+    app.command("simulate", short_help="Replay past jobs under another policy.")(simulate)
 
 
 def simulate(

@@ -61,7 +61,9 @@ def issue(  # noqa: PLR0913  # one argument a flag
     ] = None,
     config: Config = None,
 ) -> None:
-    """Let somebody in: make a token, and show it once. Only its hash is kept.
+    """Let somebody in: make a token, and show it once.
+
+    Only its hash is kept.
 
     \b
     brhub token issue aisha --hub cairo --projects vision,default
@@ -109,9 +111,9 @@ def list_tokens(context: typer.Context, config: Config = None) -> None:
 
 
 def revoke(context: typer.Context, name: Name, *, kind: Kind = "user", config: Config = None) -> None:
-    """End every token of somebody, at once: their next call is refused. Their jobs go on.
+    """End every token of somebody.
 
-    Those that `brhub up` made for its own user and agents come back with the next `up`.
+    At once: their next call is refused. Their jobs go on. Those that `brhub up` made for its own user and agents come back with the next `up`.
     """
     from federation.cli.show import print_one
     from federation.identity.principal import LOCAL_ISSUER, PrincipalKind
@@ -128,7 +130,9 @@ def revoke(context: typer.Context, name: Name, *, kind: Kind = "user", config: C
 
 
 def login(context: typer.Context) -> None:
-    """Keep the token that your operator gave you, for this folder's calls (BRHUB_DIR, default .brhub).
+    """Keep the token that your operator gave you.
+
+    In BRHUB_DIR (default .brhub), whose calls then carry it.
 
     \b
     brhub --server HOST:PORT login        # asks for the token; in a script it is read from standard input

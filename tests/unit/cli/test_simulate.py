@@ -91,6 +91,7 @@ def test_jobs_that_would_never_start_are_told(brhub: Brhub, history: Path, tmp_p
     said = brhub("simulate", "--history", history, "--policy", shut)
     assert "after: 4 jobs would never start: 4 SHAPE_NEVER_FITS\n" in said.out
     assert "NEVER START" in said.out.splitlines()[1]
+    assert "note: waits are those of jobs that start, 4 before and 0 after" in said.out
 
 
 def test_jobs_that_would_never_start_are_named_with_their_obstacle(brhub: Brhub, tmp_path: Path) -> None:

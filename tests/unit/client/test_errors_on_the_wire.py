@@ -86,6 +86,13 @@ def test_a_port_that_refuses_is_said_in_words() -> None:
     assert from_rpc_error(Answer(grpc.StatusCode.UNAVAILABLE, "odd")).message == "odd"
 
 
+@pytest.mark.parametrize("raw", ["Deadline Exceeded", "Stream removed (Deadline Exceeded)"])
+def test_an_answer_that_is_late_is_said_in_words(raw: str) -> None:
+    """Whichever way gRPC's core words it."""
+    error = from_rpc_error(Answer(grpc.StatusCode.DEADLINE_EXCEEDED, raw))
+    assert (error.code, error.message) == (Code.TIMED_OUT, "no answer came in time")
+
+
 @pytest.mark.parametrize(("message", "joined"), [("it is gone", "it is gone. Look."), ("Is it?", "Is it? Look.")])
 def test_an_error_as_text_is_two_sentences(message: str, joined: str) -> None:
     """What went wrong, then what to do, then the code."""
