@@ -145,9 +145,9 @@ def words(seen: Seen) -> Iterator[str]:
             f"In fact {_counted(was.jobs)} waited {_time(was.mean_ms)} on average and {_time(was.longest_ms)} at most; the replay"
             f" of before says {_time(replayed.mean_ms)} and {_time(replayed.longest_ms)}: it stages nothing and loses no link."
         )
-    was, will = seen.before.total.waits.jobs, seen.after.total.waits.jobs
-    if was != will:
-        yield f"note: waits are those of jobs that start, {was} before and {will} after: they are not the same jobs"
+    started = [figures.total.waits.jobs for figures in (seen.before, seen.after)]
+    if started[0] != started[1]:
+        yield f"note: waits are those of jobs that start, {started[0]} before and {started[1]} after: not the same jobs"
     for note in seen.notes:
         yield f"note: {note}"
 
