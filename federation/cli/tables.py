@@ -78,13 +78,13 @@ def jobs(items: Iterable[job_pb2.Job], now_ms: int, wide: bool = False) -> Table
 
 
 def _why(job: job_pb2.Job, now_ms: int) -> str:
-    """What there is to say of a job in a line: that it is being ended, that machines are being freed for it, or else why."""
+    """What there is to say of a job in a line, its end first to be cut: that it is being ended, what is freed for it, or why."""
     if job.ends_by_ms and job.reason.code == "PREEMPTED":
-        return f"being ended within {_in(job.ends_by_ms, now_ms)} for {job.hub_id}'s own users"
+        return f"ends within {_in(job.ends_by_ms, now_ms)}: room for {job.hub_id}'s own users"
     if job.ends_by_ms:
-        return f"being ended within {_in(job.ends_by_ms, now_ms)}: {job.reason.message}"
+        return f"ends within {_in(job.ends_by_ms, now_ms)}: {job.reason.message}"
     if job.HasField("claim"):
-        return f"machines of {job.claim.hub_id} freed for it in {_in(job.claim.expected_ms, now_ms)}"
+        return f"room in {_in(job.claim.expected_ms, now_ms)}: machines of {job.claim.hub_id} are being freed for it"
     return job.progress or job.reason.message
 
 

@@ -15,7 +15,7 @@ _REASONS = {
     "WOULD_RUN": "about to start",
     "CAPACITY": "no room now",
     "QUOTA": "quota reached",
-    "QUOTA_NEVER_FITS": "more than its quota allows",
+    "QUOTA_NEVER_FITS": "never: over its quota",
     "RESERVATION_AHEAD": "promised to others",
     "TAKES_BACK": "must be preemptible there",
     "SHAPE_NEVER_FITS": "too big",

@@ -128,6 +128,9 @@ async def test_a_guest_saves_its_work_leaves_and_runs_again(plane: Plane, tmp_pa
         assert shown.claim.until_ms - shown.claim.made_ms == (RECLAIM_S + 90) * 1_000
         told = await aisha.job("ExplainJob", job_pb2.ExplainJobRequest(job_id=owner))
         assert [reason.code for reason in told.reasons] == ["CLAIM_HELD"]
+        ends = await aisha.job("ExplainJob", job_pb2.ExplainJobRequest(job_id=guest))
+        assert [(reason.code, reason.hub_id) for reason in ends.reasons] == [("PREEMPTED", "cairo")]
+        assert ends.job.ends_by_ms == shown.claim.expected_ms == shown.claim.made_ms + RECLAIM_S * 1_000
         await soon(lambda: "saved" in log.read_text(), "the guest's last words")
         assert (folder / "checkpoint" / "saved").exists()
         assert log.read_text() == f"began 1-1 ''\nsaved within {RECLAIM_S} s\n"

@@ -32,7 +32,7 @@ def test_a_job_that_others_make_room_for_says_so(brhub: Brhub, small: SmallFeder
     assert shown["until_ms"].endswith("Z")
     assert shown["expected_ms"].endswith("Z")
     for words in (["jobs"], ["top"]):
-        assert re.search(r"job-1 .* machines of cairo freed for it in (1m00|59)s\n", brhub(*words).out)
+        assert re.search(r"job-1 .* room in (1m00|59)s: machines of cairo are being freed for it\n", brhub(*words).out)
     assert "; machines being freed for 1\n" in brhub("top").out
     assert brhub("top", "-o", "json").document["jobs"][0]["claim"]["hub_id"] == "cairo"
     small.add_job("job-2", "QUEUED")
@@ -48,8 +48,8 @@ def test_a_job_that_is_being_ended_says_so(brhub: Brhub, small: SmallFederation)
     small.hubs["cairo"].ending = 1
     for words in (["jobs"], ["top"]):
         said = brhub(*words).out
-        assert re.search(r"job-1 .* RUNNING .* being ended within 4[12]s for cairo's own users\n", said)
-        assert re.search(r"job-2 .* being ended within moments: not needed\n", said)
+        assert re.search(r"job-1 .* RUNNING .* ends within 4[12]s: room for cairo's own users\n", said)
+        assert re.search(r"job-2 .* ends within moments: not needed\n", said)
     assert "; 1 being ended\n" in brhub("top").out
     assert re.search(r"cairo +ACTIVE .* 1 \(1 ending\)\n", brhub("hubs").out)
     assert re.search(r"ends +within 4[12]s, by \d{4}-\d\d-\d\dT", brhub("job", "show", "job-1").out)

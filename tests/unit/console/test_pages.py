@@ -163,7 +163,7 @@ async def test_a_job_that_others_make_room_for_says_so(console: Console) -> None
     assert "Told to end: its hub's own users get their machines back (PREEMPTED)" in ends
     said = text_of(overview)
     assert "1 · 1 being ended" in said
-    assert "· machines freed for 1" in said
+    assert "· machines being freed for 1" in said
     assert re.search(r"leased ends within (59 s|1 min 00 s)", row_of(overview, guest))
     assert re.search(r"machines freed at cairo in (59 s|1 min 00 s)", row_of(overview, owner))
     assert row_of(overview, "cairo").startswith("Cairo 1 ending online")
