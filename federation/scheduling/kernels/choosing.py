@@ -54,37 +54,38 @@ def choose(of: Round, pair: int, duration: int, reach: int, first: int, last: in
     shape, replicas, far = int(sorts.shape[sort]), int(sorts.replicas[sort]), sorts.moves.route[sort] >= 0
     among = (sorts.liking[liking], work.load)
     shut = work.memo.shut[memo_row(work.memo, sort)]
-    while True:
-        count, least = 0, int(np.int64(NEVER_MS))
-        for agent in range(first, last):
-            transfer = transfer_of(sorts.moves, sort, agent)
-            held_ms = duration + transfer
-            if sorts.steps[sort, agent] != 0 or transfer > min(reach, least) or held_ms >= shut[agent]:
-                continue
-            if not welcome(of, liking, held_ms, agent):
-                continue
-            if far and room_of(of.known, work.room, of.shapes, shape, agent, replicas) < replicas:
-                shut[agent] = 0
-                continue
-            if transfer < least:
-                count, least = 0, transfer
-            work.opened[count] = agent
-            count += 1
-        best = best_agent(
-            of.known, work.room, of.shapes, of.taste.tables, (shape, replicas), work.opened[:count], among
-        )
-        if best == NEVER:
-            for at in range(count):
-                shut[work.opened[at]] = 0
-            return best
-        if work.reserved[best] == 0:
-            return best
-        weigh(work.need, of.totals, shape, replicas)
-        held_ms = duration + least
-        roomy = of.limits.headroom == 0 or held_ms <= of.limits.short_ms or leaves_headroom(of, best)
-        if roomy and fits_now(work.profiles, best, work.need, held_ms):
-            return best
-        shut[best] = held_ms
+    count, least = 0, int(np.int64(NEVER_MS))
+    for agent in range(first, last):
+        transfer = transfer_of(sorts.moves, sort, agent)
+        held_ms = duration + transfer
+        if sorts.steps[sort, agent] != 0 or transfer > min(reach, least) or held_ms >= shut[agent]:
+            continue
+        if not welcome(of, liking, held_ms, agent):
+            continue
+        if work.reserved[agent] > 0 and not _keeps_promises(of, agent, (shape, replicas), held_ms):
+            shut[agent] = held_ms
+            continue
+        if far and room_of(of.known, work.room, of.shapes, shape, agent, replicas) < replicas:
+            shut[agent] = 0
+            continue
+        if transfer < least:
+            count, least = 0, transfer
+        work.opened[count] = agent
+        count += 1
+    best = best_agent(of.known, work.room, of.shapes, of.taste.tables, (shape, replicas), work.opened[:count], among)
+    if best == NEVER:
+        for at in range(count):
+            shut[work.opened[at]] = 0
+    return best
+
+
+@inline
+def _keeps_promises(of: Round, agent: int, gang: tuple[int, int], held_ms: int) -> bool:
+    """Whether a `gang` (shape, replicas) may hold room so long at an agent that has promised some, and leaves headroom."""
+    work, limits = of.work, of.limits
+    weigh(work.need, of.totals, gang[0], gang[1])
+    roomy = limits.headroom == 0 or held_ms <= limits.short_ms or leaves_headroom(of, agent)
+    return roomy and fits_now(work.profiles, agent, work.need, held_ms)
 
 
 @inline
