@@ -31,6 +31,7 @@ from benchmarks.apparatus import fleets, live
 from benchmarks.apparatus.compiling import rounds_compiled_meanwhile
 from benchmarks.apparatus.plot import Chart, Series, write_chart
 from benchmarks.figures import Baseline, Figure, emit, median, percentile, say
+from federation.app.collecting import spare_the_collector
 from federation.domain.quantities import Resources
 from federation.scheduling import Delta, Plan, PlannerState, Policy, plan_round
 from federation.scheduling.checks import QUEUED_MAX
@@ -123,6 +124,7 @@ def measured(queued: int, nodes: int, hubs: int, rounds: int, seed: int) -> Meas
         taken = bytes_each(queued, nodes, hubs, seed)
     crowd = Crowd.of(nodes, hubs, seed)
     crowd.fill(queued)
+    spare_the_collector()  # as the control plane does once its world is loaded
     policy = Policy()
     cpu_s: list[float] = []
     wall_s: list[float] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -21,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from federation.api.door import Gate
 from federation.api.hubs import HubServicer
 from federation.api.jobs import JobServicer
+from federation.app.collecting import spare_the_collector
 from federation.app.kernels import fresh_kernels
 from federation.app.outside import SortableIds, SystemClock
 from federation.app.policyfile import load_policy
@@ -37,8 +37,6 @@ from federation.v1 import hub_pb2, hub_pb2_grpc, job_pb2, job_pb2_grpc
 
 MESSAGE_BYTES_MAX = 16 << 20
 STOP_S = 5.0
-GC_THRESHOLDS = (50_000, 20, 50)
-"""Python's own are for programs that make garbage in circles; ours is freed by counting, but for a little."""
 log = logging.getLogger(__name__)
 
 GRPC_OPTIONS = [
@@ -171,17 +169,10 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     await plane.start()
-    _spare_the_collector()
+    spare_the_collector()
     await ending.wait()
     with contextlib.suppress(asyncio.CancelledError):
         await plane.stop()
-
-
-def _spare_the_collector() -> None:
-    """Modules and the loaded world live as long as we do, and jobs that come in are no garbage: look at them less."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def serve_main(config_path: str | None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> int:
