@@ -17,6 +17,11 @@ from federation.domain.job import Job, JobState, Owner
 from federation.domain.lease import Lease
 from federation.domain.usage import UsageInterval
 
+STORE_ENTITY = "store"
+"""Facts about the store itself, by incarnation; they are never pruned."""
+RESTORED = "StoreRestored"
+"""A backup took the store's place. Payload: `last_seq` of the backup, and whether it tells all agents (`agents_complete`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class EventRow:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from federation.cli import hubs, jobs, operating, policies, simulate, submitting, tokens
+from federation.cli import database, hubs, jobs, operating, policies, simulate, submitting, tokens
 from federation.cli.format import Format
 from federation.cli.session import Session
 from federation.errors import FederationError
@@ -52,6 +52,7 @@ hubs.register(app)
 policies.register(app)
 operating.register(app)
 tokens.register(app)
+database.register(app)
 simulate.register(app)
 
 

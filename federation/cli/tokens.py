@@ -73,7 +73,7 @@ def issue(  # noqa: PLR0913  # one argument a flag
     from federation.identity.principal import OPERATOR
     from federation.identity.tokens import TokenFile
 
-    session, settings = session_of(context), _settings(config)
+    session, settings = session_of(context), control_settings(config)
     if session.form is Format.NAME and into is None:
         raise invalid("-o name would lose the token", hint="Leave it out, or add --into FOLDER.", field="output")
     if operator and kind != "user":
@@ -101,7 +101,7 @@ def list_tokens(context: typer.Context, config: Config = None) -> None:
     from federation.cli.show import print_many
 
     session = session_of(context)
-    held = _tokens(_settings(config)).held()
+    held = _tokens(control_settings(config)).held()
     table = tables.table(["NAME", "KIND", "HUB", "PROJECTS", "ROLES", ">TOKENS"])
     for who, count in held.items():
         projects = {"hub": "", "admin": "all"}.get(who.kind, ", ".join(_projects(who)))
@@ -119,7 +119,7 @@ def revoke(context: typer.Context, name: Name, *, kind: Kind = "user", config: C
     from federation.identity.principal import LOCAL_ISSUER, PrincipalKind
 
     session = session_of(context)
-    tokens = _tokens(_settings(config))
+    tokens = _tokens(control_settings(config))
     ended = tokens.revoke(PrincipalKind(_known(kind)), LOCAL_ISSUER, name)
     if not ended:
         others = [who.kind.value for who in tokens.principals() if who.subject == name]
@@ -156,7 +156,8 @@ def login(context: typer.Context) -> None:
 
 
 # ---- the parts --------------------------------------------------------------------------------------------------------
-def _settings(config: Path | None) -> Settings:
+def control_settings(config: Path | None) -> Settings:
+    """The control plane's settings, on its machine. Raises: FederationError where there are none."""
     from federation.app.settings import read_settings
     from federation.client.settings import FOLDER
 
@@ -164,7 +165,7 @@ def _settings(config: Path | None) -> Settings:
     if not file.is_file():
         raise invalid(
             f"there are no settings of a control plane in {str(file)!r}",
-            hint="Tokens are issued on the control plane's machine: name its control.toml with --config.",
+            hint="This works on the control plane's machine: name its control.toml with --config.",
             code=Code.CONFIGURATION_INVALID,
             path=str(file),
         )

@@ -46,11 +46,11 @@ class SqliteFile:
     def __init__(self, path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         self.path = path
         self.where = str(path)
-        self.statements = Statements(PysqliteDialect(paramstyle="qmark"))
+        self.statements = statements()
         self._busy_timeout_ms = busy_timeout_ms
         self._rows_since_checkpoint = 0
         self._pages_per_row = 2.0
-        self._lock = _lock(path)
+        self._lock = lock(path)
         try:
             self.writer = self._configured(prepare(path))
             self._readers = QueuePool(
@@ -69,7 +69,7 @@ class SqliteFile:
 
     def error_of(self, error: sqlite3.Error) -> BaseException:
         """`error` as ours; see `faults`."""
-        return faults.from_sqlite(error, self.where, no_room=_free_bytes(self.path) < _FREE_BYTES_MIN)
+        return faults.from_sqlite(error, self.where, no_room=no_room(self.path))
 
     def committed(self, rows: int) -> None:
         """After each commit: move the log's pages home when there are enough of them.
@@ -122,6 +122,11 @@ class SqliteFile:
         return connection
 
 
+def statements() -> Statements:
+    """What is asked of a file and written to it, as SQLite reads it."""
+    return Statements(PysqliteDialect(paramstyle="qmark"))
+
+
 def connect(path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> sqlite3.Connection:
     """A connection without implicit transactions, usable from any thread, one at a time. The file must exist."""
     connection = sqlite3.connect(
@@ -142,9 +147,15 @@ def prepare(path: Path) -> sqlite3.Connection:
     Errors: STORE_UNAVAILABLE for a file that is empty, cut short, damaged, somebody else's, or of a newer version.
     """
     try:
+        if restoring(path).exists():
+            raise faults.unavailable(
+                "a restore of this store was interrupted",
+                f"Run `brhub db restore` again; or remove {str(restoring(path))!r} to go on with what was there before.",
+                str(path),
+            )
         if not path.exists():
             _create(path)
-        _check_header(path)
+        check_header(path)
         path.chmod(0o600)  # specs carry secret variables
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -154,7 +165,7 @@ def prepare(path: Path) -> sqlite3.Connection:
         ) from error
     connection = connect(path)
     try:
-        revision = _revision(connection, path)
+        revision = revision_of(connection, path)
         if path.stat().st_size <= QUICK_CHECK_BYTES_MAX:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
@@ -191,7 +202,8 @@ def _create(path: Path) -> None:
         os.close(folder)
 
 
-def _check_header(path: Path) -> None:
+def check_header(path: Path) -> None:
+    """Refuse what cannot be a whole store of ours by its first bytes; no connection may be open here. STORE_UNAVAILABLE."""
     size_bytes = path.stat().st_size
     with path.open("rb") as file:  # nothing has it open yet: see the module's docstring
         header = file.read(_HEADER_BYTES)
@@ -217,7 +229,8 @@ def _log_has_pages(path: Path) -> bool:
     return log.exists() and log.stat().st_size > 0
 
 
-def _revision(connection: sqlite3.Connection, path: Path) -> str:
+def revision_of(connection: sqlite3.Connection, path: Path) -> str:
+    """The schema's revision. STORE_UNAVAILABLE when the file does not say."""
     found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
     rows = connection.execute("SELECT version_num FROM alembic_version").fetchall() if found else []
     if len(rows) != 1:
@@ -225,11 +238,17 @@ def _revision(connection: sqlite3.Connection, path: Path) -> str:
     return str(rows[0][0])
 
 
-def _lock(path: Path) -> _Lock:
-    return _Lock(Path(f"{path}.lock"))
+def restoring(path: Path) -> Path:
+    """Where a restore builds what takes the place of the store at `path`; while it is there nobody starts."""
+    return Path(f"{path}.restoring")
 
 
-class _Lock:
+def lock(path: Path) -> Lock:
+    """The right to the store at `path`. STORE_UNAVAILABLE while somebody else has it."""
+    return Lock(Path(f"{path}.lock"))
+
+
+class Lock:
     """Holds a file beside the store: two control planes on one store would each believe to be the only writer."""
 
     def __init__(self, path: Path) -> None:
@@ -255,9 +274,10 @@ class _Lock:
             os.close(self._descriptor)
 
 
-def _free_bytes(path: Path) -> int:
+def no_room(path: Path) -> bool:
+    """Whether the disk of the file at `path` is known to be full right now."""
     try:
         disk = os.statvfs(path.parent)
     except OSError:
-        return _FREE_BYTES_MIN
-    return disk.f_bavail * disk.f_frsize
+        return False
+    return disk.f_bavail * disk.f_frsize < _FREE_BYTES_MIN

@@ -28,17 +28,12 @@ def upgrade_sqlite(connection: sqlite3.Connection, where: str, scripts: Path = V
 
     Foreign keys are off while tables are rebuilt and checked before the commit.
     """
-    from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
-    from alembic.script import ScriptDirectory
     from sqlalchemy import create_engine, event
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import StaticPool
 
-    config = Config()
-    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    script = ScriptDirectory.from_config(config)
+    config, script = _scripts(scripts)
     engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool)
 
     @event.listens_for(engine, "begin")
@@ -63,6 +58,23 @@ def upgrade_sqlite(connection: sqlite3.Connection, where: str, scripts: Path = V
                 raise faults.damaged(where, what)
     except DBAPIError as error:
         raise error.orig or error from error
+
+
+def known() -> frozenset[str]:
+    """Every revision that this version can read."""
+    _, script = _scripts(VERSIONS)
+    return frozenset(entry.revision for entry in script.walk_revisions())
+
+
+def _scripts(folder: Path) -> tuple[Any, Any]:
+    """Alembic's configuration and its folder of revisions."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config, ScriptDirectory.from_config(config)
 
 
 def newer(where: str, revision: str) -> BaseException:

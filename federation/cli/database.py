@@ -1,0 +1,137 @@
+"""`brhub db backup`, `restore` and `upgrade`: for whoever runs the control plane, on its machine.
+
+A backup may be taken while the control plane serves; the other two ask that it has ended. What a restore means for the
+hubs is in ARCHITECTURE.md ("After a restore"). Deliberately not here: copies and checks (`federation/store/backup.py`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from federation.cli.session import now_ms, session_of
+from federation.cli.tokens import Config, control_settings
+from federation.errors import Code, Fault, FederationError
+
+if TYPE_CHECKING:
+    from federation.store.backup import Summary
+
+_SQLITE = "sqlite:///"
+AgentsComplete = Annotated[
+    bool,
+    typer.Option(
+        "--agents-complete",
+        help="No agent has joined since the backup: jobs wait for those in it only, and for nobody else.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    noun = typer.Typer(no_args_is_help=True, help="The control plane's store: copies of it, the way back, its schema.")
+    noun.command("backup")(backup)
+    noun.command("restore")(restore)
+    noun.command("upgrade")(upgrade)
+    app.add_typer(noun, name="db")
+
+
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; it holds jobs' secret variables.")],
+    config: Config = None,
+) -> None:
+    """Write a checked copy of the store, also while the control plane serves."""
+    from federation.cli.show import print_one
+    from federation.store.backup import back_up
+
+    made = back_up(_store(config), file.absolute())
+    print_one(_document(made), session_of(context).form, text=f"{made.path} is whole: {_words(made)}")
+
+
+def restore(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A backup.")] = None,
+    config: Config = None,
+    agents_complete: AgentsComplete = False,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="The store's file was put back by other means: only say so to the hubs.")
+    ] = False,
+) -> None:
+    """Put a backup in the store's place, after the control plane has ended. What was there is kept beside it."""
+    from federation.cli.show import print_one
+    from federation.store import backup as copies
+
+    path = _store(config)
+    if (file is None) is not in_place:
+        raise FederationError(
+            Code.INVALID_ARGUMENT,
+            "either a backup is named, or --in-place says that it lies in its place already",
+            fault=Fault.CALLER,
+            hint="Write `brhub db restore FILE`.",
+        )
+    if file is None:
+        done = copies.raised(path, now_ms(), agents_complete=agents_complete)
+    else:
+        done = copies.restore(path, file.absolute(), now_ms(), agents_complete=agents_complete)
+    lines = [f"{done.summary.path} has it: {_words(done.summary)}"]
+    if done.aside is not None:
+        lines.append(f"what was there before: {done.aside}; to take this back: brhub db restore {done.aside}")
+    if done.agents_complete:
+        lines.append("jobs of before start again when every agent has told what it runs, or its leases must be over")
+    else:
+        lines.append(
+            "agents that joined since the backup are not known: jobs of before that may not run twice start again when "
+            "any lease of theirs must be over; with --agents-complete they wait for the known agents only"
+        )
+    value = {
+        **_document(done.summary),
+        "aside": str(done.aside or ""),
+        "agents_complete": done.agents_complete,
+    }
+    print_one(value, session_of(context).form, text="\n".join(lines))
+
+
+def upgrade(context: typer.Context, config: Config = None) -> None:
+    """Bring the store to this version's schema, in one transaction; the next start would do the same."""
+    from federation.cli.show import print_one
+    from federation.store import backup as copies
+    from federation.store import migrations
+
+    path = _store(config)
+    migrations.upgrade(f"{_SQLITE}{path}")
+    found = copies.summary_of(path)
+    print_one(_document(found), session_of(context).form, text=f"{path} is at schema {found.revision}: {_words(found)}")
+
+
+def _store(config: Path | None) -> Path:
+    """The store's file. Raises: FederationError where the settings name a store of another kind."""
+    url = control_settings(config).store_url
+    if url.startswith(_SQLITE):
+        return Path(url.removeprefix(_SQLITE)).absolute()
+    raise FederationError(
+        Code.CONFIGURATION_INVALID,
+        f"the store is of the kind {url.partition(':')[0]!r}, which has tools of its own",
+        fault=Fault.CALLER,
+        hint="Use them (pg_dump, pg_restore); `brhub db` works on a store that is a file.",
+    )
+
+
+def _document(found: Summary) -> dict[str, Any]:
+    return {
+        "id": str(found.path),
+        "schema": found.revision,
+        "incarnation": found.incarnation,
+        "last_seq": found.last_seq,
+        "size_bytes": found.size_bytes,
+        "rows": dict(found.rows),
+    }
+
+
+def _words(found: Summary) -> str:
+    rows = found.rows
+    return (
+        f"schema {found.revision}, incarnation {found.incarnation}, {rows['jobs']} jobs, {rows['leases']} leases, "
+        f"{rows['hubs']} hubs, {rows['events']} events, {found.size_bytes} bytes"
+    )

@@ -1,0 +1,369 @@
+"""Copies of a store that is at work, and the way back: what `brhub db backup` and `restore` do, one function each.
+
+A backup is a file of the same kind as the store, whole in itself: checked after writing, readable by its owner only. A
+restore never touches the present store before the copy that takes its place is whole; the present one is kept aside, and
+the **incarnation** is raised, so that agents drop what was ordered before (`service/restoring.py` says what follows).
+
+While `FILE.restoring` lies beside a store, a start is refused: a restore that lost power half-way is done again or given
+up by hand, and never taken for an empty store. A store on PostgreSQL is backed up by PostgreSQL's own tools; `raised` is
+then all that a restore still needs. Not here: who adopts what (`service/restoring.py`), words for people (`cli/database.py`).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from federation.errors import Code, Fault, FederationError
+from federation.ports import RESTORED, STORE_ENTITY, EventRow
+from federation.store import codec, faults, migrations, schema, sqlite
+
+_COUNTS = {
+    table.name: str(select(func.count()).select_from(table))
+    for table in schema.metadata.sorted_tables
+    if table not in (schema.meta, schema.specs)
+}
+_TELLS_ALL = "agents_complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a store's file holds."""
+
+    path: Path
+    revision: str
+    """Of its schema."""
+    incarnation: int
+    last_seq: int
+    last_event_ms: int
+    """When the newest event was written; 0 without events."""
+    rows: Mapping[str, int]
+    """By table."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did."""
+
+    summary: Summary
+    """Of the store as it is now."""
+    aside: Path | None
+    """Where the store of before lies; None: there was none."""
+    agents_complete: bool
+    """Whether every agent that ever joined is in it, so that nobody else needs to be waited for."""
+
+
+def back_up(path: Path, to: Path) -> Summary:
+    """A checked copy at `to` of the store at `path`, which may be at work. What is committed when it begins is in it.
+
+    Errors: CONFIGURATION_INVALID where `to` exists; STORE_UNAVAILABLE for a store that is damaged or no store of ours;
+    STORE_FULL. A copy that is not whole does not stay behind.
+    """
+    if not path.exists():
+        raise _no_store(path)
+    sqlite.check_header(path)
+    with _made(to) as partial, _errors(path, to):
+        source = _reading(path)
+        try:
+            _copy(source, partial)
+        finally:
+            source.close()
+        summary = summary_of(partial)
+    return _named(summary, to)
+
+
+def summary_of(path: Path) -> Summary:
+    """What the file at `path` holds, after all of it was checked. Errors: STORE_UNAVAILABLE, naming what is wrong."""
+    try:
+        sqlite.check_header(path)
+    except OSError as error:
+        raise faults.unavailable(
+            f"{str(path)!r} cannot be read: {error.strerror}", "Check the path and its rights.", str(path)
+        ) from error
+    with _errors(path, path):
+        connection = _reading(path)
+        try:
+            revision = sqlite.revision_of(connection, path)
+            (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            if verdict != "ok":
+                raise faults.damaged(str(path), verdict)
+            orphan = connection.execute("PRAGMA foreign_key_check").fetchone()
+            if orphan is not None:
+                raise faults.damaged(str(path), f"rows of {orphan[0]} point to rows that are gone")
+            (incarnation,) = connection.execute("SELECT value FROM meta WHERE name = 'incarnation'").fetchone()
+            last_seq, last_ms = connection.execute("SELECT max(seq), max(at_ms) FROM events").fetchone()
+            rows = {name: connection.execute(sql).fetchone()[0] for name, sql in _COUNTS.items()}
+        finally:
+            connection.close()
+    size_bytes = path.stat().st_size
+    return Summary(path, revision, int(incarnation), int(last_seq or 0), int(last_ms or 0), rows, size_bytes)
+
+
+def restore(path: Path, file: Path, now_ms: int, *, agents_complete: bool = False) -> Restored:
+    """Put the backup `file` in the place of the store at `path`, under a higher incarnation.
+
+    `agents_complete`: the operator says that no agent has joined since the backup; else that is so where the present
+    store can be read, goes on from the backup, and tells them all. Errors: STORE_UNAVAILABLE where a control plane has
+    the store, and for a file that is damaged, no store, or of a newer version; CONFIGURATION_INVALID for a clock that
+    stands before the backup's newest event. The present store is not touched then.
+    """
+    if file.exists() and path.exists() and file.samefile(path):
+        raise _refused(f"{str(path)!r} is the store itself", "Name a backup of it.", path)
+    lock = sqlite.lock(path)
+    try:
+        found = summary_of(file)
+        if found.revision not in migrations.known():
+            raise migrations.newer(str(file), found.revision)
+        _check_clock(found, now_ms)
+        building = sqlite.restoring(path)
+        for half_made in (building, Path(f"{building}-journal")):
+            half_made.unlink(missing_ok=True)
+        with _errors(file, path):
+            _build(file, building)
+            present = _present(path, building)
+            complete = agents_complete or present.tells_all
+            _raise(building, max(found.incarnation, present.incarnation), now_ms, complete, file.name)
+            summary = summary_of(building)
+            _synced(building)
+        aside = _set_aside(path, now_ms) if path.exists() else None
+        building.rename(path)
+        _sync_folder(path)
+        return Restored(_named(summary, path), aside, complete)
+    finally:
+        lock.close()
+
+
+def raised(path: Path, now_ms: int, *, agents_complete: bool = False) -> Restored:
+    """Raise the incarnation of a store that was put back by other means: copied by hand, or a disk's snapshot."""
+    if not path.exists():
+        raise _no_store(path)
+    lock = sqlite.lock(path)
+    try:
+        connection = sqlite.prepare(path)  # checks it, and folds in what a crash left in its log
+        connection.close()
+        found = summary_of(path)
+        _check_clock(found, now_ms)
+        with _errors(path, path):
+            _raise(path, found.incarnation, now_ms, agents_complete, "in place")
+        return Restored(summary_of(path), None, agents_complete)
+    finally:
+        lock.close()
+
+
+# ---- the steps -------------------------------------------------------------------------------------------------------
+def _copy(source: sqlite3.Connection, to: Path) -> None:
+    """All pages in one step: a snapshot. Writers go on meanwhile, their pages stay in the log until it is done."""
+    target = sqlite.connect(to)
+    try:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode=DELETE")  # the file is all there is of it
+    finally:
+        target.close()
+
+
+def _build(file: Path, building: Path) -> None:
+    """The backup's rows at today's schema."""
+    os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    source = _reading(file)
+    try:
+        _copy(source, building)
+    finally:
+        source.close()
+    connection = sqlite.connect(building)
+    try:
+        migrations.upgrade_sqlite(connection, str(building))
+    finally:
+        connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Present:
+    """What the store of before still tells."""
+
+    incarnation: int = 0
+    tells_all: bool = False
+
+
+def _present(path: Path, building: Path) -> _Present:
+    """The incarnation of the store of before; the agents that joined there since are told to the one that follows.
+
+    Only of one that goes on from the backup: it has the backup's newest event. One that is damaged tells nothing.
+    """
+    try:
+        if not path.exists():
+            return _Present()
+        sqlite.check_header(path)
+        connection = sqlite.connect(path)
+    except (FederationError, sqlite3.Error):
+        return _Present()
+    try:
+        at_head = sqlite.revision_of(connection, path) == schema.HEAD
+        (incarnation,) = connection.execute("SELECT value FROM meta WHERE name = 'incarnation'").fetchone()
+        goes_on = at_head and _tell_agents(connection, building)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # here a failure is told; at the last close it is not
+        return _Present(int(incarnation), goes_on)
+    except (FederationError, sqlite3.Error):
+        return _Present()
+    finally:
+        connection.close()
+
+
+def _tell_agents(connection: sqlite3.Connection, building: Path) -> bool:
+    """Whether the open store goes on from the one at `building`; then agents that joined since are told to that one."""
+    connection.execute("ATTACH ? AS later", (str(building),))
+    same = bool(
+        connection.execute(
+            "SELECT count(*) FROM later.events AS b JOIN main.events AS p USING (seq, at_ms, entity_id, type, incarnation)"
+            " WHERE b.seq = (SELECT max(seq) FROM later.events)"
+        ).fetchone()
+        == (1,)
+    )
+    if same:
+        connection.execute("INSERT OR IGNORE INTO later.hubs SELECT * FROM main.hubs")
+        connection.execute("INSERT OR IGNORE INTO later.agents SELECT * FROM main.agents")
+    connection.execute("DETACH later")
+    return same
+
+
+def _raise(path: Path, highest: int, now_ms: int, complete: bool, source: str) -> None:
+    """Write the new incarnation, and the fact that says so.
+
+    It is the moment of the restore, in Unix seconds: two restores of one backup, the store between them lost, would
+    otherwise both be the next number, and agents would take the orders of one for those of the other.
+    """
+    incarnation = max(highest + 1, now_ms // 1000)
+    connection = sqlite.connect(path)
+    try:
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        (last_seq,) = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
+        payload = json.dumps({"from": source, "last_seq": last_seq, _TELLS_ALL: complete})
+        fact = EventRow(now_ms, STORE_ENTITY, str(incarnation), RESTORED, "restore", "operator", payload)
+        row = codec.event_row(fact, last_seq + 1, incarnation)
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'incarnation'", (incarnation,))
+        connection.execute(sqlite.statements().insert_event, row)
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def _set_aside(path: Path, now_ms: int) -> Path:
+    """The store of before under another name, with the log that it may still have; its own name keeps standing for it."""
+    moment = dt.datetime.fromtimestamp(now_ms / 1000, dt.UTC).strftime("%Y%m%dT%H%M%SZ")
+    aside, number = Path(f"{path}.before-{moment}"), 1
+    while aside.exists():
+        number += 1
+        aside = Path(f"{path}.before-{moment}-{number}")
+    for suffix in ("-wal", "-journal"):
+        log = Path(f"{path}{suffix}")
+        if log.exists():  # of a store that could not be opened: with another file it would be poison
+            log.rename(f"{aside}{suffix}")
+    Path(f"{path}-shm").unlink(missing_ok=True)
+    os.link(path, aside)
+    return aside
+
+
+# ---- checks, names and files ----------------------------------------------------------------------------------------
+def _check_clock(found: Summary, now_ms: int) -> None:
+    if now_ms < found.last_event_ms:
+        raise _refused(
+            "this machine's clock stands before the newest event of the backup",
+            "Set the clock first: leases are counted from the moment of the restore.",
+            found.path,
+        )
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write: one that can would fold the log in when it closes, and keep quiet about a failure."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30, isolation_level=None)
+
+
+@contextmanager
+def _made(to: Path) -> Iterator[Path]:
+    """A new file for its owner only, at its name when it is whole and on the disk, gone when it is not."""
+    if to.exists():
+        raise _refused(f"{str(to)!r} is there already", "Name a new file; backups are not overwritten.", to)
+    partial = Path(f"{to}.partial")
+    try:
+        partial.unlink(missing_ok=True)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise _refused(
+            f"{str(to)!r} cannot be written: {error.strerror}", "Check the path and its rights.", to
+        ) from error
+    try:
+        yield partial
+        _synced(partial)
+        partial.rename(to)
+        _sync_folder(to)
+    except BaseException:
+        for left in (partial, Path(f"{partial}-journal")):
+            with suppress(OSError):
+                left.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _errors(reading: Path, writing: Path) -> Iterator[None]:
+    """Errors of SQLite and of the disk as ours. A failed fsync here is a refusal: nobody was told that it is done."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        found = faults.from_sqlite(error, str(reading), no_room=sqlite.no_room(writing))
+        if not isinstance(found, FederationError):
+            found = faults.unavailable(f"the disk failed: {error}", "Use another disk.", str(writing))
+        raise found from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise faults.full(str(writing)) from error
+        raise
+
+
+def _synced(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _named(summary: Summary, path: Path) -> Summary:
+    return Summary(
+        path,
+        summary.revision,
+        summary.incarnation,
+        summary.last_seq,
+        summary.last_event_ms,
+        summary.rows,
+        summary.size_bytes,
+    )
+
+
+def _no_store(path: Path) -> FederationError:
+    return faults.unavailable(
+        f"there is no store at {str(path)!r}", "Name the settings of the control plane.", str(path)
+    )
+
+
+def _refused(message: str, hint: str, path: Path) -> FederationError:
+    return FederationError(
+        Code.CONFIGURATION_INVALID, message, fault=Fault.CALLER, hint=hint, metadata={"path": str(path)}
+    )
