@@ -1,28 +1,38 @@
-"""Where state and facts are kept: one schema, SQLite through SQLAlchemy Core and Alembic, and memory; one contract.
+"""Where state and facts are kept: one schema, SQLite or PostgreSQL, and memory; one contract.
 
 `open_store` is the door; `ports.Store` and `ports.Transaction` are what comes out of it. Deliberately not here:
 decisions (`lifecycle`, `service`), the wire (a spec's bytes pass through unread), and clocks: times are given.
-Read `ports.py` first, then `sql.py`; `schema.py` says what lies where, `faults.py` what may go wrong.
+Read `ports.py` first, then `sql.py`, which writes through a `database.py`; `schema.py` says what lies where, `faults.py`
+what may go wrong, `leadership.py` who may write.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from federation.errors import Code, Fault, FederationError
 from federation.ports import Store
 from federation.store.faults import DurabilityLost
 
-__all__ = ["DurabilityLost", "open_store"]
+if TYPE_CHECKING:
+    from federation.store.leadership import Leadership  # loads a driver that not everybody has
+
+__all__ = ["DurabilityLost", "leadership_of", "open_store"]
 
 _SQLITE = "sqlite:///"
+_POSTGRES = ("postgresql://", "postgres://")
 
 
-def open_store(url: str, *, busy_timeout_ms: int = 5_000) -> Store:
-    """The store at `url`: "memory:", or "sqlite:///relative/path", "sqlite:////absolute/path", made if there is none.
+def open_store(url: str, *, busy_timeout_ms: int = 5_000, waiting: Callable[[str], None] | None = None) -> Store:
+    """The store at `url`, made if there is none.
 
-    `busy_timeout_ms` is how long a write waits for another program's lock on the file. Errors: CONFIGURATION_INVALID
-    for another kind of url; STORE_UNAVAILABLE for a file that is damaged, in use, or of a newer version.
+    "sqlite:///relative/path", "sqlite:////absolute/path", "postgresql://user:password@host/database", or "memory:".
+    `busy_timeout_ms` is how long a write waits for another program's lock. A store has one control plane. With
+    `waiting`, one in PostgreSQL is waited for until whoever leads has ended, and `waiting` is told once who that is.
+    Errors: CONFIGURATION_INVALID for another kind of url; STORE_UNAVAILABLE for a store that is damaged, out of reach,
+    of a newer version, or in use.
     """
     if url == "memory:":
         from federation.store.memory import MemoryStore
@@ -33,13 +43,24 @@ def open_store(url: str, *, busy_timeout_ms: int = 5_000) -> Store:
         from federation.store.sqlite import SqliteFile
 
         return SqlStore(SqliteFile(Path(url.removeprefix(_SQLITE)), busy_timeout_ms))
+    if url.startswith(_POSTGRES):
+        from federation.store.postgres import PostgresDatabase
+        from federation.store.sql import SqlStore
+
+        return SqlStore(PostgresDatabase(url, busy_timeout_ms, waiting))
     raise FederationError(
         Code.CONFIGURATION_INVALID,
         f"the store {_without_password(url)!r} is of no kind that is known",
         fault=Fault.CALLER,
-        hint="Use sqlite:///path/to/file or memory:.",
+        hint="Use sqlite:///path/to/file, postgresql://user@host/database, or memory:.",
         metadata={"store": _without_password(url)},
     )
+
+
+def leadership_of(store: Store) -> Leadership | None:
+    """By what right `store` is written, where other control planes may take over; None: nobody else can."""
+    leadership: Leadership | None = getattr(getattr(store, "database", None), "leadership", None)
+    return leadership
 
 
 def _without_password(url: str) -> str:

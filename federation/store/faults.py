@@ -16,7 +16,7 @@ from federation.errors import Code, Fault, FederationError
 
 
 class DurabilityLost(BaseException):
-    """An fsync failed: this process can no longer know what is on its disk and must end. Never catch and go on."""
+    """This process can no longer know what its store holds, and must end. Never catch and go on."""
 
 
 _FSYNC_FAILED = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
@@ -51,6 +51,27 @@ def damaged(where: str, what: str) -> FederationError:
     )
 
 
+def closed(where: str) -> FederationError:
+    """It was closed by us."""
+    return unavailable("the store is closed", "The control plane is ending; try again after its next start.", where)
+
+
+def connection_lost(where: str) -> FederationError:
+    """The connection was lost, and what was to be written was not."""
+    return unavailable("the connection to the store was lost; nothing was written", "Try again.", where)
+
+
+def broken_rule(where: str, error: Exception | str) -> FederationError:
+    """A row that the schema forbids."""
+    return FederationError(
+        Code.INTERNAL,
+        f"the store refused a row that breaks its own rules: {error}",
+        fault=Fault.FEDERATION,
+        hint="This is a mistake in the control plane; please report it.",
+        metadata={"store": where},
+    )
+
+
 def request_reused() -> FederationError:
     """The service looks before it inserts, so only two submissions at once can meet this."""
     return FederationError(
@@ -61,7 +82,7 @@ def request_reused() -> FederationError:
     )
 
 
-def unstorable(error: Exception) -> FederationError:
+def unstorable(error: Exception | str) -> FederationError:
     """A text that is no Unicode, or a number beyond 64 bits: the wire lets neither in, a program's mistake may."""
     return FederationError(
         Code.INVALID_ARGUMENT,
@@ -88,13 +109,35 @@ def from_sqlite(error: sqlite3.Error, where: str, *, no_room: bool) -> BaseExcep
     if primary == sqlite3.SQLITE_CANTOPEN:
         return unavailable("the store cannot be opened", "Check that its folder exists and is writable.", where)
     if primary == sqlite3.SQLITE_CONSTRAINT:
-        return FederationError(
-            Code.INTERNAL,
-            f"the store refused a row that breaks its own rules: {error}",
-            fault=Fault.FEDERATION,
-            hint="This is a mistake in the control plane; please report it.",
-            metadata={"store": where},
-        )
+        return broken_rule(where, error)
     if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
-        return unavailable("the store is closed", "The control plane is ending; try again after its next start.", where)
+        return closed(where)
     return unavailable(f"the store failed: {error}", "Try again; look at the disk if it stays.", where)
+
+
+def from_postgres(sqlstate: str, message: str, where: str) -> FederationError:
+    """PostgreSQL's error as ours, by its SQLSTATE; empty where the connection itself failed. Nothing was written."""
+    said = message.strip().partition("\n")[0]
+    if sqlstate == "53100":
+        return full(where)
+    if sqlstate.startswith("23"):
+        return broken_rule(where, said)
+    if sqlstate.startswith("22"):
+        return unstorable(said)
+    if sqlstate.startswith("XX00"):
+        return damaged(where, said)
+    for states, message_of, hint in _POSTGRES:
+        if sqlstate.startswith(states):
+            return unavailable(message_of.format(said=said), hint, where)
+    return unavailable(f"the store failed: {said}", "Try again; look at PostgreSQL's log if it stays.", where)
+
+
+_POSTGRES = (
+    (("55P03",), "the store is locked by another program", "End that program, then try again."),
+    (("25006",), "the store is read-only: PostgreSQL is a replica there", "Name the primary in [store] url."),
+    (("28", "42501"), "PostgreSQL refuses our login: {said}", "Check user, password and rights in [store] url."),
+    (("3D",), "PostgreSQL has no such database: {said}", "Create it, then start again."),
+    (("40",), "the store was busy with a conflicting write: {said}", "Try again."),
+    (("53",), "PostgreSQL has no resources left: {said}", "Try again; raise its limits if it stays."),
+    (("57P", "57014"), "PostgreSQL is ending or starting: {said}", "Try again in a few seconds."),
+)

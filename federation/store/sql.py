@@ -4,13 +4,12 @@ One writer connection, used by the service's writer thread; readers come from a 
 the driver as tuples (`codec.py`) through statements compiled once (`statements.py`). A transaction that met an error
 is over: the database may have rolled it back already, and a statement after that would commit by itself.
 
-Not here: what is specific to one database (`sqlite.py`), and how errors are named (`faults.py`).
+Not here: what is specific to one database (`database.py`), and how errors are named (`faults.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,23 +21,23 @@ from federation.domain.usage import UsageInterval
 from federation.errors import Code, FederationError
 from federation.ports import EventRow, JobFilter, Loaded, Page, RequestRow, Transaction, UsedRow
 from federation.store import codec, faults
-from federation.store.sqlite import SqliteFile
+from federation.store.database import Database
 from federation.store.statements import IN_MAX, padded
 
 
 class SqlTransaction:
     """Writes of one commit; see `ports.Transaction`."""
 
-    def __init__(self, file: SqliteFile, last_seq: int, incarnation: int) -> None:
-        self._file = file
-        self._sql = file.statements
-        self._writer = file.writer
+    def __init__(self, database: Database, last_seq: int, incarnation: int) -> None:
+        self._database = database
+        self._sql = database.statements
         self._incarnation = incarnation
         self._error: BaseException | None = None
         self._rows = 0
         self.last_seq = last_seq
         self.committed = False
-        self._execute(file.begin_sql)
+        with self._named():
+            database.begin()
 
     def append_events(self, rows: Sequence[EventRow]) -> int:
         """Add facts; their first seq."""
@@ -95,39 +94,37 @@ class SqlTransaction:
         self._many(self._sql.insert_usage, [codec.usage_row(interval) for interval in intervals])
 
     def commit(self) -> None:
-        """Durable when this returns. Raises DurabilityLost, which nobody may catch, when an fsync failed."""
-        self._execute("COMMIT")
+        """Durable when this returns. Raises DurabilityLost, which nobody may catch, when nobody can say that it is."""
+        self._check()
+        with self._named():
+            self._database.commit(self._rows)
         self.committed = True
-        self._file.committed(self._rows)
 
     def roll_back(self) -> None:
         """Forget everything since the beginning."""
-        if self._writer.in_transaction:
-            self._writer.execute("ROLLBACK")
-
-    def _execute(self, sql: str) -> None:
-        self._check()
-        try:
-            self._writer.execute(sql)
-        except sqlite3.Error as error:
-            self._error = self._file.error_of(error)
-            raise self._error from error
+        self._database.roll_back()
 
     def _many(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> int:
         """Run `sql` for each row; how many rows it touched."""
         self._check()
         if not rows:
             return 0
-        try:
-            touched = self._writer.executemany(sql, rows).rowcount
-        except sqlite3.Error as error:
-            self._error = self._file.error_of(error)
-            raise self._error from error
-        except (UnicodeError, OverflowError) as error:  # rows before the bad one are written: the whole must go
-            self._error = faults.unstorable(error)
-            raise self._error from error
+        with self._named():
+            touched = self._database.many(sql, rows)
         self._rows += len(rows)
         return touched
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """An error ends the transaction, and has our name: rows before a bad one are written, so the whole must go."""
+        try:
+            yield
+        except self._database.errors as error:
+            self._error = self._database.error_of(error)
+            raise self._error from error
+        except (UnicodeError, OverflowError) as error:
+            self._error = faults.unstorable(error)
+            raise self._error from error
 
     def _check(self) -> None:
         assert not self.committed, "a committed transaction takes no more writes"
@@ -138,21 +135,21 @@ class SqlTransaction:
 class SqlStore:
     """A store in a SQL database; see `ports.Store`."""
 
-    def __init__(self, file: SqliteFile) -> None:
-        self._file = file
-        self._sql = file.statements
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._sql = database.statements
         self._writing = False
         try:
             self._incarnation = int(self._ask(self._sql.incarnation)[0][0])
             self._last_seq = int(self._ask(self._sql.last_seq)[0][0] or 0)
         except BaseException:
-            file.close()
+            database.close()
             raise
 
     def load(self) -> Loaded:
         """Everything live, from one snapshot."""
         with self._reading() as connection:
-            connection.execute("BEGIN")
+            connection.execute(self.database.snapshot_sql)
             try:
                 jobs = connection.execute(self._sql.live_jobs).fetchall()
                 leases = connection.execute(self._sql.live_leases).fetchall()
@@ -165,8 +162,8 @@ class SqlStore:
             last_seq=self._last_seq,
             jobs=tuple(sorted(codec.decoded(codec.job_of, jobs), key=lambda job: (job.queue_seq, job.id))),
             leases=tuple(sorted(codec.decoded(codec.lease_of, leases), key=lambda lease: lease.id)),
-            hubs=codec.decoded(codec.hub_of, hubs),
-            agents=codec.decoded(codec.agent_of, agents),
+            hubs=tuple(sorted(codec.decoded(codec.hub_of, hubs), key=lambda hub: hub.id)),
+            agents=tuple(sorted(codec.decoded(codec.agent_of, agents), key=lambda agent: agent.key)),
         )
 
     @contextlib.contextmanager
@@ -175,7 +172,7 @@ class SqlStore:
         assert not self._writing, "one transaction at a time"
         self._writing = True
         try:
-            transaction = SqlTransaction(self._file, self._last_seq, self._incarnation)
+            transaction = SqlTransaction(self.database, self._last_seq, self._incarnation)
             try:
                 yield transaction
             finally:
@@ -230,11 +227,12 @@ class SqlStore:
 
     def used_since(self, moment_ms: int) -> Sequence[UsedRow]:
         """What was used in stretches that ended since then, by lease and day."""
-        return codec.decoded(codec.used_of, self._ask(self._sql.used_since, (moment_ms,)))
+        used = codec.decoded(codec.used_of, self._ask(self._sql.used_since, (moment_ms,)))
+        return sorted(used, key=lambda row: (row.lease.id, row.end_ms))
 
     def close(self) -> None:
         """Give back connections and files."""
-        self._file.close()
+        self.database.close()
 
     def _ask(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with self._reading() as connection:
@@ -244,10 +242,7 @@ class SqlStore:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Any]:
         try:
-            borrowed = self._file.reader().connect()
-            try:
-                yield borrowed.driver_connection
-            finally:
-                borrowed.close()
-        except sqlite3.Error as error:
-            raise self._file.error_of(error) from error
+            with self.database.reading() as connection:
+                yield connection
+        except self.database.errors as error:
+            raise self.database.error_of(error) from error

@@ -10,11 +10,13 @@ drop SQLite's POSIX locks. Not here: rows and transactions (`sql.py`), revisions
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import sqlite3
 import struct
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ _CHECKPOINT = "PRAGMA wal_checkpoint({})"
 class SqliteFile:
     """One store's file, locked against a second control plane until `close`."""
 
-    begin_sql = "BEGIN IMMEDIATE"
+    errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+    snapshot_sql = "BEGIN"
 
     def __init__(self, path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         self.path = path
@@ -63,23 +66,43 @@ class SqliteFile:
             self._lock.close()
             raise
 
-    def reader(self) -> QueuePool:
-        """Connections for any thread; each sees what is committed."""
-        return self._readers
+    def begin(self) -> None:
+        """Begin the one transaction, with the file's write lock."""
+        self.writer.execute("BEGIN IMMEDIATE")
 
-    def error_of(self, error: sqlite3.Error) -> BaseException:
-        """`error` as ours; see `faults`."""
-        return faults.from_sqlite(error, self.where, no_room=no_room(self.path))
+    def many(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Run `sql` for each of `rows`; how many rows it touched."""
+        return self.writer.executemany(sql, rows).rowcount
 
-    def committed(self, rows: int) -> None:
-        """After each commit: move the log's pages home when there are enough of them.
+    def commit(self, rows: int) -> None:
+        """End the transaction, and move the log's pages home when there are enough of them.
 
         What was committed is safe in the log, so a checkpoint that finds no room is tried again later; only a failed
         fsync is not survivable.
         """
+        self.writer.execute("COMMIT")
         self._rows_since_checkpoint += rows
         if self._rows_since_checkpoint * self._pages_per_row >= CHECKPOINT_PAGES:
             self._checkpoint("PASSIVE")
+
+    def roll_back(self) -> None:
+        """Forget the open transaction; after some errors SQLite has done so by itself."""
+        if self.writer.in_transaction:
+            self.writer.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Any]:
+        """A connection that sees what is committed."""
+        borrowed = self._readers.connect()
+        try:
+            yield borrowed.driver_connection
+        finally:
+            borrowed.close()
+
+    def error_of(self, error: Exception) -> BaseException:
+        """`error` as ours; see `faults`."""
+        assert isinstance(error, sqlite3.Error), f"{error!r} is not of this driver"
+        return faults.from_sqlite(error, self.where, no_room=no_room(self.path))
 
     def _checkpoint(self, mode: str) -> None:
         try:

@@ -57,8 +57,8 @@ class Statements:
         self.lease_by_id = self._text(select(leases).where(leases.c.id == _given("id")), ("id",))
         live_leases = select(leases).where(leases.c.state.in_(_literals(schema.LIVE_LEASE_STATES)))
         self.live_leases = self._text(live_leases, ())
-        self.all_hubs = self._text(select(schema.hubs).order_by(schema.hubs.c.id), ())
-        self.all_agents = self._text(select(schema.agents).order_by(*schema.agents.primary_key), ())
+        self.all_hubs = self._text(select(schema.hubs), ())
+        self.all_agents = self._text(select(schema.agents), ())
         self.count_jobs = self._text(select(schema.jobs.c.state, func.count()).group_by(schema.jobs.c.state), ())
         self.events_of = self._text(
             select(events)
@@ -96,7 +96,6 @@ class Statements:
             .join(jobs, jobs.c.id == leases.c.job_id)
             .where(usage.c.end_ms >= _given("moment_ms"))
             .group_by(leases.c.id, jobs.c.id, day)
-            .order_by(leases.c.id, last_ms)
         )
         return self._text(query, ("moment_ms",))
 

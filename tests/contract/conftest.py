@@ -9,6 +9,21 @@ import pytest
 
 from federation.ports import Store
 from tests.contract.store_builders import StoreHome
+from tests.support.postgres import PostgresUnderTest, running_postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> PostgresUnderTest:
+    """A PostgreSQL that runs."""
+    return running_postgres()
+
+
+@pytest.fixture
+def postgres_home(postgres: PostgresUnderTest) -> Iterator[StoreHome]:
+    """A database for one store."""
+    home = StoreHome(postgres.emptied())
+    yield home
+    home.close()
 
 
 @pytest.fixture
@@ -20,10 +35,13 @@ def sqlite_home(tmp_path: Path) -> Iterator[StoreHome]:
     home.close()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store_home(request: pytest.FixtureRequest, sqlite_home: StoreHome) -> StoreHome:
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def store_home(request: pytest.FixtureRequest) -> StoreHome:
     """A place for a store of each kind."""
-    return StoreHome("memory:") if request.param == "memory" else sqlite_home
+    if request.param == "memory":
+        return StoreHome("memory:")
+    home: StoreHome = request.getfixturevalue(f"{request.param}_home")
+    return home
 
 
 @pytest.fixture

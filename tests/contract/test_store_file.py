@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 def _inside(store: Store) -> Any:
     """The file under a SQL store, to hurt it."""
     assert isinstance(store, SqlStore)
-    return store._file
+    return store.database
 
 
 def _path(home: StoreHome) -> Path:

@@ -30,6 +30,7 @@ from federation.domain.quantities import Amount
 from federation.ports import JobFilter, Store
 from federation.store import codec, open_store
 from tests.contract.store_builders import fact, full_job, interval, job, lease, request
+from tests.support.postgres import running_postgres
 
 TEXT = st.text(max_size=12)
 NUMBER = st.integers(-(2**63), 2**63 - 1)
@@ -163,17 +164,42 @@ def _apply(store: Store, steps: list[tuple[object, ...]], commit: bool) -> str:
 
 @settings(max_examples=60, deadline=None)
 @given(TRANSACTIONS)
-def test_sql_does_what_the_dictionaries_do(transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
+def test_sqlite_does_what_the_dictionaries_do(transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
     """After any transactions, committed, abandoned or refused, both stores answer every question alike."""
     with _both() as (plain, sql):
-        for steps, commit in transactions:
-            assert _apply(sql, steps, commit) == _apply(plain, steps, commit)
-        assert sql.load() == plain.load()
-        assert sql.count_jobs() == plain.count_jobs()
-        for limit in (1, 3, 10):
-            assert sql.list_jobs(JobFilter(), 0, limit) == plain.list_jobs(JobFilter(), 0, limit)
-        keys = [("aisha", f"r{n}") for n in range(1, 7)]
-        assert sql.find_requests(keys) == plain.find_requests(keys)
-        for n in range(1, 7):
-            assert sql.usage_of(LeaseId(f"lease-{n}")) == plain.usage_of(LeaseId(f"lease-{n}"))
-            assert sql.events_of("job", f"job-{n}", 5) == plain.events_of("job", f"job-{n}", 5)
+        _held_together(plain, sql, transactions)
+
+
+@settings(max_examples=30, deadline=None)
+@given(TRANSACTIONS)
+def test_postgres_does_what_the_dictionaries_do(transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
+    """The same holds of PostgreSQL."""
+    sql = open_store(running_postgres().emptied())
+    try:
+        _held_together(open_store("memory:"), sql, transactions)
+    finally:
+        sql.close()
+
+
+def _held_together(plain: Store, sql: Store, transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
+    for steps, commit in transactions:
+        assert _apply(sql, steps, commit) == _apply(plain, steps, commit)
+    assert sql.load() == plain.load()
+    assert sql.count_jobs() == plain.count_jobs()
+    for limit in (1, 3, 10):
+        assert sql.list_jobs(JobFilter(), 0, limit) == plain.list_jobs(JobFilter(), 0, limit)
+    keys = [("aisha", f"r{n}") for n in range(1, 7)]
+    assert sql.find_requests(keys) == plain.find_requests(keys)
+    for n in range(1, 7):
+        assert sql.usage_of(LeaseId(f"lease-{n}")) == plain.usage_of(LeaseId(f"lease-{n}"))
+        assert sql.events_of("job", f"job-{n}", 5) == plain.events_of("job", f"job-{n}", 5)
+
+
+@given(st.lists(st.lists(TEXT | st.sampled_from("\0\ufdd0m0") | NUMBER, max_size=4).map(tuple), max_size=3))
+def test_any_text_survives_a_database_without_zero_bytes(rows: list[tuple[object, ...]]) -> None:
+    """What PostgreSQL is given holds no zero byte, and what comes back is what was given."""
+    from federation.store import postgres
+
+    given_ = postgres._storable(rows)
+    assert not any("\0" in value for row in given_ for value in row if isinstance(value, str))
+    assert [postgres._restored(row) for row in given_] == rows

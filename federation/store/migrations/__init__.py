@@ -8,10 +8,14 @@ Not here: what the schema is (`schema.py`; a test compares the two), and checks 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from federation.store import faults
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine  # loading it costs a start that has nothing to upgrade
 
 VERSIONS = Path(__file__).parent
 
@@ -28,17 +32,39 @@ def upgrade_sqlite(connection: sqlite3.Connection, where: str, scripts: Path = V
 
     Foreign keys are off while tables are rebuilt and checked before the commit.
     """
-    from alembic.runtime.environment import EnvironmentContext
     from sqlalchemy import create_engine, event
-    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import StaticPool
 
-    config, script = _scripts(scripts)
     engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool)
 
     @event.listens_for(engine, "begin")
     def begin(opened: Any) -> None:
         opened.exec_driver_sql("BEGIN IMMEDIATE")  # the driver's own would start too late: at the first INSERT
+
+    def check(opened: Any) -> None:
+        orphans = opened.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+        if orphans:
+            what = f"{len(orphans)} rows point to rows that are gone, first in {orphans[0][0]}"
+            raise faults.damaged(where, what)
+
+    connection.execute("PRAGMA foreign_keys=OFF")
+    _run(engine, where, scripts, check)
+
+
+def upgrade_postgres(connect: Callable[[], Any], where: str, scripts: Path = VERSIONS) -> None:
+    """Bring a PostgreSQL database to the newest revision in `scripts`, in one transaction of a connection of its own."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
+    _run(engine, where, scripts, lambda _: None)
+
+
+def _run(engine: Engine, where: str, scripts: Path, check: Callable[[Any], None]) -> None:
+    from alembic.runtime.environment import EnvironmentContext
+    from sqlalchemy.exc import DBAPIError
+
+    config, script = _scripts(scripts)
 
     def steps(revision: Any, _: Any) -> Any:
         known = {entry.revision for entry in script.walk_revisions()}
@@ -47,15 +73,11 @@ def upgrade_sqlite(connection: sqlite3.Connection, where: str, scripts: Path = V
             raise newer(where, ", ".join(sorted(found - known)))
         return script._upgrade_revs("head", revision)  # noqa: SLF001 - what alembic's own `upgrade` command calls
 
-    connection.execute("PRAGMA foreign_keys=OFF")
     try:
         with engine.connect() as opened, opened.begin(), EnvironmentContext(config, script, fn=steps) as environment:
             environment.configure(connection=opened, transactional_ddl=True)
             environment.run_migrations()
-            orphans = opened.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
-            if orphans:
-                what = f"{len(orphans)} rows point to rows that are gone, first in {orphans[0][0]}"
-                raise faults.damaged(where, what)
+            check(opened)
     except DBAPIError as error:
         raise error.orig or error from error
 
