@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import given, settings
 
 from federation.domain.job import JobState
 from federation.errors import Code, FederationError
@@ -21,8 +22,9 @@ from federation.store.leadership import TABLES, LeadershipLost
 from federation.store.postgres import PostgresDatabase
 from federation.store.sql import SqlStore
 from tests.contract.store_builders import StoreHome, fact, full_job, job, keep
+from tests.property.test_store_properties import TRANSACTIONS, held_together
 from tests.support.eventually import eventually
-from tests.support.postgres import PostgresUnderTest
+from tests.support.postgres import PostgresUnderTest, running_postgres
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -32,6 +34,17 @@ def _inside(store: Store) -> PostgresDatabase:
     assert isinstance(store, SqlStore)
     assert isinstance(store.database, PostgresDatabase)
     return store.database
+
+
+@settings(max_examples=20, deadline=None)
+@given(TRANSACTIONS)
+def test_postgres_does_what_the_dictionaries_do(transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
+    """After any transactions, committed, abandoned or refused, it answers every question as the dictionaries do."""
+    sql = open_store(running_postgres().emptied())
+    try:
+        held_together(open_store("memory:"), sql, transactions)
+    finally:
+        sql.close()
 
 
 # ---- outliving processes and connections ----------------------------------------------------------------------------

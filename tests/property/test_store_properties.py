@@ -30,7 +30,6 @@ from federation.domain.quantities import Amount
 from federation.ports import JobFilter, Store
 from federation.store import codec, open_store
 from tests.contract.store_builders import fact, full_job, interval, job, lease, request
-from tests.support.postgres import running_postgres
 
 TEXT = st.text(max_size=12)
 NUMBER = st.integers(-(2**63), 2**63 - 1)
@@ -167,21 +166,11 @@ def _apply(store: Store, steps: list[tuple[object, ...]], commit: bool) -> str:
 def test_sqlite_does_what_the_dictionaries_do(transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
     """After any transactions, committed, abandoned or refused, both stores answer every question alike."""
     with _both() as (plain, sql):
-        _held_together(plain, sql, transactions)
+        held_together(plain, sql, transactions)
 
 
-@settings(max_examples=30, deadline=None)
-@given(TRANSACTIONS)
-def test_postgres_does_what_the_dictionaries_do(transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
-    """The same holds of PostgreSQL."""
-    sql = open_store(running_postgres().emptied())
-    try:
-        _held_together(open_store("memory:"), sql, transactions)
-    finally:
-        sql.close()
-
-
-def _held_together(plain: Store, sql: Store, transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
+def held_together(plain: Store, sql: Store, transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
+    """Both do the transactions, and then answer every question alike."""
     for steps, commit in transactions:
         assert _apply(sql, steps, commit) == _apply(plain, steps, commit)
     assert sql.load() == plain.load()

@@ -56,8 +56,10 @@ class PostgresUnderTest:
             self._prepared = self.new_database()
             open_store(self._prepared).close()
         self.disconnect_everybody(self._prepared)
-        names = ", ".join(schema.metadata.tables.keys() - {"meta"})
-        self.ask(f"TRUNCATE {names}; UPDATE leader SET holder = ''", database=self._name(self._prepared))
+        emptying = [
+            f"DELETE FROM {table.name}" for table in reversed(schema.metadata.sorted_tables) if table.name != "meta"
+        ]
+        self.ask("; ".join([*emptying, "UPDATE leader SET holder = ''"]), database=self._name(self._prepared))
         return self._prepared
 
     @staticmethod
