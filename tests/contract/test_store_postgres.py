@@ -22,7 +22,7 @@ from federation.store.leadership import TABLES, LeadershipLost
 from federation.store.postgres import PostgresDatabase
 from federation.store.sql import SqlStore
 from tests.contract.store_builders import StoreHome, fact, full_job, job, keep
-from tests.property.test_store_properties import TRANSACTIONS, held_together
+from tests.property.test_store_properties import TRANSACTIONS, check_held_together
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresUnderTest, running_postgres
 
@@ -42,7 +42,7 @@ def test_postgres_does_what_the_dictionaries_do(transactions: list[tuple[list[tu
     """After any transactions, committed, abandoned or refused, it answers every question as the dictionaries do."""
     sql = open_store(running_postgres().emptied())
     try:
-        held_together(open_store("memory:"), sql, transactions)
+        check_held_together(open_store("memory:"), sql, transactions)
     finally:
         sql.close()
 

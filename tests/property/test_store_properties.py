@@ -166,10 +166,10 @@ def _apply(store: Store, steps: list[tuple[object, ...]], commit: bool) -> str:
 def test_sqlite_does_what_the_dictionaries_do(transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
     """After any transactions, committed, abandoned or refused, both stores answer every question alike."""
     with _both() as (plain, sql):
-        held_together(plain, sql, transactions)
+        check_held_together(plain, sql, transactions)
 
 
-def held_together(plain: Store, sql: Store, transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
+def check_held_together(plain: Store, sql: Store, transactions: list[tuple[list[tuple[object, ...]], bool]]) -> None:
     """Both do the transactions, and then answer every question alike."""
     for steps, commit in transactions:
         assert _apply(sql, steps, commit) == _apply(plain, steps, commit)
