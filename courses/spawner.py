@@ -18,6 +18,7 @@ import html
 import re
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -281,13 +282,7 @@ class FederationSpawner(Spawner):
     def _client(self) -> AsyncClient:
         """The connection that all labs of this hub share."""
         found = find_settings(self.federation_server)
-        settings = Settings(
-            found.server,
-            self.federation_token or found.token,
-            self.federation_ca or found.ca,
-            found.console,
-            found.project,
-        )
+        settings = replace(found, token=self.federation_token or found.token, ca=self.federation_ca or found.ca)
         key = (settings, id(asyncio.get_running_loop()))
         if key not in self._clients:
             self._clients[key] = AsyncClient(settings, Patience(retry_s=self.patience_s))

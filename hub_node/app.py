@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from federation.client import Settings
 from federation.errors import FederationError
 from federation.policy.data import data_policy
 from federation.policy.share import SharePolicy, load_share_policy
@@ -78,15 +77,14 @@ def connect(config: AgentConfig) -> Parts:
         offer = offered(policy, capacity, config.offer)
         state = State(journal, Admission(config, policy, offer, devices))
         ca = Path(config.ca) if config.ca else None
-        staging = Staging(config.state_dir, config.hub_id, config.datasets, ca, policy.reclaim_s)
+        staging = Staging(config.state_dir, config.hub_id, config.datasets, ca, policy.reclaim_s, config.proxy)
 
         def nodes() -> tuple[NodeReport, ...]:
             load_now = probe.load()
             return (NodeReport(config.node_name, offer, capacity, load_now.cpu_milli, load_now.memory_available_bytes),)
 
-        settings = Settings(server=config.server, token=config.token, ca=config.ca)
         about = introduction(config, journal.instance_id, policy)
-        link = Link(settings, about, nodes, _log_sizes(staging), state.put)
+        link = Link(config.link, about, nodes, _log_sizes(staging), state.put)
         log.info("agent %s of hub %s offers %s", config.agent_id, config.hub_id, offer)
         return Parts(journal, state, Tools(staging, Registry(config), link, config.hub_id, state.put))
     except BaseException:

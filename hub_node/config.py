@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from federation.client import Settings
 from federation.client.quantity import parse_bytes, parse_milli
 from federation.errors import Code, Fault, FederationError
 
@@ -62,6 +63,8 @@ class AgentConfig:
     token: str = field(default="", repr=False)
     ca: str = ""
     """A file with certificates to trust; empty means the system's."""
+    proxy: str = field(default="", repr=False)
+    """An HTTP CONNECT proxy on the way out, http://HOST:PORT; `none`: no proxy; empty: what the environment says."""
     engines: tuple[str, ...] = ("command",)
     fake: bool = False
     """Runs nothing, tells tales: for tests and benchmarks only."""
@@ -79,6 +82,11 @@ class AgentConfig:
     def node_name(self) -> str:
         """This machine's name in the hub."""
         return self.agent_id
+
+    @property
+    def link(self) -> Settings:
+        """How the control plane is reached."""
+        return Settings(server=self.server, token=self.token, ca=self.ca, proxy=self.proxy)
 
     @property
     def offered_engines(self) -> tuple[str, ...]:
@@ -115,6 +123,7 @@ def parse(content: Mapping[str, Any], file: Path, environ: Mapping[str, str]) ->
         title=reader.text("title", ""),
         token=reader.text("token", ""),
         ca=str(reader.path("ca") or ""),
+        proxy=reader.text("proxy", ""),
         engines=engines,
         fake=reader.flag("fake"),
         offer=_offer(reader),
@@ -130,7 +139,19 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """BRHUB_AGENT_<KEY> for the keys that are one value or a list of words."""
     kinds = get_type_hints(AgentConfig)
     found: dict[str, Any] = {}
-    for key in ("hub_id", "server", "state_dir", "agent_id", "title", "token", "ca", "engines", "fake", "policy_file"):
+    for key in (
+        "hub_id",
+        "server",
+        "state_dir",
+        "agent_id",
+        "title",
+        "token",
+        "ca",
+        "proxy",
+        "engines",
+        "fake",
+        "policy_file",
+    ):
         text = environ.get(ENVIRONMENT_PREFIX + key.upper())
         if text is None:
             continue

@@ -111,7 +111,7 @@ class Link:
         self._on_orders = on_orders
         self._metadata = transport.metadata(settings)
         target, credentials = transport.credentials(settings)
-        options = transport.options(target)
+        options = transport.options(target, settings.proxy)
         if credentials is None:
             self._channel = grpc.insecure_channel(target, options=options)
         else:

@@ -19,12 +19,13 @@ from federation.api.translate import (
     reason_out,
     report_in,
 )
+from federation.client.settings import installed_version
 from federation.domain.ids import LeaseId
 from federation.domain.job import Epoch, Job
 from federation.domain.lease import Lease
 from federation.errors import Code, Fault, FederationError, from_parts, invalid
 from federation.identity.authority import Scope, denied, speaks_for
-from federation.lifecycle.agent import negotiated
+from federation.lifecycle.agent import PROTOCOL_MAX, PROTOCOL_MIN, negotiated
 from federation.objects.credentials import scoped_credentials
 from federation.service import hubs as service_hubs
 from federation.service import policies
@@ -305,6 +306,23 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         """The planner's policy in force."""
         own = None if caller.scope is Scope.ANY else (caller.principal.home_hub, caller.principal.subject)
         return hub_pb2.GetPolicyResponse(policy=policy_out(policies.view(self.desk.policy, own)))
+
+    async def GetServerInfo(
+        self, _request: hub_pb2.GetServerInfoRequest, _context: object
+    ) -> hub_pb2.GetServerInfoResponse:
+        """What answers here. Not behind the gate: nobody is asked who they are."""
+        return hub_pb2.GetServerInfoResponse(
+            version=installed_version(),
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_MAX,
+            now_ms=self.desk.clock.now_ms(),
+        )
+
+    @unary("HubService")
+    async def WhoAmI(self, _request: hub_pb2.WhoAmIRequest, caller: Caller) -> hub_pb2.WhoAmIResponse:
+        """Whom the token stands for."""
+        who = caller.principal
+        return hub_pb2.WhoAmIResponse(kind=who.kind, issuer=who.issuer, subject=who.subject, home_hub=who.home_hub)
 
 
 def _epoch_out(epoch: Epoch) -> common_pb2.Epoch:

@@ -1,190 +1,288 @@
 """`brhub doctor`: which hop breaks between this program and its federation, and what this machine lacks.
 
-Each check says what it found and, where it is bad, what to do; a check that needs an earlier one is left out when that
-one failed. Exit status 0 when nothing is broken (a warning is not), else 5. Deliberately not here: mending anything.
+Each check says what was tried, what came of it and how long it took; where it is bad also whose fault that is, what to do
+now, and a code. What lies behind a hop that breaks is not tried. Exit status 0 when nothing is broken (a warning is not),
+else that of the first that is: 5 cannot reach, 4 refused, 2 wrong settings, 1 a version or a clock that does not fit.
+Deliberately not here: mending anything. The hops up to HTTP/2 are in `hops.py`.
 """
 
 from __future__ import annotations
 
-import email.utils
-import importlib.metadata
 import importlib.util
 import shutil
-import socket
-import ssl
 import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from federation.errors import FederationError
+from federation.cli.hops import BAD, HOPS, OK, WARN, Finding, failed, walk, way_of
+from federation.cli.session import now_ms
+from federation.domain.lease import SKEW_BOUND_MS
+from federation.errors import KINDS, Code, Fault, FederationError
 
 if TYPE_CHECKING:
     from federation.cli.session import Session
-    from federation.client import Settings
+    from federation.client import Client, Settings
     from federation.v1 import hub_pb2
+    from hub_node.config import AgentConfig
 
-DISTRIBUTION = "digital-br"
-CONNECT_S = 5.0
-SKEW_WARN_S = 5.0
+CALL_S = 10.0
+CLOCK_CALLS = 3
+SKEW_WARN_MS = 5_000
 DISK_FREE_MIN_BYTES = 2 * 2**30
 JAVA_MIN = 17
-CANNOT_REACH = 5
-OK, WARN, BAD = "ok", "warn", "bad"
+_KEYS = ("id", "level", "tried", "found", "took_ms", "fault", "do", "code")
+_WHOSE = {
+    Fault.CALLER: "this machine or its settings",
+    Fault.NETWORK: "the network between",
+    Fault.FEDERATION: "the control plane",
+    Fault.HUB: "this hub",
+    Fault.POLICY: "whoever gave the token",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found."""
-
-    id: str
-    level: str
-    found: str
-    do: str = ""
-
-
-def run(session: Session) -> int:
-    """Check everything, print each finding as it comes; the exit status."""
+def run(session: Session, agent_file: Path | None = None) -> int:
+    """Check everything, print each finding as it comes; the exit status. `agent_file`: as that agent sees it."""
     findings = []
-    for finding in examine(session):
+    for finding in examine(session, agent_file):
         findings.append(finding)
         if session.for_people:
-            print(f"{finding.level.upper():<5} {finding.id:<12} {finding.found}", flush=True)
-            if finding.do and finding.level != OK:
-                print(f"{'':<18} do: {finding.do}", flush=True)
-    if not session.for_people:
+            _print(finding)
+    broken = next((finding for finding in findings if finding.level == BAD), None)
+    if session.for_people:
+        warned = sum(finding.level == WARN for finding in findings)
+        told = f"{warned} {'warning' if warned == 1 else 'warnings'}"
+        print(f"\nbroken: {broken.id} [{broken.code}]" if broken else f"\nnothing is broken; {told}")
+    else:
         from federation.cli.show import print_many
 
-        keys = ("id", "level", "found", "do")
-        print_many([{key: getattr(finding, key) for key in keys} for finding in findings], session.form)
-    return CANNOT_REACH if any(finding.level == BAD for finding in findings) else 0
+        print_many([{key: getattr(finding, key) for key in _KEYS} for finding in findings], session.form)
+    return broken.status if broken else 0
 
 
-def examine(session: Session) -> Iterator[Finding]:
+def _print(finding: Finding) -> None:
+    tried = f"{finding.tried}: " if finding.tried else ""
+    took = f" ({finding.took_ms} ms)" if finding.took_ms >= 0 else ""
+    code = f" [{finding.code}]" if finding.code else ""
+    print(f"{finding.level.upper():<5} {finding.id:<9} {tried}{finding.found}{took}{code}", flush=True)
+    if finding.level == OK:
+        return
+    if finding.fault:
+        print(f"{'':<15} whose: {_WHOSE[Fault(finding.fault)]}", flush=True)
+    if finding.do:
+        print(f"{'':<15} do: {finding.do}", flush=True)
+    if finding.level == BAD and finding.id in HOPS:
+        print(f"{'':<15} not tried: {', '.join(HOPS[HOPS.index(finding.id) + 1 :]) or 'nothing'}", flush=True)
+
+
+def examine(session: Session, agent_file: Path | None = None) -> Iterator[Finding]:
     """First the way there, hop by hop; then this machine."""
+    agent: AgentConfig | None = None
     try:
-        settings = session.settings()
+        if agent_file is not None:
+            from hub_node.config import load
+
+            agent = load(agent_file)
+        settings = agent.link if agent else session.settings()
+        way = way_of(settings)
     except FederationError as error:
-        yield Finding("settings", BAD, error.message, error.hint)
+        yield failed("settings", "", error)
     else:
-        yield Finding("settings", OK, f"{settings.server}, {'with' if settings.token else 'without'} a token")
-        yield from _way(settings)
+        through = f", by the proxy {way.proxy.address} (from {way.proxy.named_by})" if way.proxy else ""
+        how = "with TLS" if way.tls else "in plain text on this machine"
+        token = "a token" if settings.token else "no token"
+        yield Finding("settings", OK, f"{way.target}, {how}{through}, {token}")
+        yield from _way(settings, agent, walk(way))
     yield from _tools()
-    yield _disk(Path.cwd())
+    yield _disk(agent.state_dir if agent else Path.cwd())
 
 
-def _way(settings: Settings) -> Iterator[Finding]:
-    from federation.client.transport import split_address
-
-    try:
-        target, tls = split_address(settings.server)
-    except FederationError as error:
-        yield Finding("address", BAD, error.message, error.hint)
-        return
-    host, _, port = target.rpartition(":")
-    host = host.strip("[]")
-    try:
-        addresses = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)})
-    except OSError as problem:
-        yield Finding("name", BAD, f"{host} has no address: {problem}", "Check the name, and this machine's DNS.")
-        return
-    yield Finding("name", OK, f"{host} is {', '.join(addresses)}")
-    began = time.monotonic()
-    try:
-        connection = socket.create_connection((host, int(port)), CONNECT_S)
-    except OSError as problem:
-        refused = isinstance(problem, ConnectionRefusedError)
-        hint = (
-            "Nothing listens there: is the federation running?"
-            if refused
-            else "A firewall or a dead link lies between."
-        )
-        yield Finding("tcp", BAD, f"{target}: {problem}", hint)
-        return
-    with connection:
-        yield Finding("tcp", OK, f"connected in {(time.monotonic() - began) * 1000:.0f} ms")
-        if tls or settings.ca:
-            finding = _tls(connection, host, settings.ca)
-            yield finding
-            if finding.level == BAD:
-                return
-    yield from _call(settings)
-    if settings.console:
-        yield _clock(settings.console)
-
-
-def _tls(connection: socket.socket, host: str, ca: str) -> Finding:
-    try:
-        context = ssl.create_default_context(cafile=ca or None)
-        context.set_alpn_protocols(["h2"])
-        with context.wrap_socket(connection, server_hostname=host) as wrapped:
-            certificate = wrapped.getpeercert() or {}
-            ends = str(certificate.get("notAfter", "?"))
-            return Finding("tls", OK, f"{wrapped.version()}, certificate until {ends}")
-    except ssl.SSLCertVerificationError as problem:
-        return Finding(
-            "tls", BAD, f"the certificate is not trusted: {problem.verify_message}", "Set BRHUB_CA to its authority."
-        )
-    except OSError as problem:
-        return Finding("tls", BAD, f"no TLS: {problem}", "Is it a plain port, or does a proxy break TLS open?")
-
-
-def _call(settings: Settings) -> Iterator[Finding]:
+def _way(settings: Settings, agent: AgentConfig | None, hops: Iterator[Finding]) -> Iterator[Finding]:
     from federation.client import Client, Patience
 
-    began = time.monotonic()
+    for finding in hops:
+        if finding.id == "grpc" and finding.level == OK:
+            break  # HTTP/2 is half of it
+        yield finding
+        if finding.level == BAD:
+            return
+    with Client(settings, Patience(call_s=CALL_S, retry_s=0.0)) as client:
+        yield from calls(client, agent, now_ms)
+
+
+def calls(client: Client, agent: AgentConfig | None, clock_ms: Callable[[], int]) -> Iterator[Finding]:
+    """What calls say: gRPC, protocol, token, clock, and what the other side knows of hubs. `clock_ms`: this machine's."""
+    began_s = time.monotonic()
+    tried = "call the control plane"
+    info: hub_pb2.GetServerInfoResponse | None = None
     try:
-        with Client(settings, Patience(call_s=10.0, retry_s=0.0)) as client:
-            hubs = client.list_hubs()
+        info = client.server_info()
     except FederationError as error:
-        hop = "token" if error.kind.grpc in ("UNAUTHENTICATED", "PERMISSION_DENIED") else "grpc"
-        yield Finding(hop, BAD, f"{error.message} [{error.code}]", error.hint)
+        if error.metadata.get("grpc_status") != "UNIMPLEMENTED":
+            yield failed("grpc", tried, error, _since_ms(began_s))
+            return
+    yield Finding("grpc", OK, "it answers", tried=tried, took_ms=_since_ms(began_s))
+    yield _protocol(info, agent)
+    token = _token(client, agent)
+    yield token
+    if info is not None:
+        yield _clock(client, clock_ms)
+    if token.level == OK:
+        yield from _hubs(client, agent, clock_ms())
+
+
+def _protocol(info: hub_pb2.GetServerInfoResponse | None, agent: AgentConfig | None) -> Finding:
+    from federation.client.settings import installed_version
+    from hub_node.link import PROTOCOL_MAX, PROTOCOL_MIN
+
+    tried = "compare versions"
+    if info is None:
+        return Finding(
+            "protocol",
+            WARN,
+            "an older control plane, which does not say what it speaks",
+            "If agents are refused, ask its operators to update it.",
+            tried,
+            fault=Fault.FEDERATION,
+        )
+    ours, theirs = _range(PROTOCOL_MIN, PROTOCOL_MAX), _range(info.protocol_min, info.protocol_max)
+    here, there = installed_version() or "a checkout", info.version or "a checkout"
+    if info.protocol_max >= PROTOCOL_MIN and info.protocol_min <= PROTOCOL_MAX:
+        return Finding("protocol", OK, f"{here} here, {there} there; protocol {theirs}", tried=tried)
+    older = "this machine" if info.protocol_min > PROTOCOL_MAX else "the control plane"
+    return Finding(
+        "protocol",
+        BAD if agent else WARN,  # people's calls need no common protocol: an agent's do
+        f"agents of this version ({here}) speak protocol {ours}, the control plane ({there}) {theirs}",
+        f"Update {older}. Runs go on meanwhile.",
+        tried,
+        fault=Fault.CALLER if older == "this machine" else Fault.FEDERATION,
+        code=Code.PROTOCOL_UNSUPPORTED,
+        status=KINDS[Code.PROTOCOL_UNSUPPORTED].exit,
+    )
+
+
+def _range(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _token(client: Client, agent: AgentConfig | None) -> Finding:
+    tried = "show the token"
+    began_s = time.monotonic()
+    try:
+        who = client.who_am_i()
+    except FederationError as error:
+        if error.metadata.get("grpc_status") == "UNIMPLEMENTED":
+            return Finding("token", WARN, "an older control plane, which does not say whose it is", tried=tried)
+        found = failed("token", tried, error, _since_ms(began_s))
+        if agent is None or error.code is not Code.UNAUTHENTICATED:
+            return found
+        hint = "Ask the federation's operators for a token of this hub: `token` in agent.toml, or BRHUB_AGENT_TOKEN."
+        return replace(found, do=hint)
+    took_ms = _since_ms(began_s)
+    if agent is not None and (who.kind, who.home_hub) != ("hub", agent.hub_id):
+        return Finding(
+            "token",
+            BAD,
+            f"it is for {_whom(who)}, and this agent is of hub {agent.hub_id}",
+            f"Use a token of hub {agent.hub_id} (`brhub token issue --kind hub`), or correct `hub_id`.",
+            tried,
+            took_ms,
+            Fault.CALLER,
+            Code.PERMISSION_DENIED,
+            KINDS[Code.PERMISSION_DENIED].exit,
+        )
+    return Finding("token", OK, f"it is for {_whom(who)}", tried=tried, took_ms=took_ms)
+
+
+def _whom(who: hub_pb2.WhoAmIResponse) -> str:
+    if who.kind == "hub":
+        return f"agents of hub {who.home_hub}"
+    return f"{who.subject} of {who.home_hub}" if who.home_hub else f"the administrator {who.subject}"
+
+
+def _clock(client: Client, clock_ms: Callable[[], int]) -> Finding:
+    """By the call with the shortest way: the answer was made half of it ago, give or take that half."""
+    tried = f"compare clocks over {CLOCK_CALLS} calls"
+    began_s = time.monotonic()
+    best_ms, ahead_ms = float("inf"), 0.0
+    try:
+        for _ in range(CLOCK_CALLS):
+            sent_ms, sent_s = clock_ms(), time.monotonic()
+            there_ms = client.server_info().now_ms
+            trip_ms = (time.monotonic() - sent_s) * 1000
+            if trip_ms < best_ms:
+                best_ms, ahead_ms = trip_ms, sent_ms + trip_ms / 2 - there_ms
+    except FederationError as error:
+        return failed("clock", tried, error, _since_ms(began_s))
+    took_ms = _since_ms(began_s)
+    certain_ms = abs(ahead_ms) - best_ms / 2
+    way = "ahead of" if ahead_ms > 0 else "behind"
+    said = f"this machine's is {_seconds(abs(ahead_ms))} {way} the control plane's (± {_seconds(best_ms / 2)})"
+    if certain_ms <= SKEW_WARN_MS:
+        return Finding("clock", OK, said, tried=tried, took_ms=took_ms)
+    bound = f"{SKEW_BOUND_MS // 1000} s"
+    return Finding(
+        "clock",
+        BAD if certain_ms > SKEW_BOUND_MS else WARN,
+        said,
+        f"Run NTP here (`timedatectl set-ntp true`). If this machine's clock is right, tell the control plane's operators. "
+        f"Beyond {bound} links to packages and results are refused, and runs may end at the wrong time.",
+        tried,
+        took_ms,
+        Fault.CALLER,
+        "CLOCK_SKEWED",
+        KINDS[Code.ILLEGAL_TRANSITION].exit,
+    )
+
+
+def _seconds(ms: float) -> str:
+    return f"{ms / 1000:.0f} s" if ms >= 10_000 else f"{ms / 1000:.1f} s" if ms >= 100 else f"{ms / 1000:.3f} s"
+
+
+def _since_ms(began_s: float) -> int:
+    return round((time.monotonic() - began_s) * 1000)
+
+
+def _hubs(client: Client, agent: AgentConfig | None, here_ms: int) -> Iterator[Finding]:
+    from federation.cli.show import duration, link_of
+    from federation.client.settings import installed_version
+    from federation.v1 import hub_pb2
+
+    try:
+        hubs = client.list_hubs()
+    except FederationError as error:
+        yield failed("hubs", "list hubs", error)
         return
-    yield Finding("token", OK, f"accepted; a call took {(time.monotonic() - began) * 1000:.0f} ms")
-    yield _hubs(hubs)
-    yield _version(hubs)
-
-
-def _hubs(hubs: list[hub_pb2.Hub]) -> Finding:
-    from federation.cli.show import link_of
-
+    if agent is not None:
+        name = f"{agent.hub_id}/{agent.agent_id}"
+        known = [one for hub in hubs if hub.id == agent.hub_id for one in hub.agents if one.agent_id == agent.agent_id]
+        if known and known[0].link == hub_pb2.LINK_STATE_ONLINE:
+            yield Finding("agent", OK, f"{name} is online there")
+        elif known:
+            ago = duration(max(0, here_ms - known[0].last_sync_ms))
+            yield Finding(
+                "agent", WARN, f"{name} was last heard of {ago} ago", "Is `brhub agent` running? Its log says."
+            )
+        else:
+            yield Finding(
+                "agent", WARN, f"{name} was never heard of there", "Start `brhub agent`; its log says how it goes."
+            )
+        return
     silent = [f"{hub.id} {link_of(hub)}" for hub in hubs if link_of(hub) != "ONLINE"]
     if silent:
-        return Finding("hubs", WARN, f"{len(hubs)}; {', '.join(silent)}", "Look at those hubs' agents and links.")
-    return Finding("hubs", OK, f"{len(hubs)}, all online")
-
-
-def _version(hubs: list[hub_pb2.Hub]) -> Finding:
-    try:
-        ours = importlib.metadata.version(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding("version", WARN, "run from a checkout that is not installed", "`./run setup` installs it.")
-    others = sorted({agent.version for hub in hubs for agent in hub.agents} - {ours, ""})
+        told = f"{len(hubs)}; {', '.join(silent)}"
+        yield Finding(
+            "hubs", WARN, told, "Look at those hubs' agents and links: `brhub doctor --agent agent.toml` there."
+        )
+    else:
+        yield Finding("hubs", OK, f"{len(hubs)}, all online")
+    ours = installed_version()
+    others = sorted({one.version for hub in hubs for one in hub.agents} - {ours, ""})
     if others:
-        return Finding("version", WARN, f"{ours} here, {', '.join(others)} at some hubs", "Update the older ones.")
-    return Finding("version", OK, ours)
-
-
-def _clock(console: str) -> Finding:
-    """The server's clock by the Date of its page; precise to a second, which is what leases care for."""
-    try:
-        with urllib.request.urlopen(f"{console.rstrip('/')}/healthz", timeout=CONNECT_S) as answer:  # noqa: S310  # our own console's address
-            date = answer.headers.get("Date", "")
-    except urllib.error.HTTPError as problem:
-        date = problem.headers.get("Date", "")
-    except (OSError, ValueError) as problem:
-        return Finding("clock", WARN, f"the console does not answer: {problem}", "Nothing depends on it but pages.")
-    try:
-        skew_s = email.utils.parsedate_to_datetime(date).timestamp() - time.time()
-    except (TypeError, ValueError):
-        return Finding("clock", WARN, "the console says no date")
-    if abs(skew_s) > SKEW_WARN_S:
-        return Finding("clock", WARN, f"the server's clock is {skew_s:+.0f} s from ours", "Run NTP on both.")
-    return Finding("clock", OK, f"within {max(1.0, abs(skew_s)):.0f} s of the server's")
+        yield Finding("agents", WARN, f"{ours} here, {', '.join(others)} at some hubs", "Update the older ones.")
 
 
 def _tools() -> Iterator[Finding]:

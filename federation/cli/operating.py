@@ -167,8 +167,13 @@ def agent(config: Annotated[Path, typer.Option(help="agent.toml.")]) -> int:
     return int(agent_main(str(config)) or 0)
 
 
-def doctor(context: typer.Context) -> int:
-    """Look for what breaks: name, TCP, TLS, token, clock, version, tools, disk."""
+def doctor(
+    context: typer.Context,
+    agent_file: Annotated[
+        Path | None, typer.Option("--agent", metavar="AGENT.TOML", help="Look as the agent of this file does.")
+    ] = None,
+) -> int:
+    """Look for what breaks on the way: name, TCP, proxy, TLS, gRPC, version, token, clock; then tools and disk."""
     from federation.cli.doctor import run
 
-    return run(session_of(context))
+    return run(session_of(context), agent_file)

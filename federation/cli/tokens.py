@@ -148,7 +148,13 @@ def login(context: typer.Context) -> None:
     if not server:
         raise invalid("no server is named", hint="Write brhub --server HOST:PORT login.", field="server")
     folder = _client_folder(Path(os.environ.get("BRHUB_DIR") or FOLDER))
-    settings = Settings(server, _read_token(), os.environ.get("BRHUB_CA", ""), project=session.project or "default")
+    settings = Settings(
+        server,
+        _read_token(),
+        os.environ.get("BRHUB_CA", ""),
+        project=session.project or "default",
+        proxy=os.environ.get("BRHUB_PROXY", ""),
+    )
     with Client(settings) as client:
         client.list_hubs()  # so that a wrong token is told now, and not kept
     path = write_settings(folder, settings)

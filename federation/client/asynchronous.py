@@ -31,7 +31,7 @@ class AsyncClient:
         self.settings = settings
         self.patience = patience or Patience()
         target, credentials = transport.credentials(settings)
-        options = transport.options(target)
+        options = transport.options(target, settings.proxy)
         self._channel = (
             grpc.aio.secure_channel(target, credentials, options)
             if credentials
@@ -42,7 +42,7 @@ class AsyncClient:
             steps.HUBS: hub_pb2_grpc.HubServiceStub(self._channel),
         }
         self._metadata = transport.metadata(settings)
-        self._mover = Mover(settings.ca, self.patience)
+        self._mover = Mover(settings.ca, self.patience, settings.proxy)
 
     @classmethod
     def from_environment(cls, server: str = "", patience: Patience | None = None) -> Self:
@@ -102,9 +102,9 @@ class AsyncClient:
             stream = self._stubs[steps.JOBS].WatchJobs(request, timeout=timeout, metadata=self._metadata)
             try:
                 async for response in stream:
-                    if watch.is_news(response.job, time.monotonic()):
+                    if watch.is_news(response.job):
                         yield response.job
-                pause_s = watch.ended(time.monotonic())
+                pause_s = watch.ended()
             except grpc.RpcError as problem:
                 pause_s = watch.broke(from_rpc_error(problem), time.monotonic())
             finally:
@@ -169,6 +169,14 @@ class AsyncClient:
     async def get_policy(self) -> hub_pb2.Policy:
         """As `Client.get_policy`."""
         return await self._run(steps.get_policy())
+
+    async def server_info(self) -> hub_pb2.GetServerInfoResponse:
+        """The control plane's version, protocols and clock; needs no token."""
+        return await self._run(steps.server_info())
+
+    async def who_am_i(self) -> hub_pb2.WhoAmIResponse:
+        """Whom the token stands for."""
+        return await self._run(steps.who_am_i())
 
     async def drain_hub(self, hub_id: str, *, undo: bool = False, note: str = "") -> hub_pb2.Hub:
         """As `Client.drain_hub`."""

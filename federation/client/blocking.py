@@ -39,7 +39,7 @@ class Client:
         self.patience = patience or Patience()
         self._on_silence = on_silence
         target, credentials = transport.credentials(settings)
-        options = transport.options(target)
+        options = transport.options(target, settings.proxy)
         self._channel = (
             grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target, options)
         )
@@ -48,7 +48,7 @@ class Client:
             steps.HUBS: hub_pb2_grpc.HubServiceStub(self._channel),
         }
         self._metadata = transport.metadata(settings)
-        self._mover = Mover(settings.ca, self.patience)
+        self._mover = Mover(settings.ca, self.patience, settings.proxy)
         self._closed = threading.Event()
 
     @classmethod
@@ -118,9 +118,9 @@ class Client:
             stream = self._stubs[steps.JOBS].WatchJobs(request, timeout=timeout, metadata=self._metadata)
             try:
                 for response in stream:
-                    if watch.is_news(response.job, time.monotonic()):
+                    if watch.is_news(response.job):
                         yield response.job
-                pause_s = watch.ended(time.monotonic())
+                pause_s = watch.ended()
             except grpc.RpcError as problem:
                 pause_s = watch.broke(from_rpc_error(problem), time.monotonic())
             finally:
@@ -179,6 +179,14 @@ class Client:
     def get_policy(self) -> hub_pb2.Policy:
         """The planner's policy in force."""
         return self._run(steps.get_policy())
+
+    def server_info(self) -> hub_pb2.GetServerInfoResponse:
+        """The control plane's version, protocols and clock; needs no token."""
+        return self._run(steps.server_info())
+
+    def who_am_i(self) -> hub_pb2.WhoAmIResponse:
+        """Whom the token stands for."""
+        return self._run(steps.who_am_i())
 
     def drain_hub(self, hub_id: str, *, undo: bool = False, note: str = "") -> hub_pb2.Hub:
         """Start nothing new at a hub, or take that back."""

@@ -1,11 +1,12 @@
 """How a program finds its federation: arguments, then environment variables, then the folder of `brhub up`.
 
-`BRHUB_SERVER`, `BRHUB_TOKEN` and `BRHUB_CA` name it outright; otherwise `client.json` in `BRHUB_DIR` (default `.brhub`)
-does. Deliberately not here: opening anything (`transport.py`).
+`BRHUB_SERVER`, `BRHUB_TOKEN`, `BRHUB_CA` and `BRHUB_PROXY` name it outright; otherwise `client.json` in `BRHUB_DIR`
+(default `.brhub`) does. Deliberately not here: opening anything (`transport.py`).
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 from federation.errors import Code, Fault, FederationError, invalid
 
+DISTRIBUTION = "digital-br"
 CLIENT_FILE = "client.json"
 FOLDER = ".brhub"
 
@@ -31,6 +33,8 @@ class Settings:
     console: str = ""
     """The operator's page, for people; empty when nobody said."""
     project: str = "default"
+    proxy: str = field(default="", repr=False)
+    """An HTTP CONNECT proxy, http://HOST:PORT; `none`: no proxy; empty: what the environment says (`proxy.py`)."""
 
 
 def find_settings(
@@ -60,18 +64,27 @@ def find_settings(
         ca=env.get("BRHUB_CA") or (saved.get("ca", "") if same else ""),
         console=saved.get("console", "") if same else "",
         project=env.get("BRHUB_PROJECT") or (saved.get("project", "") if same else "") or "default",
+        proxy=env.get("BRHUB_PROXY") or (saved.get("proxy", "") if same else ""),
     )
 
 
 def write_settings(folder: Path, settings: Settings) -> Path:
     """Leave `settings` in `folder` for `find_settings`; only the file's owner may read it."""
     path = folder / CLIENT_FILE
-    texts = {name: getattr(settings, name) for name in ("server", "token", "ca", "console", "project")}
+    texts = {name: getattr(settings, name) for name in ("server", "token", "ca", "console", "project", "proxy")}
     new = path.with_suffix(".new")
     new.touch(mode=0o600)
     new.write_text(json.dumps(texts, indent=2) + "\n", encoding="utf-8")
     new.replace(path)
     return path
+
+
+def installed_version() -> str:
+    """This program's version; empty in a checkout that is not installed."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _read(path: Path) -> dict[str, str]:

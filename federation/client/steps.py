@@ -6,6 +6,7 @@ channels, threads, clocks. A step that fails is thrown into the generator as Fed
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
 import uuid
@@ -18,6 +19,7 @@ from google.protobuf.message import Message
 
 from federation.archive import DEFAULT_LIMITS, Packed, pack
 from federation.archive.limits import check_name
+from federation.backoff import pause_s
 from federation.client.specfile import Draft, draft_from_mapping, load_spec
 from federation.client.transfer import Progress
 from federation.client.transport import TERMINAL
@@ -285,7 +287,7 @@ def read_log(cursor: LogCursor, follow: bool) -> Steps[tuple[bytes, bool]]:
         job = yield from get(cursor.job_id)
         cursor.attempt = job.attempt
         if not job.attempt:
-            yield Pause(LOG_RETRY_S / 2)
+            yield Pause(_in_a_while(LOG_RETRY_S / 2))
             return b"", job.state in TERMINAL
     request = job_pb2.ReadLogsRequest(
         job_id=cursor.job_id, offset=cursor.offset, wait_ms=LOG_WAIT_MS, attempt=cursor.attempt
@@ -295,12 +297,17 @@ def read_log(cursor: LogCursor, follow: bool) -> Steps[tuple[bytes, bool]]:
     except FederationError as error:
         if error.code is not Code.LOGS_UNAVAILABLE or (yield from get(cursor.job_id)).state in TERMINAL:
             raise
-        yield Pause(LOG_RETRY_S)
+        yield Pause(_in_a_while(LOG_RETRY_S))
         return b"", False
     cursor.offset = answer.next_offset
     if answer.data or not answer.complete:
         return answer.data, False
     return b"", (yield from _log_ended(cursor))
+
+
+def _in_a_while(longest_s: float) -> float:
+    """Not all at once: a class of two hundred may follow logs of the same hub."""
+    return pause_s(1, longest_s, longest_s, random.random())
 
 
 def _log_ended(cursor: LogCursor) -> Steps[bool]:
@@ -311,7 +318,7 @@ def _log_ended(cursor: LogCursor) -> Steps[bool]:
         return False
     if job.state in TERMINAL:
         return True
-    yield Pause(LOG_RETRY_S / 2)
+    yield Pause(_in_a_while(LOG_RETRY_S / 2))
     return False
 
 
@@ -370,6 +377,18 @@ def get_policy() -> Steps[hub_pb2.Policy]:
     """What decides who starts when."""
     response: hub_pb2.GetPolicyResponse = yield Call(HUBS, "GetPolicy", hub_pb2.GetPolicyRequest())
     return response.policy
+
+
+def server_info() -> Steps[hub_pb2.GetServerInfoResponse]:
+    """What answers there."""
+    response: hub_pb2.GetServerInfoResponse = yield Call(HUBS, "GetServerInfo", hub_pb2.GetServerInfoRequest())
+    return response
+
+
+def who_am_i() -> Steps[hub_pb2.WhoAmIResponse]:
+    """Whom the token stands for."""
+    response: hub_pb2.WhoAmIResponse = yield Call(HUBS, "WhoAmI", hub_pb2.WhoAmIRequest())
+    return response
 
 
 def drain_hub(hub_id: str, undo: bool, note: str) -> Steps[hub_pb2.Hub]:

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 
+from federation.client.proxy import proxy_for
 from federation.client.transport import Patience
 from federation.errors import Code, Fault, FederationError, invalid
 
@@ -35,23 +37,41 @@ _FULL = 507
 class Mover:
     """A pool of HTTP connections to the object store. One for each client; safe to share between threads."""
 
-    def __init__(self, ca: str, patience: Patience) -> None:
-        self._pool = urllib3.PoolManager(
-            ca_certs=ca or None, timeout=urllib3.Timeout(connect=CONNECT_S, read=SILENCE_S), retries=False
-        )
+    def __init__(self, ca: str, patience: Patience, proxy: str = "") -> None:
+        """`proxy` is the setting: what is off this machine is reached as the control plane is."""
+        self._ca = ca
+        self._proxy = proxy
+        self._pools: dict[str, urllib3.PoolManager] = {}
         self._patience = patience
         self._pause = Event()  # never set: its wait is a pause
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.clear()
+        for pool in list(self._pools.values()):
+            pool.clear()
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        way = proxy_for(f"{parts.hostname}:{parts.port or parts.scheme}", self._proxy)
+        key = way.url if way else ""
+        if key not in self._pools:
+            known: dict[str, Any] = {
+                "ca_certs": self._ca or None,
+                "timeout": urllib3.Timeout(connect=CONNECT_S, read=SILENCE_S),
+                "retries": False,
+            }
+            pool = (
+                urllib3.ProxyManager(key, proxy_headers=way.headers, **known) if way else urllib3.PoolManager(**known)
+            )
+            self._pools[key] = pool
+        return self._pools[key]
 
     def put(self, url: str, data: bytes, progress: Progress | None = None) -> None:
         """Send `data` to a presigned PUT link. Raises: FederationError STORE_FULL, STORE_UNAVAILABLE."""
 
         def once() -> int:
             body = _Told(data, progress)
-            answer = self._pool.request("PUT", url, body=body, headers={"Content-Length": str(len(data))})
+            answer = self._pool(url).request("PUT", url, body=body, headers={"Content-Length": str(len(data))})
             return int(answer.status)
 
         self._until_done("put the package into the object store", once)
@@ -90,7 +110,7 @@ class Mover:
     def _get_once(self, url: str, file: io.BufferedWriter, sha256: str, path: Path, progress: Progress | None) -> int:
         file.seek(0)
         file.truncate()
-        with self._pool.request("GET", url, preload_content=False) as answer:
+        with self._pool(url).request("GET", url, preload_content=False) as answer:
             if answer.status != 200:
                 return int(answer.status)
             total = int(answer.headers.get("Content-Length") or 0)

@@ -2,18 +2,21 @@
 
 Every call has a deadline; every call may be repeated, because the control plane answers a repeat like the first time
 (submits carry a request id). So what smells of the network is tried again, with growing pauses and chance in them, until
-patience ends. Deliberately not here: what the calls mean (`steps.py`).
+patience ends (`federation/backoff.py`). Deliberately not here: what the calls mean (`steps.py`), which proxy is asked (`proxy.py`).
 """
 
 from __future__ import annotations
 
-import ipaddress
 import random
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+import certifi
 import grpc
 
+from federation.backoff import pause_s
+from federation.client.proxy import is_loopback, proxy_for
 from federation.client.settings import Settings
 from federation.errors import Code, FederationError, invalid
 from federation.v1 import common_pb2
@@ -23,6 +26,11 @@ TERMINAL = frozenset({common_pb2.JOB_STATE_SUCCEEDED, common_pb2.JOB_STATE_FAILE
 
 SILENCE_S = 2.0
 """How long a person is left without a word while a call is repeated."""
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 15_000, 10_000
+"""A link on which nothing came for so long is asked whether it lives, and has so long to say so. A control plane takes no
+more than one such question in 10 s from each (`federation/app/serving.py`)."""
+NOTICED_S = (KEEPALIVE_MS + KEEPALIVE_TIMEOUT_MS) / 1000
+"""A link on which packets vanish is given up after so long: a firewall forgot it, or a cable is out."""
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 _RETRIED = frozenset({Code.UNREACHABLE, Code.STORE_UNAVAILABLE, Code.OVERLOADED})
 
@@ -42,7 +50,7 @@ class Patience:
     def pause(self, attempt: int, chance: float | None = None) -> float:
         """Seconds to wait after failed attempt number `attempt` (from 0)."""
         drawn = random.random() if chance is None else chance
-        return float(min(self.pause_max_s, self.pause_s * 2 ** min(attempt, 20)) * (0.5 + drawn / 2))
+        return pause_s(attempt + 1, self.pause_s, self.pause_max_s, drawn)
 
 
 def is_retried(error: FederationError) -> bool:
@@ -50,11 +58,16 @@ def is_retried(error: FederationError) -> bool:
     return error.code in _RETRIED
 
 
-def options(target: str) -> list[tuple[str, int | str]]:
-    """Channel options: a dead link is noticed within 40 s, a new one is tried at once, proxies only off the machine."""
+def options(target: str, proxy: str = "") -> list[tuple[str, int | str]]:
+    """Channel options: a dead link is noticed within NOTICED_S, a new one is tried at once. `proxy` is the setting.
+
+    Raises: FederationError CONFIGURATION_INVALID for a proxy that cannot be used.
+    """
     chosen: list[tuple[str, int | str]] = [
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # of gRPC's own pings, behind which ours may stand
+        ("grpc.keepalive_permit_without_calls", 1),  # else a program that waits for its next call finds the link dead
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
@@ -63,8 +76,8 @@ def options(target: str) -> list[tuple[str, int | str]]:
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         ("grpc.enable_retries", 0),  # ours know which errors are worth it
     ]
-    if is_loopback(target):
-        chosen.append(("grpc.enable_http_proxy", 0))
+    way = proxy_for(target, proxy)
+    chosen.append(("grpc.enable_http_proxy", 0) if way is None else ("grpc.http_proxy", way.url))
     return chosen
 
 
@@ -92,17 +105,6 @@ def split_address(server: str) -> tuple[str, bool]:
     return target, True
 
 
-def is_loopback(target: str) -> bool:
-    """Whether "HOST:PORT" stays on this machine."""
-    host = target.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def metadata(settings: Settings) -> tuple[tuple[str, str], ...]:
     """The headers of every call."""
     return (("authorization", f"Bearer {settings.token}"),) if settings.token else ()
@@ -113,13 +115,22 @@ def credentials(settings: Settings) -> tuple[str, grpc.ChannelCredentials | None
     target, tls = split_address(settings.server)
     if not tls and not (settings.ca and not settings.server.startswith("http://")):
         return target, None
+    return target, grpc.ssl_channel_credentials(root_certificates=trusted(settings.ca))
+
+
+def trusted(ca: str) -> bytes:
+    """The certificates to trust, PEM: those of the file `ca`, else this system's, else the usual authorities'.
+
+    Left alone gRPC trusts its own list, and not the authority that a campus added to its machines.
+    Raises: FederationError CONFIGURATION_INVALID.
+    """
+    found = ca or ssl.get_default_verify_paths().cafile or certifi.where()
     try:
-        roots = Path(settings.ca).read_bytes() if settings.ca else None
+        return Path(found).read_bytes()
     except OSError as problem:
         raise invalid(
-            f"the certificates in {settings.ca!r} cannot be read: {problem.strerror}",
+            f"the certificates in {found!r} cannot be read: {problem.strerror}",
             code=Code.CONFIGURATION_INVALID,
-            hint="Check BRHUB_CA.",
-            path=settings.ca,
+            hint="Check BRHUB_CA (`ca` in agent.toml).",
+            path=found,
         ) from problem
-    return target, grpc.ssl_channel_credentials(root_certificates=roots)

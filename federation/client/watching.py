@@ -20,7 +20,7 @@ class Watch:
         self._patience = patience
         self._timeout_s = timeout_s
         self._ends_s = None if timeout_s is None else now_s + timeout_s
-        self._heard_s = now_s
+        self._broken_s: float | None = None
         self._failures = 0
         self._seen: dict[str, int] = {}
 
@@ -38,26 +38,28 @@ class Watch:
             )
         return min(STREAM_S, self._ends_s - now_s)
 
-    def is_news(self, job: job_pb2.Job, now_s: float) -> bool:
+    def is_news(self, job: job_pb2.Job) -> bool:
         """Whether this revision of the job was not seen yet."""
-        self._heard_s, self._failures = now_s, 0
+        self._broken_s, self._failures = None, 0
         if job.revision <= self._seen.get(job.id, -1):
             return False
         self._seen[job.id] = job.revision
         return True
 
-    def ended(self, now_s: float) -> float:
+    def ended(self) -> float:
         """The server closed the stream in order; seconds to wait before the next."""
-        self._heard_s = now_s
+        self._broken_s = None
         self._failures += 1
         return self._patience.pause(self._failures - 1)
 
     def broke(self, error: FederationError, now_s: float) -> float:
         """The stream failed; seconds to wait before the next. Raises: `error` when trying again is of no use."""
         if error.code is Code.TIMED_OUT:  # the stream's own life was over: the way may well be fine
-            self._heard_s = now_s
+            self._broken_s = None
             return 0.0
-        if not is_retried(error) or now_s - self._heard_s > self._patience.retry_s:
+        # Patience counts from when it broke: a job that does not change for an hour is no silence of the link.
+        self._broken_s = now_s if self._broken_s is None else self._broken_s
+        if not is_retried(error) or now_s - self._broken_s > self._patience.retry_s:
             raise error
         self._failures += 1
         return self._patience.pause(self._failures - 1)

@@ -61,6 +61,9 @@ GRPC_RULES: Mapping[str, Rule] = {
     HUBS + "GetHub": MEMBERS,
     HUBS + "DrainHub": OPERATORS,
     HUBS + "GetPolicy": OWNERS,
+    # Whoever looks for what is wrong may have no token, or the wrong one. Tells versions and the time, nothing of members.
+    HUBS + "GetServerInfo": PUBLIC,
+    HUBS + "WhoAmI": MEMBERS,
     # Whether we serve is asked by supervisors that have no token, and tells nothing else.
     "/grpc.health.v1.Health/Check": PUBLIC,
     "/grpc.health.v1.Health/Watch": PUBLIC,

@@ -53,6 +53,7 @@ def pool(ca_file: Path | None) -> RepairingPool:
         retries=urllib3.Retry(
             total=RETRIES_MAX,
             backoff_factor=RETRY_BACKOFF_S,
+            backoff_jitter=RETRY_BACKOFF_S,
             status_forcelist=(500, 502, 503, 504),
             allowed_methods=None,
             raise_on_status=False,

@@ -75,6 +75,16 @@ class HubServiceStub:
                 request_serializer=federation_dot_v1_dot_hub__pb2.GetPolicyRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_hub__pb2.GetPolicyResponse.FromString,
                 _registered_method=True)
+        self.GetServerInfo = channel.unary_unary(
+                '/federation.v1.HubService/GetServerInfo',
+                request_serializer=federation_dot_v1_dot_hub__pb2.GetServerInfoRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_hub__pb2.GetServerInfoResponse.FromString,
+                _registered_method=True)
+        self.WhoAmI = channel.unary_unary(
+                '/federation.v1.HubService/WhoAmI',
+                request_serializer=federation_dot_v1_dot_hub__pb2.WhoAmIRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_hub__pb2.WhoAmIResponse.FromString,
+                _registered_method=True)
 
 
 class HubServiceServicer:
@@ -138,6 +148,20 @@ class HubServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetServerInfo(self, request, context):
+        """What answers here: its version, the protocols it speaks, its clock. Needs no token: it is asked to find what is wrong.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WhoAmI(self, request, context):
+        """Whom the caller's token stands for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HubServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -180,6 +204,16 @@ def add_HubServiceServicer_to_server(servicer, server):
                     servicer.GetPolicy,
                     request_deserializer=federation_dot_v1_dot_hub__pb2.GetPolicyRequest.FromString,
                     response_serializer=federation_dot_v1_dot_hub__pb2.GetPolicyResponse.SerializeToString,
+            ),
+            'GetServerInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServerInfo,
+                    request_deserializer=federation_dot_v1_dot_hub__pb2.GetServerInfoRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_hub__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'WhoAmI': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhoAmI,
+                    request_deserializer=federation_dot_v1_dot_hub__pb2.WhoAmIRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_hub__pb2.WhoAmIResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -399,6 +433,60 @@ class HubService:
             '/federation.v1.HubService/GetPolicy',
             federation_dot_v1_dot_hub__pb2.GetPolicyRequest.SerializeToString,
             federation_dot_v1_dot_hub__pb2.GetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetServerInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.HubService/GetServerInfo',
+            federation_dot_v1_dot_hub__pb2.GetServerInfoRequest.SerializeToString,
+            federation_dot_v1_dot_hub__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhoAmI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.HubService/WhoAmI',
+            federation_dot_v1_dot_hub__pb2.WhoAmIRequest.SerializeToString,
+            federation_dot_v1_dot_hub__pb2.WhoAmIResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class HubServiceStub:
     """Start nothing new there, or take that back. What runs goes on."""
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_hub_pb2.GetPolicyRequest, _hub_pb2.GetPolicyResponse]
     """The planner's policy in force: in which order jobs start, and how much anybody may hold."""
+    GetServerInfo: _grpc.UnaryUnaryMultiCallable[_hub_pb2.GetServerInfoRequest, _hub_pb2.GetServerInfoResponse]
+    """What answers here: its version, the protocols it speaks, its clock. Needs no token: it is asked to find what is wrong."""
+    WhoAmI: _grpc.UnaryUnaryMultiCallable[_hub_pb2.WhoAmIRequest, _hub_pb2.WhoAmIResponse]
+    """Whom the caller's token stands for."""
 
 @_typing.type_check_only
 class HubServiceAsyncStub(HubServiceStub):
@@ -75,6 +79,10 @@ class HubServiceAsyncStub(HubServiceStub):
     """Start nothing new there, or take that back. What runs goes on."""
     GetPolicy: _aio.UnaryUnaryMultiCallable[_hub_pb2.GetPolicyRequest, _hub_pb2.GetPolicyResponse]  # type: ignore[assignment]
     """The planner's policy in force: in which order jobs start, and how much anybody may hold."""
+    GetServerInfo: _aio.UnaryUnaryMultiCallable[_hub_pb2.GetServerInfoRequest, _hub_pb2.GetServerInfoResponse]  # type: ignore[assignment]
+    """What answers here: its version, the protocols it speaks, its clock. Needs no token: it is asked to find what is wrong."""
+    WhoAmI: _aio.UnaryUnaryMultiCallable[_hub_pb2.WhoAmIRequest, _hub_pb2.WhoAmIResponse]  # type: ignore[assignment]
+    """Whom the caller's token stands for."""
 
 class HubServiceServicer(metaclass=_abc_1.ABCMeta):
     """Hubs: their agents' sessions, and what they offer."""
@@ -144,5 +152,21 @@ class HubServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_hub_pb2.GetPolicyResponse, _abc.Awaitable[_hub_pb2.GetPolicyResponse]]:
         """The planner's policy in force: in which order jobs start, and how much anybody may hold."""
+
+    @_abc_1.abstractmethod
+    def GetServerInfo(
+        self,
+        request: _hub_pb2.GetServerInfoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_hub_pb2.GetServerInfoResponse, _abc.Awaitable[_hub_pb2.GetServerInfoResponse]]:
+        """What answers here: its version, the protocols it speaks, its clock. Needs no token: it is asked to find what is wrong."""
+
+    @_abc_1.abstractmethod
+    def WhoAmI(
+        self,
+        request: _hub_pb2.WhoAmIRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_hub_pb2.WhoAmIResponse, _abc.Awaitable[_hub_pb2.WhoAmIResponse]]:
+        """Whom the caller's token stands for."""
 
 def add_HubServiceServicer_to_server(servicer: HubServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,11 +7,13 @@ that runs already, and one whose result is still to be sent: each step looks at 
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from federation.backoff import pause_s
 from federation.errors import Code, FederationError
 from hub_node.agent.facts import Ended, Fact, Moved, ProgramEnded, Progressed, Started
 from hub_node.data import results, tracking
@@ -233,24 +235,26 @@ class AttemptThread:
 
     def _send_result(self, outputs: tuple[OutputFile, ...], ended_ms: int, exit_code: int) -> None:
         """Until the store has it: the link may be down for days, and the result is kept as long."""
-        pause_s = SEND_AGAIN_S
+        failures = 0
         while outputs:
             try:
                 urls = self._tools.link.result_links(self._run.lease_id, self._run.lease.epoch, outputs)
-                results.send(self._places.output, outputs, urls, self._tools.staging.ca, self._progress)
+                staging = self._tools.staging
+                results.send(self._places.output, outputs, urls, staging.ca, self._progress, staging.proxy)
                 break
             except FederationError as error:
                 if error.code not in _TRANSIENT:
                     raise
                 log.info("result of job %s waits: %s", self._run.lease.job_id, error)
+            failures += 1
+            seconds = pause_s(failures, SEND_AGAIN_S, SEND_AGAIN_S_MAX, random.random())
             with self._wake:
-                self._wake.wait_for(lambda: self._leaving or self._end is not None, pause_s)
+                self._wake.wait_for(lambda: self._leaving or self._end is not None, seconds)
             if self._leaving:
                 return
             if self._end is not None:
                 self._say_stopped(exit_code)
                 return
-            pause_s = min(SEND_AGAIN_S_MAX, pause_s * 2)
         self._tell_end(Outcome.SUCCEEDED, None, exit_code, ended_ms)
 
     # ---- ends -------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ def send(
     urls: Sequence[str],
     ca: Path | None,
     progress: Callable[[str], None],
+    proxy: str = "",
 ) -> None:
     """Put every file where its link says. Raises: FederationError, as `federation.objects.links.upload`."""
     from federation.objects.links import upload
@@ -51,7 +52,7 @@ def send(
         if len(files) > 1:
             progress(f"results, file {count} of {len(files)}")
         try:
-            upload(url, output / file.path, ca_file=ca)
+            upload(url, output / file.path, ca_file=ca, proxy=proxy)
         except OSError as problem:
             raise FederationError(
                 Code.STORE_UNAVAILABLE,

@@ -11,6 +11,7 @@ environments (`environments.py`).
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import sys
@@ -21,14 +22,15 @@ from pathlib import Path
 
 from federation.archive import unpack
 from federation.archive.limits import PACKAGE_PACKED_BYTES_MAX, disk_failed
+from federation.backoff import pause_s
 from federation.errors import Code, Fault, FederationError, invalid
 from federation.policy.share import RECLAIM_S_DEFAULT
 from hub_node.config import DatasetConfig
 from hub_node.records import Epoch, LeaseOrder
 
 PACKAGE_CACHE_BYTES_MAX = 2 * 1024**3
-DOWNLOAD_PAUSES_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
-"""Between attempts to fetch a package; each attempt tries three times by itself."""
+DOWNLOADS_MAX, DOWNLOAD_PAUSE_S, DOWNLOAD_PAUSE_S_MAX = 8, 2.0, 60.0
+"""Attempts to fetch a package, and the pauses between them; each attempt tries three times by itself."""
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TRIED_AGAIN = frozenset({Code.UNREACHABLE, Code.STORE_UNAVAILABLE, Code.TIMED_OUT, Code.OVERLOADED})
@@ -93,6 +95,8 @@ class Staging:
     ca: Path | None = None
     reclaim_s: int = RECLAIM_S_DEFAULT
     """What a preempted run has between SIGTERM and SIGKILL, by the hub's policy."""
+    proxy: str = field(default="", repr=False)
+    """On the way to the object store: http://HOST:PORT, `none`, or empty for what the environment says."""
 
     def places(self, job_id: str, epoch: Epoch) -> Places:
         """The folder of an attempt. Raises: FederationError INVALID_ARGUMENT for an id that is no name."""
@@ -172,8 +176,7 @@ class Staging:
                 metadata={"digest": digest},
             )
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        pauses = list(DOWNLOAD_PAUSES_S)
-        while True:
+        for failures in range(1, DOWNLOADS_MAX + 1):
             progress("package, downloading")
             try:
                 download(
@@ -182,14 +185,15 @@ class Staging:
                     sha256=digest,
                     size_bytes_max=PACKAGE_PACKED_BYTES_MAX,
                     ca_file=self.ca,
+                    proxy=self.proxy,
                 )
                 break
             except OSError as problem:
                 raise disk_failed("store a package", problem) from problem
             except FederationError as error:
-                if error.code not in _TRIED_AGAIN or not pauses:
+                if error.code not in _TRIED_AGAIN or failures == DOWNLOADS_MAX:
                     raise
-                wait_until(cancelled, pauses.pop(0))
+                wait_until(cancelled, pause_s(failures, DOWNLOAD_PAUSE_S, DOWNLOAD_PAUSE_S_MAX, random.random()))
         trim(cache, keep=file)
         return file
 

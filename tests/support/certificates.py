@@ -42,12 +42,12 @@ class CertificateAuthority:
         self.ca_file = folder / "ca.pem"
         self.ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def server(self, *hosts: str, file: str = "server") -> Certificate:
-        """A server certificate for host names and addresses; default: loopback."""
+    def server(self, *hosts: str, file: str = "server", from_now: dt.timedelta = dt.timedelta()) -> Certificate:
+        """A server certificate for host names and addresses, default: loopback; valid for a day, `from_now` on."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [_general(host) for host in hosts or ("localhost", "127.0.0.1")]
         certificate = (
-            _builder(_name(file), self._name, key.public_key())
+            _builder(_name(file), self._name, key.public_key(), from_now)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.KeyUsage(*_usages(sign_certificates=False)), critical=True)
@@ -81,8 +81,10 @@ def _usages(*, sign_certificates: bool) -> tuple[bool, ...]:
     return (True, False, False, False, False, sign_certificates, sign_certificates, False, False)
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.UTC)
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, from_now: dt.timedelta = dt.timedelta()
+) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC) + from_now
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

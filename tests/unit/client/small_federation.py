@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 
 from federation.client import Settings
+from federation.client.settings import installed_version
 from federation.errors import Code, Fault, FederationError, invalid, not_found, to_grpc_status
 from federation.v1 import common_pb2, hub_pb2, hub_pb2_grpc, job_pb2, job_pb2_grpc
 
@@ -29,7 +30,7 @@ NOW_MS = 1_760_000_000_000
 class SmallFederation:
     """Jobs, hubs, a log each, and an object store of bytes. `calls` counts what arrived."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.lock = threading.Condition()
         self.jobs: dict[str, job_pb2.Job] = {}
         self.by_request: dict[str, tuple[bytes, str]] = {}
@@ -49,12 +50,18 @@ class SmallFederation:
         """Methods whose next answer is lost after the work was done."""
         self.streamed = 0
         """Changes of jobs that watchers took."""
+        self.protocols = (1, 1)
+        self.clock_ahead_ms = 0
         self.http_statuses: list[int] = []
         """What the object store answers next, before it works again."""
         self._server = grpc.server(futures.ThreadPoolExecutor(16))
         job_pb2_grpc.add_JobServiceServicer_to_server(_Jobs(self), self._server)
         hub_pb2_grpc.add_HubServiceServicer_to_server(_Hubs(self), self._server)  # type: ignore[abstract]  # no agents here
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.port = (
+            self._server.add_secure_port("127.0.0.1:0", credentials)
+            if credentials
+            else self._server.add_insecure_port("127.0.0.1:0")
+        )
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 
@@ -327,6 +334,18 @@ class _Hubs(_Door, hub_pb2_grpc.HubServiceServicer):
             return hub_pb2.DrainHubResponse(hub=hub)
 
         return self.run("DrainHub", context, body)
+
+    def GetServerInfo(self, _request: Any, _context: Any) -> Any:
+        return hub_pb2.GetServerInfoResponse(
+            version=installed_version(),
+            protocol_min=self.federation.protocols[0],
+            protocol_max=self.federation.protocols[1],
+            now_ms=time.time_ns() // 1_000_000 + self.federation.clock_ahead_ms,
+        )
+
+    def WhoAmI(self, _request: Any, context: Any) -> Any:
+        who = hub_pb2.WhoAmIResponse(kind="user", issuer="local", subject="aisha", home_hub="cairo")
+        return self.run("WhoAmI", context, lambda: who)
 
     def GetPolicy(self, _request: Any, context: Any) -> Any:
         return self.run("GetPolicy", context, lambda: hub_pb2.GetPolicyResponse(policy=self.federation.policy))

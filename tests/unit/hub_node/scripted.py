@@ -235,7 +235,7 @@ class ScriptedControl(hub_pb2_grpc.HubServiceServicer):
     def _not_for_agents(self, request: Any, context: grpc.ServicerContext) -> Any:
         context.abort(grpc.StatusCode.PERMISSION_DENIED, "an agent has no business here")
 
-    ListHubs = GetHub = DrainHub = GetPolicy = _not_for_agents
+    ListHubs = GetHub = DrainHub = GetPolicy = GetServerInfo = WhoAmI = _not_for_agents
 
     def _take(self, reports: Any) -> None:
         for report in reports:
