@@ -268,7 +268,7 @@ class _Line:
 
     def _handshake(self) -> _Said:
         try:
-            wrapped = _context(self._way.roots).wrap_socket(self._open, server_hostname=self._way.host)
+            wrapped = _encrypted(_context(self._way.roots), self._open, self._way.host)
         except ssl.SSLCertVerificationError as problem:
             return self._untrusted(problem)
         except TimeoutError:
@@ -277,7 +277,7 @@ class _Line:
                 "TLS_SILENT",
                 "Something takes the connection and does not serve it: a firewall, a port forward, or a server that hangs.",
             )
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError):
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, _Cut):
             return _Said(
                 "cut in the middle of the handshake",
                 "TLS_CUT",
@@ -362,7 +362,7 @@ class _Line:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         with contextlib.suppress(OSError), socket.create_connection(self._first, WAIT_S) as connection:
-            context.wrap_socket(connection).close()
+            _encrypted(context, connection, self._way.host).close()
             return True
         return False
 
@@ -381,6 +381,25 @@ class _Line:
             got += piece
         self._open.settimeout(WAIT_S)
         return got
+
+
+class _Cut(ConnectionError):
+    """The other side hung up before or while we spoke."""
+
+
+def _encrypted(context: ssl.SSLContext, connection: socket.socket, name: str) -> ssl.SSLSocket:
+    """`connection` after the handshake. Raises: ssl.SSLError, TimeoutError, _Cut."""
+    try:
+        connection.getpeername()  # a connection that is gone already is wrapped without a handshake, or left open
+        wrapped = context.wrap_socket(connection, server_hostname=name)
+    except (ssl.SSLError, TimeoutError):
+        raise
+    except OSError as problem:
+        raise _Cut from problem
+    if wrapped.version() is None:
+        wrapped.close()
+        raise _Cut
+    return wrapped
 
 
 _EXPIRED, _NOT_YET, _WRONG_NAME = 10, 9, (62, 64)
