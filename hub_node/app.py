@@ -23,9 +23,10 @@ from hub_node.admission import Admission, offered
 from hub_node.agent.attempt import Tools
 from hub_node.agent.state import State
 from hub_node.config import AgentConfig, load
+from hub_node.conversation import Introduction
 from hub_node.data.staging import Staging
 from hub_node.journal import Journal
-from hub_node.link import Introduction, Link
+from hub_node.link import Link
 from hub_node.records import DatasetReport, NodeReport, Run
 from hub_node.runners.registry import Registry
 

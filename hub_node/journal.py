@@ -15,16 +15,14 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from federation.errors import Code, Fault, FederationError
-from hub_node.records import Epoch, LeaseOrder, Outcome, OutputFile, Reason, Run, RunState, Work
+from hub_node.records import Epoch, LeaseOrder, Outcome, OutputFile, Reason, Run, RunState, Seen, Work
 
 SHAPE = 1
-RUNS_MAX = 10_000
-"""A control plane that never releases anything must not fill this disk."""
 _INSTANCE_FILE = "instance.json"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -33,14 +31,6 @@ CREATE TABLE IF NOT EXISTS runs (
     state TEXT NOT NULL, outcome TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (lease_id, incarnation, n)
 ) STRICT;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The newest orders that were carried out into the journal: older ones are dropped."""
-
-    incarnation: int = 0
-    revision: int = 0
 
 
 class Journal:

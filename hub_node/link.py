@@ -14,9 +14,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from importlib import metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -25,49 +24,27 @@ from federation.client import Settings, transport
 from federation.errors import Code, Fault, FederationError, from_rpc_error
 from federation.v1 import hub_pb2, hub_pb2_grpc
 from hub_node import wire
-from hub_node.reconcile import usage
-from hub_node.records import DatasetReport, Epoch, NodeReport, Orders, OutputFile, Run, RunState
+from hub_node.conversation import (
+    PERSON_MUST_ACT,
+    SESSION_GONE,
+    Call,
+    Conversation,
+    Introduction,
+    Truth,
+    carried,
+    pause_s,
+)
+from hub_node.records import Epoch, NodeReport, Orders, OutputFile, Run
 
 log = logging.getLogger(__name__)
 
-PROTOCOL_MIN, PROTOCOL_MAX = 1, 1
-HOLD_MS = 20_000
 CALL_S = 15.0
 """Deadline of a call that is not held, and what a held one gets beyond its hold."""
 SPACING_S = 0.005
 """At most this often a newer sync replaces a held one: changes in one breath travel together."""
 NODES_EVERY_S = 30.0
-PAUSE_S, PAUSE_S_MAX, PAUSE_S_SLOW = 0.1, 10.0, 20.0
 APPLY_S_MAX = 30.0
 """How long the next sync waits for the journal to take the last answer."""
-_PERSON_MUST_ACT = frozenset(
-    {Code.IDENTITY_IN_USE, Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.PROTOCOL_UNSUPPORTED}
-)
-_SESSION_GONE = frozenset({Code.SESSION_UNKNOWN, Code.SESSION_SUPERSEDED})
-
-
-@dataclass(frozen=True, slots=True)
-class Introduction:
-    """Who we are, for OpenSession."""
-
-    hub_id: str
-    agent_id: str
-    instance_id: str
-    title: str
-    engines: tuple[str, ...]
-    datasets: tuple[DatasetReport, ...]
-    reclaim_ms: int = 60_000
-    """What the hub's policy gives a preempted guest."""
-    takes_back: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """What the state thread last saved: all unreleased runs, and how many answers it has taken so far."""
-
-    runs: Mapping[str, Run] = field(default_factory=dict)
-    orders_revision: int = 0
-    answers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +62,7 @@ class LogPiece:
 class _Call:
     """One sync in flight."""
 
-    seq: int
-    sent: tuple[Run, ...]
-    sent_ms: int
+    said: Call
     began_s: float
     future: Any
     done: bool = False
@@ -105,9 +80,8 @@ class Link:
         on_orders: Callable[[Orders], None],
     ) -> None:
         """Raises: FederationError where the address or the certificates cannot be used."""
-        self._introduction = introduction
+        self._conversation = Conversation(introduction, log_bytes)
         self._nodes = nodes
-        self._log_bytes = log_bytes
         self._on_orders = on_orders
         self._metadata = transport.metadata(settings)
         target, credentials = transport.credentials(settings)
@@ -123,13 +97,7 @@ class Link:
         self._dirty = False
         self._delivered = 0
         self._closing = threading.Event()
-        self._session_id = ""
-        self._seq = 0
         self._calls: list[_Call] = []
-        self._told: dict[str, Run] = {}
-        self._full = False
-        self._first = True
-        self._hold_ms = HOLD_MS
         self._round_trip_ms = -1
         self._nodes_due_s = 0.0
         self._complaint = ""
@@ -160,7 +128,7 @@ class Link:
     def put_log(self, read_id: str, piece: LogPiece) -> None:
         """Send a range of a log, or why there is none. Raises: FederationError."""
         chunk = hub_pb2.PutLogChunkRequest(
-            session_id=self._session_id,
+            session_id=self._conversation.session_id,
             read_id=read_id,
             offset=piece.offset,
             data=piece.data,
@@ -173,7 +141,7 @@ class Link:
     def result_links(self, lease_id: str, epoch: Epoch, files: Sequence[OutputFile]) -> tuple[str, ...]:
         """Where to put each file of a result, in their order. Raises: FederationError."""
         request = hub_pb2.CreateResultUploadRequest(
-            session_id=self._session_id,
+            session_id=self._conversation.session_id,
             lease_id=lease_id,
             epoch=wire.epoch_to(epoch),
             files=[wire.output_to(one) for one in files],
@@ -187,48 +155,31 @@ class Link:
         failures = 0
         while not self._closing.is_set():
             try:
-                if not self._session_id:
+                if not self._conversation.session_id:
                     self._open()
                 self._sync_until_quiet()
                 failures = 0
             except FederationError as error:
                 if self._closing.is_set():
                     return
-                if error.code in _SESSION_GONE:
-                    self._session_id = ""
+                if error.code in SESSION_GONE:
+                    self._conversation.session_id = ""
                 failures += 1
                 self._complain(error)
-                self._pause(_pause_s(error, failures))
+                self._pause(pause_s(error.code, failures, random.random()))
 
     def _open(self) -> None:
-        about = self._introduction
         with self._wake:
             truth, self._dirty = self._truth, False
-        runs = tuple(truth.runs.values())
-        request = hub_pb2.OpenSessionRequest(
-            hub_id=about.hub_id,
-            agent_id=about.agent_id,
-            agent_version=_version(),
-            protocol_min=PROTOCOL_MIN,
-            protocol_max=PROTOCOL_MAX,
-            instance_id=about.instance_id,
-            nodes=[wire.node_to(node) for node in self._nodes()],
-            engines=about.engines,
-            datasets=[wire.dataset_to(one) for one in about.datasets],
-            runs=self._reports(runs),
-            title=about.title,
-            reclaim_ms=about.reclaim_ms,
-            takes_back=about.takes_back,
-        )
+        request = self._conversation.opening(truth, self._nodes(), _now_ms())
         began_s = time.monotonic()
         answer: hub_pb2.OpenSessionResponse = self._unary(self._stub.OpenSession, request)
         self._round_trip_ms = int((time.monotonic() - began_s) * 1000)
         self._nodes_due_s = time.monotonic() + NODES_EVERY_S
-        self._session_id, self._seq, self._calls = answer.session_id, 0, []
-        self._hold_ms = min(HOLD_MS, answer.hold_ms or HOLD_MS)
-        self._told = {run.lease_id: run for run in runs}
-        self._complaint, self._first, self._full = "", True, False
-        log.info("session open at %s, %d runs told, round trip %d ms", self._server, len(runs), self._round_trip_ms)
+        self._conversation.opened(truth, answer)
+        self._calls, self._complaint = [], ""
+        told, trip_ms = len(truth.runs), self._round_trip_ms
+        log.info("session open at %s, %d runs told, round trip %d ms", self._server, told, trip_ms)
 
     def _sync_until_quiet(self) -> None:
         """One sync, and its answer or its replacement by a newer one."""
@@ -244,40 +195,21 @@ class Link:
         if self._closing.is_set():
             return
         self._calls.remove(call)
-        carried = self._take(call)
-        if not carried and time.monotonic() - call.began_s < 0.5:
+        if not self._take(call) and time.monotonic() - call.began_s < 0.5:
             self._pause(0.2)  # a server that answers at once with nothing must not spin us
 
     def _send(self) -> _Call:
         with self._wake:
             truth, self._dirty = self._truth, False
-        self._seq += 1
-        now_ms = _now_ms()
-        told = {} if self._full else self._told
-        changed = tuple(
-            run
-            for run in truth.runs.values()
-            if run.state is RunState.ENDED or told.get(run.lease_id) != run or usage(run, now_ms)
-        )
         nodes: tuple[NodeReport, ...] = ()
         if time.monotonic() >= self._nodes_due_s:
             nodes, self._nodes_due_s = self._nodes(), time.monotonic() + NODES_EVERY_S
-        request = hub_pb2.SyncHubRequest(
-            session_id=self._session_id,
-            sync_seq=self._seq,
-            orders_revision=truth.orders_revision,
-            changed=self._reports(changed, now_ms),
-            runs_digest=wire.digest_of(truth.runs.values()),
-            nodes=[wire.node_to(node) for node in nodes],
-            hold_ms=self._hold_ms,
-            round_trip_ms=self._round_trip_ms,
-            full=self._full,
-        )
-        sent_ms, began_s = _now_ms(), time.monotonic()
+        said, request = self._conversation.call(truth, nodes, self._round_trip_ms, _now_ms())
+        began_s = time.monotonic()
         future = self._stub.SyncHub.future(
-            request, timeout=self._hold_ms / 1000 + CALL_S, metadata=self._metadata, wait_for_ready=False
+            request, timeout=request.hold_ms / 1000 + CALL_S, metadata=self._metadata, wait_for_ready=False
         )
-        call = _Call(self._seq, changed, sent_ms, began_s, future)
+        call = _Call(said, began_s, future)
         self._calls.append(call)
         future.add_done_callback(lambda _: self._came(call))
         return call
@@ -306,40 +238,22 @@ class Link:
             raise from_rpc_error(problem) from problem
         elapsed_ms = int((time.monotonic() - call.began_s) * 1000)
         self._round_trip_ms = max(0, elapsed_ms - answer.held_ms)
-        self._full = answer.send_full
         return self._deliver(call, answer, wait=True)
 
     def _deliver(self, call: _Call, answer: hub_pb2.SyncHubResponse, wait: bool) -> bool:
-        for run in call.sent:
-            self._told[run.lease_id] = run
-        for lease_id in [one for one in self._told if one not in self._truth.runs]:
-            del self._told[lease_id]
-        if answer.superseded:
+        orders = self._conversation.answered(call.said, answer, self._truth)
+        if orders is None:
             return False
-        orders = replace(wire.orders_from(answer, call.sent_ms), first=self._first)
-        self._first = False
-        carried = bool(
-            orders.leases
-            or orders.revokes
-            or orders.renewals
-            or orders.releases
-            or orders.log_reads
-            or orders.usage_stored
-            or orders.send_full
-        )
         self._delivered += 1
         delivered = self._delivered
         self._on_orders(orders)
-        if wait and carried:
+        something = carried(orders)
+        if wait and something:
             with self._wake:
                 self._wake.wait_for(lambda: self._closing.is_set() or self._truth.answers >= delivered, APPLY_S_MAX)
-        return carried
+        return something
 
     # ---- inside -----------------------------------------------------------------------------------------------------
-    def _reports(self, runs: Iterable[Run], now_ms: int | None = None) -> list[hub_pb2.RunReport]:
-        now_ms = _now_ms() if now_ms is None else now_ms
-        return [wire.report_to(run, usage(run, now_ms), self._log_bytes(run)) for run in runs]
-
     def _unary(self, method: Any, request: Any) -> Any:
         try:
             return method(request, timeout=CALL_S, metadata=self._metadata)
@@ -360,27 +274,14 @@ class Link:
     def _complain(self, error: FederationError) -> None:
         """Each trouble is said once, not at every attempt, though its words change from attempt to attempt."""
         said = error.code.value
-        if said == self._complaint or error.code in _SESSION_GONE:
+        if said == self._complaint or error.code in SESSION_GONE:
             return
         self._complaint = said
-        if error.code in _PERSON_MUST_ACT:
+        if error.code in PERSON_MUST_ACT:
             log.error("the control plane refuses this agent: %s", error)
         else:
             log.warning("the control plane cannot be reached, runs go on: %s", error)
 
 
-def _pause_s(error: FederationError, failures: int) -> float:
-    if error.code in _PERSON_MUST_ACT:
-        return PAUSE_S_SLOW * (0.5 + random.random() / 2)
-    return float(min(PAUSE_S_MAX, PAUSE_S * 2 ** min(failures - 1, 10)) * (0.5 + random.random() / 2))
-
-
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _version() -> str:
-    try:
-        return metadata.version("digital-br")
-    except metadata.PackageNotFoundError:
-        return "0"

@@ -1,14 +1,17 @@
-"""What the agent asks of an engine: the Runner contract. Floor 2 of hub_node; adapters live in `runners/`."""
+"""What the agent asks of an engine (Runner; adapters in `runners/`) and of its memory (RunJournal). Floor 2 of hub_node."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from hub_node.records import Run
+from hub_node.records import Run, Seen
+
+RUNS_MAX = 10_000
+"""A control plane that never releases anything must not fill a hub's disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +86,17 @@ class Extendable(Protocol):
     """A runner whose engine holds the deadline itself (a guard), and so must hear of a renewed lease."""
 
     def extend(self, deadline_ms: int, lease_until_ms: int) -> None:
-        """New wall-clock deadlines: of the runtime limit, and of the lease (0 for none)."""
+        """New wall-clock deadlines: of the runtime limit, which only comes nearer, and of the lease (0 for none)."""
+
+
+class RunJournal(Protocol):
+    """The agent's memory, which survives its crash: runs, and the newest orders that were carried out into it."""
+
+    def load(self) -> dict[str, Run]:
+        """All runs, by lease id."""
+
+    def seen(self) -> Seen:
+        """The newest orders carried out."""
+
+    def save(self, changed: Iterable[Run] = (), removed: Iterable[Run] = (), seen: Seen | None = None) -> None:
+        """One transaction, on the disk when it returns. Raises: FederationError STORE_FULL, STORE_UNAVAILABLE."""

@@ -22,6 +22,8 @@ KEEP_STAGING_MS = 30 * 60_000
 """A `keep` lease holds for its runtime limit plus this: staging counts against the lease, not against the program."""
 SUPERSEDED_GRACE_MS = 10_000
 EXPIRY_GRACE_MS = 10_000
+RENEWAL_STEP_MS = 5_000
+"""How long a lease holds is said in every answer, and a quick answer says a little more: less than this is not news."""
 GUARD_SLACK_MS = 3_000
 """A guard ends its run to the second; we speak up this much later, for engines that have no guard."""
 USAGE_INTERVAL_MS = 5 * 60_000
@@ -129,6 +131,15 @@ def expired(runs: Iterable[Run], now_ms: int) -> tuple[Command, ...]:
     return tuple(commands)
 
 
+def too_late(lease: LeaseOrder, deadline_ms: int, now_ms: int) -> bool:
+    """Whether a run that began now would be ended by its lease before its own limit; it waits for a new lease instead.
+
+    Only of `keep`, whose lease is not renewed. The others begin with what is left and live on renewals.
+    """
+    needed_ms = lease.work.runtime_limit_ms if lease.work.on_partition == "keep" else 0
+    return now_ms + needed_ms >= deadline_ms
+
+
 def applied(runs: Mapping[str, Run], commands: Iterable[Command], now_ms: int) -> dict[str, Run]:
     """The runs after the commands."""
     after = dict(runs)
@@ -200,7 +211,7 @@ def _extends(orders: Orders, runs: Mapping[str, Run]) -> list[Command]:
         run = runs.get(renewal.lease_id)
         if run is None or run.lease.epoch != renewal.epoch or run.state is _ENDED:
             continue
-        if renewal.valid_until_ms > max(run.deadline_ms, longest.get(renewal.lease_id, 0)):
+        if renewal.valid_until_ms > max(run.deadline_ms + RENEWAL_STEP_MS, longest.get(renewal.lease_id, 0)):
             longest[renewal.lease_id] = renewal.valid_until_ms
     return [Extend(lease_id, until_ms) for lease_id, until_ms in sorted(longest.items())]
 
@@ -244,8 +255,8 @@ def _starts(orders: Orders, runs: Mapping[str, Run], now_ms: int) -> list[Comman
         longer_ms = max((one.valid_until_ms for one in orders.renewals if _of(one, lease)), default=0)
         if longer_ms > deadline_ms:
             lease, deadline_ms = replace(lease, valid_until_ms=longer_ms), longer_ms  # noqa: PLW2901  # renewed at once
-        if now_ms >= deadline_ms:
-            reason = Reason("LEASE_RAN_OUT", "The order to start it arrived after the lease had run out.")
+        if too_late(lease, deadline_ms, now_ms):
+            reason = Reason("TOO_LATE", "The order to start it came when too little of its lease was left.")
             commands.append(Refuse(lease, reason))
         else:
             commands.append(Start(lease, deadline_ms))

@@ -221,3 +221,11 @@ class Run:
     def lease_id(self) -> str:
         """The lease's id, the key in the journal."""
         return self.lease.lease_id
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The newest orders that were carried out into the journal: older ones are dropped."""
+
+    incarnation: int = 0
+    revision: int = 0

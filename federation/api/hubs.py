@@ -8,20 +8,11 @@ from dataclasses import dataclass, field
 
 from federation.api.door import Caller, Gate, unary
 from federation.api.jobs import LINK_TTL_S, objects_of, package_key
-from federation.api.translate import (
-    agent_in,
-    devices_out,
-    epoch_in,
-    hub_out,
-    nodes_in,
-    owner_out,
-    policy_out,
-    reason_out,
-    report_in,
-)
+from federation.api.syncing import LeaseLinks, answer_out, beat_in
+from federation.api.translate import agent_in, epoch_in, hub_out, policy_out, report_in
 from federation.client.settings import installed_version
 from federation.domain.ids import LeaseId
-from federation.domain.job import Epoch, Job
+from federation.domain.job import Job
 from federation.domain.lease import Lease
 from federation.errors import Code, Fault, FederationError, from_parts, invalid
 from federation.identity.authority import Scope, denied, speaks_for
@@ -32,9 +23,9 @@ from federation.service import policies
 from federation.service import sync as service_sync
 from federation.service.desk import Desk
 from federation.service.logs import CHUNK_BYTES_MAX, LogChunk, LogRead
-from federation.service.sync import Heartbeat, Orders
+from federation.service.sync import Orders
 from federation.service.world import Unit
-from federation.v1 import common_pb2, hub_pb2, hub_pb2_grpc
+from federation.v1 import hub_pb2, hub_pb2_grpc
 
 HOLD_MS_MAX = 20_000
 RESULT_FILES_MAX = 1_000
@@ -90,15 +81,7 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         if len(request.changed) > REPORTS_MAX:
             raise invalid(f"more than {REPORTS_MAX} runs in one sync", field="changed", code=Code.LIMIT_EXCEEDED)
         session_id, hub_id = request.session_id, caller.principal.home_hub
-        beat = Heartbeat(
-            session_id,
-            tuple(report_in(report, hub_id) for report in request.changed),
-            request.runs_digest,
-            nodes_in(request.nodes),
-            request.full,
-            request.round_trip_ms,
-            request.sync_seq,
-        )
+        beat = beat_in(request, hub_id)
         store = self.desk.store
 
         def take(unit: Unit) -> Orders:
@@ -166,59 +149,12 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             end()
 
     def _answer(self, orders: Orders, reads: list[LogRead], held_ms: int) -> hub_pb2.SyncHubResponse:
-        return hub_pb2.SyncHubResponse(
-            incarnation=orders.incarnation,
-            orders_revision=orders.revision,
-            leases=[self._lease_out(lease, job) for lease, job in orders.starts],
-            revokes=[
-                hub_pb2.Revoke(
-                    lease_id=one.lease_id,
-                    epoch=_epoch_out(one.epoch),
-                    reason=reason_out(one.reason),
-                    grace_ms=one.grace_ms,
-                )
-                for one in orders.revokes
-            ],
-            renewals=[
-                hub_pb2.Renewal(lease_id=lease.id, epoch=_epoch_out(lease.epoch), valid_for_ms=valid_for_ms)
-                for lease, valid_for_ms in orders.renewals
-            ],
-            releases=[
-                hub_pb2.Release(lease_id=lease_id, epoch=_epoch_out(epoch)) for lease_id, epoch in orders.releases
-            ],
-            log_reads=[
-                hub_pb2.ReadLogOrder(
-                    read_id=read.read_id,
-                    job_id=read.job_id,
-                    epoch=_epoch_out(read.epoch),
-                    offset=read.offset,
-                    limit_bytes=read.limit_bytes,
-                )
-                for read in reads
-            ],
-            send_full=orders.send_full,
-            usage_stored=orders.usage_stored,
-            held_ms=held_ms,
-        )
+        return answer_out(orders, reads, held_ms, self.desk.clock.now_ms(), self._lease_links)
 
-    def _lease_out(self, lease: Lease, job: Job) -> hub_pb2.Lease:
-        spec, url = job.spec, ""
-        if spec.package_digest and self.desk.objects is not None:
-            url = self.desk.objects.presign_get(package_key(spec.package_digest), LINK_TTL_S)
-        return hub_pb2.Lease(
-            lease_id=lease.id,
-            job_id=job.id,
-            epoch=_epoch_out(lease.epoch),
-            spec=job.spec_bytes,
-            owner=owner_out(job.owner),
-            nodes=lease.nodes,
-            # What is left, not what was granted: an order that is delivered late must not outlive the server's clock.
-            valid_for_ms=max(1, lease.expires_ms - self.desk.clock.now_ms()),
-            package_url=url,
-            tracking_uri=self._tracking_uri() if spec.tracking else "",
-            start=True,
-            devices=devices_out(lease.devices),
-        )
+    def _lease_links(self, job: Job) -> LeaseLinks:
+        digest, objects = job.spec.package_digest, self.desk.objects
+        package_url = objects.presign_get(package_key(digest), LINK_TTL_S) if digest and objects is not None else ""
+        return LeaseLinks(package_url, self._tracking_uri() if job.spec.tracking else "")
 
     def _tracking_uri(self) -> str:
         return "" if self.desk.tracking is None else self.desk.tracking.uri()
@@ -323,10 +259,6 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         """Whom the token stands for."""
         who = caller.principal
         return hub_pb2.WhoAmIResponse(kind=who.kind, issuer=who.issuer, subject=who.subject, home_hub=who.home_hub)
-
-
-def _epoch_out(epoch: Epoch) -> common_pb2.Epoch:
-    return common_pb2.Epoch(incarnation=epoch.incarnation, n=epoch.n)
 
 
 def _no_session(session_id: str) -> FederationError:

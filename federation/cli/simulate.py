@@ -1,6 +1,6 @@
 """`brhub simulate`: what a history of jobs would have looked like under another policy; `--export` records a history.
 
-Deliberately not here: the replay (`federation/simulation`), the columns (`comparison.py`).
+Deliberately not here: the replay (`federation/simulation`), the columns (`comparison.py`), faults by seed (`seeds.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command("simulate", short_help="Replay past jobs under another policy.")(simulate)
 
 
-def simulate(
+def simulate(  # noqa: PLR0913  # one argument a flag
     context: typer.Context,
     *,
     policy: Annotated[
@@ -48,12 +48,26 @@ def simulate(
     names: Annotated[
         bool, typer.Option("--names", help="With --export: keep people's names; else each becomes a pseudonym.")
     ] = False,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Simulate a federation with faults: one seed.")] = None,
+    seeds: Annotated[str, typer.Option(metavar="A..B", help="The same with many seeds, on all cores.")] = "",
+    hubs: Annotated[int, typer.Option(metavar="H", help="With seeds: so many hubs.")] = 3,
+    hours: Annotated[float, typer.Option(metavar="T", help="With seeds: faults happen for so long.")] = 2.0,
+    faults: Annotated[str, typer.Option(metavar="KIND,...|all|none", help="With seeds: which faults.")] = "all",
+    workers: Annotated[int, typer.Option(help="With --seeds: processes; 0: one a core.")] = 0,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --seeds: keep results here, and go on from them.")
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="With --seed: write its whole story.")] = None,
 ) -> None:
-    """What would last month have looked like with this policy? Waiting, use and guest hours per hub, before and after.
+    """What would last month have looked like with this policy? And: does every promise hold when everything fails?
 
     \b
     brhub simulate --export month.jsonl
     brhub simulate --history month.jsonl --policy policy.yaml
+    brhub simulate --seeds 1..50 --hubs 3 --hours 2 --faults all
+
+    With seeds the whole federation runs in virtual time while links, disks, clocks, machines and processes fail; status 1
+    and the seed when a promise is broken.
 
     Before is the policy that the history names, or everybody alike. The README says what both files hold.
 
@@ -61,7 +75,13 @@ def simulate(
     followed. Runs that were lost to preemption are no wait, but count in the slowdown. A retry is a job of its own.
     """  # noqa: D301  # \b is typer's mark for lines that stay as they are
     session = session_of(context)
-    if export is not None:
+    if seed is not None or seeds:
+        from federation.cli.seeds import Wanted, run
+
+        if history is not None or export is not None or policy is not None:
+            raise invalid("seeds and histories do not go together", hint="Use one kind of simulation at a time.")
+        run(session, Wanted(seed, seeds, hubs, hours, faults, workers, results, trace))
+    elif export is not None:
         if history is not None:
             raise invalid("--export and --history do not go together", hint="First export, then simulate.")
         _export(session, export, since, names, policy)

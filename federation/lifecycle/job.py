@@ -104,7 +104,7 @@ _LEASE_LIVE = {
     T.RUN_FAILED: L.ENDED,
     T.RUN_STOPPED: L.ENDED,
     T.RUN_REFUSED: L.ENDED,
-    T.RUN_ABSENT: None,
+    T.RUN_ABSENT: L.ACTIVE,  # it may run where nobody can look: it is not to be begun again
     T.LEASE_RENEWED: None,
     T.LEASE_EXPIRED: None,
     T.CANCEL_REQUESTED: L.REVOKING,
@@ -120,6 +120,7 @@ LEASE_TABLE: Mapping[LeaseState, Mapping[Trigger, LeaseState | None]] = {
         T.RUN_STAGING: None,
         T.RUN_STARTED: None,
         T.RUN_STOPPING: None,
+        T.RUN_ABSENT: None,
         T.CANCEL_REQUESTED: None,
         T.PREEMPT_REQUESTED: None,
     },

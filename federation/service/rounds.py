@@ -44,7 +44,7 @@ take the time that the commits need. After some quiet a few follow each other at
 BURST_S = 0.1
 REFUSAL_PAUSE_MS = 5_000
 """A hub that had no room after all is asked again after this; one whose policy said no is not asked again."""
-PASSING_REFUSALS = frozenset({"ROOM_TAKEN", "ENGINE_UNAVAILABLE", "STORE_FULL"})
+PASSING_REFUSALS = frozenset({"ROOM_TAKEN", "ENGINE_UNAVAILABLE", "STORE_FULL", "REBOOTED", "HUB_STOPPED", "TOO_LATE"})
 HALF_LIVES_RECALLED = 8
 """After a start, use older than this is forgotten: less than half a percent of it would count."""
 RETRY_S = 1.0
@@ -191,7 +191,7 @@ class Rounds:
                     self._gathered.queued(self._row_of(job))
                 if not by_hub:
                     del self._refusals[job_id]
-            if self._gathered or self._quiet_s() == 0:  # the clock may have been set since the loop began to wait
+            if self.due:  # the clock may have been set since the loop began to wait
                 self._wake.set()
 
     def explain(self, job: Job) -> Explanation:
@@ -253,8 +253,24 @@ class Rounds:
             log.exception("the world could not be taken in")
         self._try_again()
 
+    @property
+    def due(self) -> bool:
+        """Whether a round would have something to decide now."""
+        return bool(self._gathered) or self._quiet_s() == 0
+
+    @property
+    def wake_ms(self) -> int | None:
+        """When the last plan may be another although nothing happens."""
+        return self._wake_ms
+
     def round(self) -> Plan:
         """One round: take what changed, plan, commit. Jobs whose placement no longer held stay queued."""
+        plan = self.plan()
+        self.commit(plan)
+        return plan
+
+    def plan(self) -> Plan:
+        """Take what changed, and decide on that snapshot: the world goes on meanwhile."""
         with self._guard:
             delta: Delta = self._gathered.take()
         began_ms = self._clock.now_ms()
@@ -262,7 +278,6 @@ class Rounds:
             plan = self._planned(delta, began_ms)
         self.figures.rounds += 1
         self.figures.last_round_ms = self._clock.now_ms() - began_ms
-        self.commit(plan)
         return plan
 
     def commit(self, plan: Plan) -> Accepted:

@@ -96,7 +96,10 @@ class Orders:
     starts: list[tuple[Lease, Job]] = field(default_factory=list)
     revokes: list[Revocation] = field(default_factory=list)
     renewals: list[tuple[Lease, int]] = field(default_factory=list)
-    """(lease, how long it now holds, ms, from when the agent sent its request)."""
+    """(lease, how long it holds, ms, from when the agent sent its request): every one that is renewed now and then, in
+    every answer, because an answer may be lost."""
+    renewed: bool = False
+    """Whether one of them holds longer than was said before."""
     releases: list[tuple[LeaseId, Epoch]] = field(default_factory=list)
     usage_stored: dict[str, int] = field(default_factory=dict)
     send_full: bool = False
@@ -106,9 +109,7 @@ class Orders:
     @property
     def urgent(self) -> bool:
         """Whether the answer should leave now rather than be held."""
-        return bool(
-            self.starts or self.revokes or self.releases or self.send_full or self.usage_stored or self.renewals
-        )
+        return bool(self.starts or self.revokes or self.releases or self.send_full or self.usage_stored or self.renewed)
 
 
 def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Sequence[RunReport]) -> Orders:
@@ -121,7 +122,8 @@ def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Se
         unit.put_hub(replace(unit.world.hubs[arriving.hub_id], title=title))
     if arriving.key not in unit.world.agents:
         _check_room_for_agent(unit, arriving.hub_id)
-    agent = lifecycle_agent.admit(unit.world.agents.get(arriving.key), arriving, unit.now_ms)
+    before = unit.world.agents.get(arriving.key)
+    agent = lifecycle_agent.admit(before, arriving, unit.now_ms)
     unit.put_agent(agent)
     unit.event(
         "agent",
@@ -131,6 +133,8 @@ def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Se
         actor=_actor(agent),
         payload={"version": agent.version, "instance": agent.instance_id},
     )
+    if before is not None and before.instance_id != agent.instance_id:
+        _doubt(unit, agent, {report.lease_id for report in runs})
     return _take(unit, store, agent, runs, full=True)
 
 
@@ -290,6 +294,19 @@ def _absent(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
         apply(unit, unit.world.jobs[lease.job_id], fact, cause="SyncHub", actor=_actor(agent))
 
 
+def _doubt(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
+    """Another machine speaks for this agent now. What the one before may have begun is not for this one to begin.
+
+    Whether that one took an order before it fell silent nobody can say: its job is UNKNOWN until it returns or its lease
+    is over.
+    """
+    for lease in unit.world.held_by(agent.key):
+        if lease.id not in present and lease.state is LeaseState.GRANTED:
+            message = "another machine speaks for the agent that was to run it, and does not know it"
+            fact = Fact(Trigger.RUN_ABSENT, lease.epoch, reason=Reason("RUN_ABSENT", message, agent.hub_id))
+            apply(unit, unit.world.jobs[lease.job_id], fact, cause="OpenSession", actor=_actor(agent))
+
+
 def _post_usage(unit: Unit, store: Store, agent: Agent, report: RunReport, stored: dict[str, int]) -> None:
     """Store what is new. A lease that has ended may still bring its last stretch; somebody else's may not."""
     lease = (
@@ -341,12 +358,12 @@ def _renew(unit: Unit, lease: Lease, orders: Orders) -> None:
     """A renewal is a fenced write: it is saved before it is said. Half a length is left before the next is due."""
     job = unit.world.jobs[lease.job_id]
     length_ms = LEASE_MS_LAB if job.spec.engine == "lab" else LEASE_MS_BATCH
-    if lease.expires_ms - unit.now_ms > length_ms // 2:
-        return
-    expires_ms = unit.now_ms + length_ms
-    fact = Fact(Trigger.LEASE_RENEWED, lease.epoch, expires_ms=expires_ms)
-    apply(unit, job, fact, cause="SyncHub", actor="control")
-    orders.renewals.append((lease, length_ms))
+    left_ms = lease.expires_ms - unit.now_ms
+    if left_ms <= length_ms // 2:
+        left_ms, orders.renewed = length_ms, True
+        fact = Fact(Trigger.LEASE_RENEWED, lease.epoch, expires_ms=unit.now_ms + length_ms)
+        apply(unit, job, fact, cause="SyncHub", actor="control")
+    orders.renewals.append((lease, left_ms))
 
 
 def _actor(agent: Agent) -> str:

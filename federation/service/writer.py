@@ -220,9 +220,14 @@ class Writer:
             return _internal(error)
         except BaseException:
             log.critical("the store cannot promise durability; ending at once rather than lie", exc_info=True)
-            os._exit(70)
+            self.end_process()
+            raise
         self.world.last_seq += len(unit.events)
         return None
+
+    def end_process(self) -> None:
+        """No flush, no farewell, no reply: see `store/faults.py`. The simulator's process is not this one."""
+        os._exit(70)
 
     def _speak(self, unit: Unit) -> None:
         for job in unit.jobs.values():

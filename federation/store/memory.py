@@ -40,9 +40,9 @@ class _Tables:
 class MemoryTransaction:
     """Writes of one commit; see `ports.Transaction`."""
 
-    def __init__(self, store: MemoryStore, committed: _Tables) -> None:
+    def __init__(self, store: MemoryStore) -> None:
         self._store = store
-        self._committed = committed
+        self._committed = store.tables
         self._new = _Tables()
         self._over: FederationError | None = None
         self.done = False
@@ -136,14 +136,15 @@ class MemoryStore:
     """A store in this process's memory; see `ports.Store`."""
 
     def __init__(self) -> None:
-        self._tables = _Tables()
+        self.tables = _Tables()
+        """What is committed."""
         self._lock = threading.Lock()
         self._writing = False
 
     def load(self) -> Loaded:
         """Everything live."""
         with self._lock:
-            tables = self._tables
+            tables = self.tables
             jobs = [job for job in tables.jobs.values() if not job.state.terminal]
             leases = [lease for lease in tables.leases.values() if lease.live]
             return Loaded(
@@ -158,17 +159,23 @@ class MemoryStore:
     @contextlib.contextmanager
     def begin(self) -> Iterator[Transaction]:
         """A transaction; leaving the block without `commit` forgets it."""
+        with self.writing():
+            yield MemoryTransaction(self)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction at a time."""
         assert not self._writing, "one transaction at a time"
         self._writing = True
         try:
-            yield MemoryTransaction(self, self._tables)
+            yield
         finally:
             self._writing = False
 
     def apply(self, new: _Tables) -> None:
         """Make a transaction's writes visible, all at once."""
         with self._lock:
-            tables = self._tables
+            tables = self.tables
             tables.jobs.update(new.jobs)
             tables.leases.update(new.leases)
             tables.hubs.update(new.hubs)
@@ -181,23 +188,23 @@ class MemoryStore:
     def find_requests(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], RequestRow]:
         """Those of the (principal, request_id) that were answered."""
         with self._lock:
-            return {key: self._tables.requests[key] for key in keys if key in self._tables.requests}
+            return {key: self.tables.requests[key] for key in keys if key in self.tables.requests}
 
     def get_job(self, job_id: str) -> Job | None:
         """One job, also a terminal one."""
         with self._lock:
-            return self._tables.jobs.get(JobId(job_id))
+            return self.tables.jobs.get(JobId(job_id))
 
     def get_lease(self, lease_id: LeaseId) -> Lease | None:
         """One lease, also an ended one."""
         with self._lock:
-            return self._tables.leases.get(lease_id)
+            return self.tables.leases.get(lease_id)
 
     def list_jobs(self, where: JobFilter, before_seq: int, limit: int) -> Page:
         """Jobs with queue_seq below `before_seq` (0: from the newest)."""
         assert limit > 0, "a page shows at least one job"
         with self._lock:
-            every = list(self._tables.jobs.values())
+            every = list(self.tables.jobs.values())
         shown = [job for job in every if (not before_seq or job.queue_seq < before_seq) and _matches(job, where)]
         shown.sort(key=lambda job: (job.queue_seq, job.id), reverse=True)
         return Page(tuple(shown[:limit]), shown[limit - 1].queue_seq if len(shown) > limit else 0)
@@ -205,25 +212,25 @@ class MemoryStore:
     def count_jobs(self) -> Mapping[JobState, int]:
         """How many in each state; states without a job are left out."""
         with self._lock:
-            return dict(Counter(job.state for job in self._tables.jobs.values()))
+            return dict(Counter(job.state for job in self.tables.jobs.values()))
 
     def events_of(self, entity: str, entity_id: str, limit: int) -> tuple[EventRow, ...]:
         """The facts of one thing, oldest first."""
         with self._lock:
-            found = [row for row in self._tables.events if row.entity == entity and row.entity_id == entity_id]
+            found = [row for row in self.tables.events if row.entity == entity and row.entity_id == entity_id]
         return tuple(found[:limit])
 
     def usage_of(self, lease_id: LeaseId) -> tuple[UsageInterval, ...]:
         """The stretches of one lease, by index."""
         with self._lock:
-            intervals = self._tables.usage.get(lease_id, {})
+            intervals = self.tables.usage.get(lease_id, {})
             return tuple(intervals[index] for index in sorted(intervals))
 
     def used_since(self, moment_ms: int) -> Sequence[UsedRow]:
         """What was used in stretches that ended since then, by lease and day."""
         found: dict[tuple[str, int], list[UsageInterval]] = {}
         with self._lock:
-            tables = self._tables
+            tables = self.tables
             for lease_id, intervals in tables.usage.items():
                 for one in intervals.values():
                     if one.end_ms >= moment_ms and lease_id in tables.leases:

@@ -20,6 +20,7 @@ from hub_node.data import results, tracking
 from hub_node.data.staging import Places, Staging
 from hub_node.link import Link
 from hub_node.ports import Attempt, Extendable, Phase, Runner, Status
+from hub_node.reconcile import too_late
 from hub_node.records import Outcome, OutputFile, Reason, Run
 from hub_node.runners.process import boot_id
 from hub_node.runners.registry import Registry
@@ -56,9 +57,11 @@ class Tools:
 class AttemptThread:
     """See the module."""
 
-    def __init__(self, run: Run, tools: Tools) -> None:
+    def __init__(self, run: Run, tools: Tools, fresh: bool) -> None:
+        """`fresh`: no agent before this one has begun anything of the run."""
         self._thread = threading.Thread(target=self._run_walk, name=f"run-{run.lease.job_id}", daemon=True)
         self._run = run
+        self._fresh = fresh
         self._tools = tools
         self._places: Places = tools.staging.places(run.lease.job_id, run.lease.epoch)
         self._wake = threading.Condition()
@@ -126,16 +129,16 @@ class AttemptThread:
         if run.runner_state:
             runner.load_state(run.runner_state)
             self._runner = runner
-        elif not self._start(runner):
-            if not self._leaving:
+        elif not (began := self._start(runner)):
+            if began is False and not self._leaving:
                 self._say_stopped(143)
             return
         status = self._watch(runner)
         if status is not None:
             self._conclude(status)
 
-    def _start(self, runner: Runner) -> bool:
-        """Stage and start; False when it was asked to end before the engine had it."""
+    def _start(self, runner: Runner) -> bool | None:
+        """Stage and start; False when it was asked to end before the engine had it, None when it may not start."""
         run, tools = self._run, self._tools
         lease = run.lease
         staged = tools.staging.stage(lease, GRACE_MS, self._progress, self._called_off)
@@ -154,6 +157,9 @@ class AttemptThread:
         if self._called_off():
             return False
         self._started_ms = started_ms = _now_ms()
+        if self._fresh and too_late(lease, run.deadline_ms, started_ms):
+            self._refuse_late()
+            return None
         deadline_ms = started_ms + lease.work.runtime_limit_ms
         if not lease.valid_until_ms:
             deadline_ms = min(deadline_ms, run.deadline_ms)
@@ -256,6 +262,10 @@ class AttemptThread:
                 self._say_stopped(exit_code)
                 return
         self._tell_end(Outcome.SUCCEEDED, None, exit_code, ended_ms)
+
+    def _refuse_late(self) -> None:
+        reason = Reason("TOO_LATE", "Preparing it took so long that too little of its lease was left.")
+        self._tell_end(Outcome.REFUSED, reason, 1, self._started_ms)
 
     # ---- ends -------------------------------------------------------------------------------------------------------
     def _say_stopped(self, exit_code: int) -> None:

@@ -190,8 +190,13 @@ class ProcessRunner:
             pass
 
     def extend(self, deadline_ms: int, lease_until_ms: int) -> None:
-        """New wall-clock deadlines (0 for none); the guard takes them up within a second."""
-        self._write_deadline(deadline_ms, lease_until_ms)
+        """New wall-clock deadlines (0: as it was, none); the guard takes them up within a second.
+
+        A runtime limit never moves on: an agent that restarted may believe that the run began later than it did.
+        """
+        present = guard.number(guard.read_json(str(self.folder / "deadline.json")), "runtime_boot_ms")
+        wanted = boot_time_ms(deadline_ms)
+        self._write_deadlines(min(filter(None, (present, wanted)), default=0), boot_time_ms(lease_until_ms))
 
     def save_state(self) -> str:
         """The attempt's folder and, once known, the guard."""
@@ -242,10 +247,10 @@ class ProcessRunner:
         return True
 
     def _write_deadline(self, deadline_ms: int, lease_until_ms: int) -> None:
-        content: guard.Json = {
-            "runtime_boot_ms": boot_time_ms(deadline_ms),
-            "lease_boot_ms": boot_time_ms(lease_until_ms),
-        }
+        self._write_deadlines(boot_time_ms(deadline_ms), boot_time_ms(lease_until_ms))
+
+    def _write_deadlines(self, runtime_boot_ms: int, lease_boot_ms: int) -> None:
+        content: guard.Json = {"runtime_boot_ms": runtime_boot_ms, "lease_boot_ms": lease_boot_ms}
         guard.write_json(str(self.folder / "deadline.json"), content)
 
     def _end_orphans(self) -> None:

@@ -123,7 +123,7 @@ class RayHead(ProcessRunner):
         """Move its deadline on, never back."""
         if wall_ms > self._until_ms:
             self._until_ms = wall_ms
-            self.extend(wall_ms, 0)
+            self._write_deadline(wall_ms, 0)
 
     def over(self) -> bool:
         """Whether its process has ended."""

@@ -7,13 +7,16 @@ from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hub_node.reconcile import (
     KEEP_STAGING_MS,
+    RENEWAL_STEP_MS,
     USAGE_INTERVAL_MS,
     Command,
+    Extend,
     Forget,
     Refuse,
     Start,
@@ -241,7 +244,29 @@ def test_lease_that_ran_out_on_its_way_is_refused() -> None:
     answer = Orders(1, 5, sent_ms=0, leases=(a_lease(valid_until_ms=NOW_MS - 1, on_partition="stop"),))
     (command,) = reconcile(answer, {}, NOW_MS)
     assert isinstance(command, Refuse)
-    assert command.reason.code == "LEASE_RAN_OUT"
+    assert command.reason.code == "TOO_LATE"
+
+
+@pytest.mark.parametrize(("left_ms", "kind"), [(60_000, Refuse), (60_001, Start)])
+def test_keep_lease_begins_only_with_its_whole_runtime_before_it(left_ms: int, kind: type[object]) -> None:
+    """A run that its lease would end before its own limit waits for a new lease instead: no link may end it."""
+    lease = a_lease(valid_until_ms=NOW_MS + left_ms, runtime_limit_ms=60_000)
+    (command,) = reconcile(Orders(1, 5, sent_ms=0, leases=(lease,)), {}, NOW_MS)
+    assert type(command) is kind
+
+
+def test_lease_that_is_said_to_hold_a_little_longer_is_no_news() -> None:
+    """Every answer says how long a lease holds, a quick one a little more: the journal is written for real renewals."""
+    run = replace(a_run("job-a", 1), deadline_ms=NOW_MS + 60_000)
+    said = [
+        reconcile(
+            Orders(1, 5, NOW_MS, renewals=(RenewOrder(run.lease_id, run.lease.epoch, until_ms),)),
+            {run.lease_id: run},
+            NOW_MS,
+        )
+        for until_ms in (NOW_MS + 60_000 + RENEWAL_STEP_MS, NOW_MS + 60_001 + RENEWAL_STEP_MS)
+    ]
+    assert said == [(), (Extend(run.lease_id, NOW_MS + 60_001 + RENEWAL_STEP_MS),)]
 
 
 def test_newer_lease_of_a_running_job_stops_the_older_and_waits() -> None:

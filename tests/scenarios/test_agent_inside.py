@@ -11,7 +11,7 @@ import pytest
 
 from federation.errors import Code, Fault, FederationError
 from federation.v1 import hub_pb2, job_pb2
-from hub_node import link as link_module
+from hub_node import conversation as conversation_module
 from hub_node import probe
 from hub_node.app import Parts, connect
 from hub_node.config import load
@@ -180,7 +180,7 @@ def test_refused_name_is_said_once_and_tried_slowly(
     code: Code,
 ) -> None:
     """What a person must mend is an error in the log with what to do; the agent stays, and comes in when it is mended."""
-    monkeypatch.setattr(link_module, "PAUSE_S_SLOW", 0.3)
+    monkeypatch.setattr(conversation_module, "PAUSE_S_SLOW", 0.3)
     control.refuse_open = FederationError(code, "Not you.", fault=Fault.HUB, hint="Do this.")
     with caplog.at_level(logging.WARNING):
         one = Inside(tmp_path, served)

@@ -162,6 +162,17 @@ def test_a_hub_without_room_is_asked_again_later(control: ControlUnderTest) -> N
     assert control.round() == 1
 
 
+@pytest.mark.parametrize("code", ["REBOOTED", "HUB_STOPPED", "TOO_LATE"])
+def test_a_hub_that_could_not_at_that_moment_is_asked_again(control: ControlUnderTest, code: str) -> None:
+    """Its machine restarted, or the order came late: that is no word on the job, which may be the only hub's."""
+    control.join()
+    job_id = control.submit()
+    control.round()
+    control.sync(control.report(job_id, Trigger.RUN_REFUSED, reason=Reason(code, "not now", "cairo")))
+    control.pass_time(5_000)
+    assert (control.round(), control.job(job_id).state) == (1, JobState.LEASED)
+
+
 def test_silence_frees_nothing(control: ControlUnderTest) -> None:
     """SUSPECT after 60 s, LOST after 10 min, the lease holds; UNKNOWN only when the run is over for certain."""
     control.join()
@@ -191,10 +202,25 @@ def test_a_stop_lease_is_renewed_while_its_hub_syncs(control: ControlUnderTest) 
     for _ in range(30):
         control.pass_time(50_000)
         orders = control.sync()
-        if orders.renewals:
+        if orders.renewed:
             break
     lease, valid_for_ms = orders.renewals[0]
     assert control.world.leases[lease.id].expires_ms == control.clock.at_ms + valid_for_ms
+
+
+def test_a_renewal_whose_answer_was_lost_is_said_again(control: ControlUnderTest) -> None:
+    """Every answer says how long each lease holds; only a new length makes an answer leave at once."""
+    control.join()
+    job_id = control.submit(on_partition=OnPartition.STOP, runtime_limit_ms=86_400_000)
+    control.round()
+    control.sync(control.report(job_id, Trigger.RUN_STARTED, started_ms=1))
+    control.pass_time(1_300_000)
+    assert control.sync().renewed  # and this answer is lost
+    control.pass_time(20_000)
+    again = control.sync()
+    ((lease, left_ms),) = again.renewals
+    assert (lease.job_id, again.renewed) == (job_id, False)
+    assert control.clock.at_ms + left_ms == control.lease_of(job_id).expires_ms
 
 
 def test_a_restart_keeps_everything_and_gives_full_grace(control: ControlUnderTest) -> None:
@@ -221,6 +247,20 @@ def test_a_second_machine_with_the_same_name_is_refused(control: ControlUnderTes
     control.pass_time(60_000)
     control.join(twin)
     assert control.world.agents[an_agent().key].instance_id == "instance-2"
+
+
+def test_another_machine_does_not_begin_what_the_first_may_have_begun(control: ControlUnderTest) -> None:
+    """The order may have reached the first, which fell silent: the job is UNKNOWN until it returns or its lease is over."""
+    control.join()
+    job_id = control.submit()
+    control.round()
+    control.pass_time(60_000)
+    twin = replace(an_agent(), instance_id="instance-2", session_id="session-2")
+    assert control.join(twin).starts == []
+    assert (control.job(job_id).state, control.sync(agent=twin).starts) == (JobState.UNKNOWN, [])
+    control.pass_time(60_000)
+    control.join(replace(an_agent(), session_id="session-3"), runs=(control.report(job_id, Trigger.RUN_STARTED),))
+    assert control.job(job_id).state is JobState.RUNNING
 
 
 def test_a_newer_session_ends_the_older(control: ControlUnderTest) -> None:

@@ -193,6 +193,15 @@ def test_renewed_lease_moves_the_guards_deadline(tmp_path: Path, runner: Command
     assert said["ended_wall_ms"] >= now_ms + 2_900
 
 
+def test_runtime_limit_never_moves_on(tmp_path: Path, runner: CommandRunner) -> None:
+    """An agent that restarted may believe that the run began later: the guard keeps what it was told first."""
+    name = script(tmp_path, "import time; time.sleep(600)")
+    now_ms = time.time_ns() // 1_000_000
+    runner.start(replace(an_attempt(tmp_path, name), deadline_ms=now_ms + 1_500))
+    runner.extend(now_ms + 600_000, now_ms + 600_000)
+    assert ended(runner).code == "RUNTIME_LIMIT"
+
+
 def test_program_that_eats_far_more_memory_than_leased_is_ended(tmp_path: Path, runner: CommandRunner) -> None:
     """Past one and a half times its memory and the slack a run ends as OUT_OF_MEMORY, not the whole machine."""
     name = script(tmp_path, "import time; held = bytearray(700 * 1024**2); time.sleep(600)")

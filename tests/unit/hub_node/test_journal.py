@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from federation.errors import Code, FederationError
-from hub_node.journal import Journal, Seen
-from hub_node.records import Outcome, OutputFile, Reason, Run, RunState
+from hub_node.journal import Journal
+from hub_node.records import Outcome, OutputFile, Reason, Run, RunState, Seen
 from tests.unit.hub_node.runs import a_run
 
 

@@ -1,0 +1,167 @@
+"""The whole federation in one thread and virtual time: one seed, one story, and every promise held at every step.
+
+`simulate(Scenario(seed=7))` builds hubs, a control plane and people, lets faults befall them for the scenario's hours,
+then lets everything heal and waits until nothing is left open. The same scenario gives the same trace, byte for byte.
+It runs the real service, lifecycle, scheduling, reconcile and wire shapes; what it plays itself is named in `plane.py`,
+`agent.py` and `machine.py`. Source of the method: Zhou et al., FoundationDB, SIGMOD 2021, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from federation.policy.share import SharePolicy
+from federation.scheduling import Policy
+from federation.simulation import faults
+from federation.simulation.agent import Place, SimulatedAgent
+from federation.simulation.faults import FaultKind
+from federation.simulation.machine import Machine
+from federation.simulation.mishaps import FaultyJournal, FaultyStore
+from federation.simulation.network import Line, Network
+from federation.simulation.people import People
+from federation.simulation.plane import SimulatedPlane
+from federation.simulation.promises import Promises
+from federation.simulation.stage import BEGINS_MS, BrokenPromiseError, LocalClock, Stage
+
+SECOND_MS, MINUTE_MS, HOUR_MS = 1_000, 60_000, 3_600_000
+SETTLE_STEP_MS = 5 * MINUTE_MS
+SETTLE_HOURS_MAX = 6
+"""After the last fault everything is over within this, or a promise is broken: lease, staging and grace fit in it."""
+HUBS_MAX, HOURS_MAX = 200, 24 * 31
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What to simulate. `hours` is how long faults happen; what heals them comes on top."""
+
+    seed: int
+    hubs: int = 3
+    hours: float = 2.0
+    kinds: tuple[FaultKind, ...] = tuple(FaultKind)
+    jobs_per_hub_hour: float = 8.0
+    faults_per_hour: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a scenario came to."""
+
+    scenario: Scenario
+    broken: str
+    """Empty when every promise held."""
+    digest: str
+    """sha256 of the trace."""
+    events: int
+    checks: int
+    jobs: Mapping[str, int]
+    """Final state -> how many."""
+    faults: Mapping[str, int]
+    virtual_ms: int
+    trace: tuple[str, ...] = field(default=(), repr=False)
+
+
+def simulate(scenario: Scenario, keep_trace: bool = False) -> Report:
+    """Run one scenario to its end, or to the first broken promise."""
+    world = _Federation(scenario, keep_trace)
+    sentence = ""
+    try:
+        world.run()
+    except BrokenPromiseError as error:
+        sentence = str(error)
+    stage = world.stage
+    return Report(
+        scenario,
+        sentence,
+        stage.digest,
+        stage.events,
+        world.promises.checks,
+        {state.value: number for state, number in sorted(world.store.count_jobs().items())},
+        {kind.value: number for kind, number in sorted(world.counts.items())},
+        stage.now_ms - BEGINS_MS,
+        tuple(stage.lines),
+    )
+
+
+class _Federation:
+    """Everything of one scenario. A `faults.Victims`."""
+
+    def __init__(self, scenario: Scenario, keep_trace: bool) -> None:
+        self.scenario = scenario
+        self.stage = stage = Stage(scenario.seed, keep_trace)
+        self.store = FaultyStore()
+        self.network = Network(stage)
+        self.people_line = Line("people")
+        self.plane = SimulatedPlane(stage, LocalClock(stage), self.store, Policy(promise_after_ms=0))
+        hubs = tuple(f"hub-{number}" for number in range(1, scenario.hubs + 1))
+        self.people = People(stage, self.network, self.plane, self.people_line, hubs)
+        self.promises = Promises(stage, self.store, self.people, self.plane.clock)
+        self.plane.listeners.append(self.promises.committed)
+        self.plane.when_gone = self._plane_again
+        self.counts: Mapping[FaultKind, int] = {}
+        self.agents = [self._agent(hub_id) for hub_id in hubs]
+
+    def _agent(self, hub_id: str, instance: str = "first") -> SimulatedAgent:
+        chance = self.stage.chance
+        clock = LocalClock(self.stage, chance.uniform(-50, 50), int(chance.uniform(-2_000, 2_000)))
+        machine = Machine(self.stage, f"{hub_id}/{instance}", clock, self.promises)
+        roomy = hub_id == "hub-1"  # every job can run somewhere
+        cpus = 8 if roomy else chance.choice((2, 4, 8))
+        policy = SharePolicy(reclaim_s=chance.choice((0, 30, 60)), takes_back=not roomy and chance.random() < 0.3)
+        line = Line(hub_id, chance.uniform(2, 200), chance.uniform(1, 100))
+        offered = (("cpu", "", cpus * 1_000), ("disk", "", 10**12), ("memory", "", 64 * 2**30))
+        place = Place(hub_id, "main", machine, FaultyJournal(), line, offered, policy, f"{hub_id}-{instance}")
+        agent = SimulatedAgent(self.stage, self.network, self.plane, place)
+        agent.when_gone = partial(self._agent_again, agent)
+        self.promises.agents[machine.name] = agent
+        return agent
+
+    # ---- the story --------------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        """To the end. Raises: BrokenPromiseError."""
+        scenario, stage = self.scenario, self.stage
+        within_ms = int(scenario.hours * HOUR_MS)
+        self.plane.boot()
+        for agent in self.agents:
+            agent.start()
+        self.people.plan(max(1, round(scenario.jobs_per_hub_hour * scenario.hubs * scenario.hours)), within_ms)
+        self.counts = faults.plan(self, scenario.kinds, round(scenario.faults_per_hour * scenario.hours), within_ms)
+        while stage.now_ms < BEGINS_MS + within_ms:
+            self._go_on(MINUTE_MS)
+        until_ms = stage.now_ms + SETTLE_HOURS_MAX * HOUR_MS
+        while open_still := self.promises.unsettled():
+            if until_ms - stage.now_ms == 3 * HOUR_MS:
+                self.people.close_files(self.store)
+            if stage.now_ms >= until_ms:
+                raise stage.broken(f"{SETTLE_HOURS_MAX} h after the last fault {open_still}")
+            self._go_on(SETTLE_STEP_MS)
+        self.promises.at_the_end()
+
+    def _go_on(self, for_ms: int) -> None:
+        self.stage.run(self.stage.now_ms + for_ms)
+        if self.plane.life.alive:
+            self.promises.memory_is_the_store(self.plane.world)
+
+    # ---- who starts things again -------------------------------------------------------------------------------------
+    def _plane_again(self) -> None:
+        def boot() -> None:
+            if not self.plane.life.alive:
+                self.plane.boot()
+                self.promises.acknowledged_are_kept()
+
+        self.stage.after(SECOND_MS + self.stage.chance.random() ** 3 * 20 * MINUTE_MS, boot)
+
+    def _agent_again(self, agent: SimulatedAgent) -> None:
+        def start() -> None:
+            if not agent.life.alive and agent.place.machine.powered:
+                agent.start()
+
+        self.stage.after(SECOND_MS + self.stage.chance.random() ** 3 * 10 * MINUTE_MS, start)
+
+    def second_agent(self, of: SimulatedAgent, length_ms: int) -> None:
+        """Another machine claims the identity of `of` for a while."""
+        other = self._agent(of.place.hub_id, f"second-{self.stage.events}")
+        other.when_gone = lambda: None
+        other.start()
+        self.stage.after(length_ms, partial(other.crash, "it was a mistake"))

@@ -1,0 +1,112 @@
+"""A store and a journal that fail as disks do: before the write, after it, or without saying which.
+
+Both keep what was committed when their process ends, as a disk does. `mishap` is what befalls the next write; it befalls
+it once. Deliberately not here: deciding when (`faults.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections.abc import Iterable, Iterator
+
+from federation.errors import Code, Fault, FederationError
+from federation.ports import Transaction
+from federation.store.faults import DurabilityLost, full, unavailable
+from federation.store.memory import MemoryStore, MemoryTransaction
+from hub_node.records import Run, Seen
+
+WHERE = "a simulated disk"
+
+
+class Mishap(enum.StrEnum):
+    """What befalls a write."""
+
+    NONE = ""
+    CRASH_BEFORE = "crash before the write"
+    CRASH_AFTER = "crash after the write"
+    FSYNC_KEPT = "failed fsync, data kept"
+    FSYNC_LOST = "failed fsync, data lost"
+    FULL = "disk full"
+    AWAY = "store away"
+
+
+class ProcessEndedError(BaseException):
+    """The process is gone, at once. No handler for errors may catch it."""
+
+
+class FaultyStore(MemoryStore):
+    """The control plane's disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mishap = Mishap.NONE
+        self.out_of_order = Mishap.NONE
+        """FULL or AWAY for as long as it is set."""
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Transaction]:
+        """A transaction that may end badly."""
+        with self.writing():
+            yield _FaultyTransaction(self)
+
+
+class _FaultyTransaction(MemoryTransaction):
+    def __init__(self, store: FaultyStore) -> None:
+        super().__init__(store)
+        self._faulty = store
+
+    def commit(self) -> None:
+        """Durable, or not."""
+        store = self._faulty
+        mishap, store.mishap = store.mishap or store.out_of_order, Mishap.NONE
+        match mishap:
+            case Mishap.CRASH_BEFORE:
+                raise ProcessEndedError
+            case Mishap.CRASH_AFTER:
+                super().commit()
+                raise ProcessEndedError
+            case Mishap.FSYNC_KEPT:
+                super().commit()
+                raise DurabilityLost(WHERE)
+            case Mishap.FSYNC_LOST:
+                raise DurabilityLost(WHERE)
+            case Mishap.FULL:
+                raise full(WHERE)
+            case Mishap.AWAY:
+                raise unavailable("the store is away", "Try again.", WHERE)
+            case _:
+                super().commit()
+
+
+class FaultyJournal:
+    """An agent's disk: a `hub_node.ports.RunJournal` that outlives its agent, not its machine's loss."""
+
+    def __init__(self) -> None:
+        self.mishap = Mishap.NONE
+        self.out_of_order = Mishap.NONE
+        self._runs: dict[str, Run] = {}
+        self._seen = Seen()
+
+    def load(self) -> dict[str, Run]:
+        """All runs, by lease id."""
+        return dict(self._runs)
+
+    def seen(self) -> Seen:
+        """The newest orders carried out."""
+        return self._seen
+
+    def save(self, changed: Iterable[Run] = (), removed: Iterable[Run] = (), seen: Seen | None = None) -> None:
+        """One transaction, or none of it."""
+        mishap, self.mishap = self.mishap or self.out_of_order, Mishap.NONE
+        if mishap is Mishap.FULL:
+            raise FederationError(Code.STORE_FULL, "the journal's disk is full", fault=Fault.HUB, hint="Free space.")
+        if mishap is Mishap.CRASH_BEFORE:
+            raise ProcessEndedError
+        for run in removed:
+            self._runs.pop(run.lease_id, None)
+        for run in changed:
+            self._runs[run.lease_id] = run
+        self._seen = self._seen if seen is None else seen
+        if mishap is Mishap.CRASH_AFTER:
+            raise ProcessEndedError

@@ -1,0 +1,200 @@
+"""The promises of the design's chapter 5, held against what truly happens: each commit, each start, each end of a program.
+
+Two sources are compared: what the control plane has saved, and what really runs on the machines, which nobody in the
+simulated world can see at once. The first promise that does not hold ends the simulation with a sentence.
+"""
+
+from __future__ import annotations
+
+from federation.domain.ids import JobId, LeaseId
+from federation.domain.job import Job, JobState
+from federation.domain.lease import KILL_GRACE_MS, LEASE_MS_BATCH, SKEW_BOUND_MS
+from federation.lifecycle.invariants import broken
+from federation.ports import Clock
+from federation.service.world import Unit, World
+from federation.simulation.agent import SimulatedAgent
+from federation.simulation.machine import GUARD_GRACE_MS, Program
+from federation.simulation.mishaps import FaultyStore
+from federation.simulation.people import People, Wish
+from federation.simulation.stage import Stage
+
+SLACK_MS = 5_000
+"""For ticks, polls and drift, where a promise is about a length of time."""
+
+
+class Promises:
+    """See the module. A `machine.Witness`, and a listener of the writer."""
+
+    def __init__(self, stage: Stage, store: FaultyStore, people: People, plane_clock: Clock) -> None:
+        self.agents: dict[str, SimulatedAgent] = {}
+        """By machine."""
+        self.checks = 0
+        self._stage = stage
+        self._store = store
+        self._people = people
+        self._plane_clock = plane_clock
+        self._running: dict[str, Program] = {}
+        """Job -> what truly runs of it."""
+        self._on_machine: dict[str, dict[tuple[str, str], int]] = {}
+        self._terminal: dict[JobId, JobState] = {}
+        self._epochs: dict[JobId, tuple[int, int]] = {}
+        self._begun: dict[tuple[str, str], Program] = {}
+        self._succeeded: set[tuple[str, str]] = set()
+
+    # ---- machines ---------------------------------------------------------------------------------------------------
+    def began(self, program: Program) -> None:
+        """No job runs twice at once, no attempt twice at all, and no machine is over-committed."""
+        self.checks += 1
+        work, (job_id, epoch) = program.run.lease.work, program.key
+        self._hold(program.key not in self._begun, f"attempt {epoch} of job {job_id} runs a second time")
+        self._begun[program.key] = program
+        other = self._running.get(job_id)
+        if other is not None:
+            raise self._stage.broken(
+                f"job {job_id} runs twice at once: attempt {other.key[1]} at {other.machine}, {epoch} at {program.machine}"
+            )
+        self._running[job_id] = program
+        here = self._on_machine.setdefault(program.machine, {})
+        here[program.key] = work.cpu_milli * work.replicas
+        offered = sum(amount for name, _, amount in self.agents[program.machine].place.offered if name == "cpu")
+        if sum(here.values()) > offered:
+            raise self._stage.broken(f"machine {program.machine} runs {sum(here.values())} of {offered} millicores")
+
+    def ended(self, program: Program) -> None:
+        """Whatever ends a program has the right to."""
+        self.checks += 1
+        job_id, epoch = program.key
+        del self._running[job_id]
+        del self._on_machine[program.machine][program.key]
+        ran_ms = self._stage.now_ms - program.began_ms
+        limit_ms = program.run.lease.work.runtime_limit_ms
+        longest_ms = limit_ms * 1.001 + GUARD_GRACE_MS + SLACK_MS
+        self._hold(ran_ms <= longest_ms, f"job {job_id} ran for {ran_ms} ms and may run for {limit_ms} ms")
+        cause = program.why if program.cause == "stopped" else program.cause
+        wish = self._wish_of(job_id)
+        match cause:
+            case "exited":
+                if program.exit_code == 0:
+                    self._succeeded.add((job_id, epoch))
+            case "POWER" | "OUT_OF_MEMORY":
+                pass
+            case "RUNTIME_LIMIT":
+                self._hold(
+                    ran_ms >= limit_ms * 0.999 - SLACK_MS, f"job {job_id} was ended {ran_ms} ms into {limit_ms} ms"
+                )
+            case "LEASE_RAN_OUT":
+                quiet_ms = self._stage.now_ms - self.agents[program.machine].heard_ms
+                least_ms = limit_ms if wish is not None and wish.keeps else LEASE_MS_BATCH // 2
+                since_ms = ran_ms if wish is not None and wish.keeps else quiet_ms
+                self._hold(
+                    since_ms >= least_ms * 0.999 - SLACK_MS,
+                    f"job {job_id} was ended for its lease after {since_ms} of {least_ms} ms",
+                )
+                lease = self._store.get_lease(LeaseId(program.run.lease.lease_id))
+                assert lease is not None
+                late_ms = self._plane_clock.now_ms() - lease.expires_ms - GUARD_GRACE_MS
+                self._hold(late_ms <= SLACK_MS, f"job {job_id} ran {late_ms} ms longer than its lease allows")
+            case "CANCEL_REQUESTED":
+                self._hold(wish is None or wish.cancelled, f"job {job_id} was cancelled and nobody asked")
+            case "PREEMPTED":
+                self._hold(
+                    wish is None or wish.preemptible, f"job {job_id} was preempted and never said that it may be"
+                )
+            case "LEASE_OVER" | "SUPERSEDED":
+                lease = self._store.get_lease(LeaseId(program.run.lease.lease_id))
+                self._hold(
+                    lease is not None
+                    and (self._cancelled_as_over(job_id) or (ran_ms >= 0 and self._gone(lease.expires_ms))),
+                    f"job {job_id} was ended as {cause} while its lease held",
+                )
+            case _:
+                raise self._stage.broken(f"job {job_id} was ended as {cause!r}, which nobody may do")
+
+    def _gone(self, expires_ms: int) -> bool:
+        return self._stage.now_ms >= expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS - SLACK_MS
+
+    def _cancelled_as_over(self, job_id: str) -> bool:
+        job = self._store.get_job(job_id)
+        return job is not None and job.state is JobState.CANCELLED
+
+    # ---- the store --------------------------------------------------------------------------------------------------
+    def committed(self, unit: Unit) -> None:
+        """What was saved keeps what was promised."""
+        self.checks += 1
+        for job in unit.jobs.values():
+            self._job_saved(job)
+        if unit.leases or unit.agents:
+            world = unit.world
+            self._none(broken(world.jobs.values(), world.leases.values(), world.agents))
+
+    def _job_saved(self, job: Job) -> None:
+        before = self._terminal.get(job.id)
+        self._hold(before is None or before is job.state, f"job {job.id} had ended as {before} and is {job.state} now")
+        if job.state.terminal:
+            self._terminal[job.id] = job.state
+        if job.epoch is not None:
+            epoch = (job.epoch.incarnation, job.epoch.n)
+            self._hold(self._epochs.get(job.id, epoch) <= epoch, f"job {job.id} went back to attempt {job.epoch}")
+            self._epochs[job.id] = epoch
+        if job.state is JobState.SUCCEEDED:
+            attempt = (str(job.id), str(job.result_epoch))
+            self._hold(attempt in self._succeeded, f"job {job.id} is said to have succeeded, and did not")
+
+    def memory_is_the_store(self, world: World) -> None:
+        """What the control plane believes is what it would read."""
+        loaded = self._store.load()
+        same = {job.id: job for job in loaded.jobs} == world.jobs
+        same = same and {lease.id: lease for lease in loaded.leases} == world.leases
+        self._hold(same and loaded.last_seq == world.last_seq, "the control plane's memory is not what its store holds")
+
+    def acknowledged_are_kept(self) -> None:
+        """What somebody was told is accepted is there, whatever happened since."""
+        for wish in self._people.wishes:
+            if wish.job_id:
+                self._hold(
+                    self._store.get_job(wish.job_id) is not None, f"job {wish.job_id} was acknowledged and is lost"
+                )
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+    def unsettled(self) -> str:
+        """What is not yet over though nothing stands in its way; empty when all is."""
+        for wish in self._people.wishes:
+            job = self._store.get_job(wish.job_id) if wish.job_id else None
+            if job is None or not job.state.terminal:
+                why = "" if job is None or job.reason is None else f" ({job.reason.code})"
+                return (
+                    f"{wish.request_id} {wish.job_id or 'was never accepted'} is {job.state if job else 'unknown'}{why}"
+                )
+        for agent in self.agents.values():
+            if agent.life.alive and agent.register.runs:
+                return f"agent {agent.name} still keeps {', '.join(agent.register.runs)}"
+        return ""
+
+    def at_the_end(self) -> None:
+        """All is settled: nothing runs, nothing is lost, and use was counted once."""
+        self.acknowledged_are_kept()
+        self._hold(not self._running, f"jobs {', '.join(self._running)} still run and nobody knows")
+        accepted = {wish.job_id for wish in self._people.wishes}
+        self._hold(
+            len(accepted) == len(self._people.wishes) == sum(self._store.count_jobs().values()),
+            "a request became two jobs",
+        )
+        for wish in self._people.wishes:
+            program = self._begun.get((wish.job_id, str(getattr(self._store.get_job(wish.job_id), "epoch", None))))
+            if wish.given_up and program is not None:
+                returned = self.agents[program.machine].life.alive
+                self._hold(not returned, f"job {wish.job_id} had to be given up, and its hub is there")
+        for lease_id, intervals in self._store.tables.usage.items():
+            indexes = sorted(intervals)
+            self._hold(indexes == list(range(len(indexes))), f"lease {lease_id} has use {indexes}")
+
+    def _wish_of(self, job_id: str) -> Wish | None:
+        return next((wish for wish in self._people.wishes if wish.job_id == job_id), None)
+
+    def _hold(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            raise self._stage.broken(otherwise)
+
+    def _none(self, found: list[str]) -> None:
+        if found:
+            raise self._stage.broken("; ".join(found))

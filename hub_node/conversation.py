@@ -1,0 +1,173 @@
+"""One agent's words with the control plane, without the wire: what a call says, and what its answer means.
+
+Every call carries all that changed since the last answer and the digest of all runs, so losing one costs nothing; the
+full list travels when a session opens and when the other side asks for it. `link.py` makes the calls, with their
+deadlines and pauses; the simulator carries the same messages through networks of its own. Deliberately not here: threads,
+time, what orders mean (`reconcile.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+
+from federation.errors import Code
+from federation.v1 import hub_pb2
+from hub_node import wire
+from hub_node.reconcile import usage
+from hub_node.records import DatasetReport, NodeReport, Orders, Run, RunState
+
+PROTOCOL_MIN, PROTOCOL_MAX = 1, 1
+HOLD_MS = 20_000
+PAUSE_S, PAUSE_S_MAX, PAUSE_S_SLOW = 0.1, 10.0, 20.0
+PERSON_MUST_ACT = frozenset(
+    {Code.IDENTITY_IN_USE, Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.PROTOCOL_UNSUPPORTED}
+)
+"""Refusals that come again until somebody does something: they are tried slowly."""
+SESSION_GONE = frozenset({Code.SESSION_UNKNOWN, Code.SESSION_SUPERSEDED})
+"""The session is opened again, with the full list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """Who we are, for OpenSession."""
+
+    hub_id: str
+    agent_id: str
+    instance_id: str
+    title: str
+    engines: tuple[str, ...]
+    datasets: tuple[DatasetReport, ...]
+    reclaim_ms: int = 60_000
+    """What the hub's policy gives a preempted guest."""
+    takes_back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What the register last saved: all unreleased runs, and how many answers it has taken so far."""
+
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    orders_revision: int = 0
+    answers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A sync that was sent: what it said, and when by our own clock."""
+
+    seq: int
+    sent: tuple[Run, ...]
+    sent_ms: int
+
+
+class Conversation:
+    """See the module. Belongs to one thread."""
+
+    def __init__(self, introduction: Introduction, log_bytes: Callable[[Run], int]) -> None:
+        self._introduction = introduction
+        self._log_bytes = log_bytes
+        self.session_id = ""
+        """Empty: none is open."""
+        self.hold_ms = HOLD_MS
+        """How long the other side may hold a call."""
+        self._seq = 0
+        self._told: dict[str, Run] = {}
+        self._full = False
+        self._first = True
+
+    def opening(self, truth: Truth, nodes: Sequence[NodeReport], now_ms: int) -> hub_pb2.OpenSessionRequest:
+        """The first words: who we are, and every run there is."""
+        about = self._introduction
+        return hub_pb2.OpenSessionRequest(
+            hub_id=about.hub_id,
+            agent_id=about.agent_id,
+            agent_version=_version(),
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_MAX,
+            instance_id=about.instance_id,
+            nodes=[wire.node_to(node) for node in nodes],
+            engines=about.engines,
+            datasets=[wire.dataset_to(one) for one in about.datasets],
+            runs=self._reports(truth.runs.values(), now_ms),
+            title=about.title,
+            reclaim_ms=about.reclaim_ms,
+            takes_back=about.takes_back,
+        )
+
+    def opened(self, told: Truth, answer: hub_pb2.OpenSessionResponse) -> None:
+        """The session is open; `told` is what `opening` said."""
+        self.session_id, self._seq = answer.session_id, 0
+        self.hold_ms = min(HOLD_MS, answer.hold_ms or HOLD_MS)
+        self._told = dict(told.runs)
+        self._first, self._full = True, False
+
+    def call(
+        self, truth: Truth, nodes: Sequence[NodeReport], round_trip_ms: int, now_ms: int
+    ) -> tuple[Call, hub_pb2.SyncHubRequest]:
+        """The next sync. `nodes` is empty where there is nothing new to say of them."""
+        self._seq += 1
+        told = {} if self._full else self._told
+        changed = tuple(
+            run
+            for run in truth.runs.values()
+            if run.state is RunState.ENDED or told.get(run.lease_id) != run or usage(run, now_ms)
+        )
+        request = hub_pb2.SyncHubRequest(
+            session_id=self.session_id,
+            sync_seq=self._seq,
+            orders_revision=truth.orders_revision,
+            changed=self._reports(changed, now_ms),
+            runs_digest=wire.digest_of(truth.runs.values()),
+            nodes=[wire.node_to(node) for node in nodes],
+            hold_ms=self.hold_ms,
+            round_trip_ms=round_trip_ms,
+            full=self._full,
+        )
+        return Call(self._seq, changed, now_ms), request
+
+    def answered(self, call: Call, answer: hub_pb2.SyncHubResponse, truth: Truth) -> Orders | None:
+        """What an answer orders; None when a newer call took its place. Answers may come in any order."""
+        for run in call.sent:
+            self._told[run.lease_id] = run
+        for lease_id in [one for one in self._told if one not in truth.runs]:
+            del self._told[lease_id]
+        if call.seq == self._seq:
+            self._full = answer.send_full
+        if answer.superseded:
+            return None
+        orders = replace(wire.orders_from(answer, call.sent_ms), first=self._first)
+        self._first = False
+        return orders
+
+    def _reports(self, runs: Iterable[Run], now_ms: int) -> list[hub_pb2.RunReport]:
+        return [wire.report_to(run, usage(run, now_ms), self._log_bytes(run)) for run in runs]
+
+
+def carried(orders: Orders) -> bool:
+    """Whether an answer says anything."""
+    return bool(
+        orders.leases
+        or orders.revokes
+        or orders.renewals
+        or orders.releases
+        or orders.log_reads
+        or orders.usage_stored
+        or orders.send_full
+    )
+
+
+def pause_s(code: Code, failures: int, chance: float) -> float:
+    """How long to wait after so many failures in a row, s: growing, and shortened by up to half by `chance` in [0, 1)."""
+    longest_s = PAUSE_S_SLOW if code in PERSON_MUST_ACT else min(PAUSE_S_MAX, PAUSE_S * 2 ** min(failures - 1, 10))
+    return longest_s * (0.5 + chance / 2)
+
+
+@functools.cache
+def _version() -> str:
+    try:
+        return metadata.version("digital-br")
+    except metadata.PackageNotFoundError:
+        return "0"
