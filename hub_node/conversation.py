@@ -8,11 +8,10 @@ time, what orders mean (`reconcile.py`).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 
+from federation.client.settings import installed_version
 from federation.errors import Code
 from federation.v1 import hub_pb2
 from hub_node import wire
@@ -84,7 +83,7 @@ class Conversation:
         return hub_pb2.OpenSessionRequest(
             hub_id=about.hub_id,
             agent_id=about.agent_id,
-            agent_version=_version(),
+            agent_version=installed_version(),
             protocol_min=PROTOCOL_MIN,
             protocol_max=PROTOCOL_MAX,
             instance_id=about.instance_id,
@@ -163,11 +162,3 @@ def pause_s(code: Code, failures: int, chance: float) -> float:
     """How long to wait after so many failures in a row, s: growing, and shortened by up to half by `chance` in [0, 1)."""
     longest_s = PAUSE_S_SLOW if code in PERSON_MUST_ACT else min(PAUSE_S_MAX, PAUSE_S * 2 ** min(failures - 1, 10))
     return longest_s * (0.5 + chance / 2)
-
-
-@functools.cache
-def _version() -> str:
-    try:
-        return metadata.version("digital-br")
-    except metadata.PackageNotFoundError:
-        return "0"

@@ -135,7 +135,7 @@ def calls(client: Client, agent: AgentConfig | None, clock_ms: Callable[[], int]
 
 def _protocol(info: hub_pb2.GetServerInfoResponse | None, agent: AgentConfig | None) -> Finding:
     from federation.client.settings import installed_version
-    from hub_node.link import PROTOCOL_MAX, PROTOCOL_MIN
+    from hub_node.conversation import PROTOCOL_MAX, PROTOCOL_MIN
 
     tried = "compare versions"
     if info is None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -79,6 +80,7 @@ def write_settings(folder: Path, settings: Settings) -> Path:
     return path
 
 
+@functools.cache
 def installed_version() -> str:
     """This program's version; empty in a checkout that is not installed."""
     try:
