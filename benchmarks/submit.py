@@ -5,26 +5,29 @@ answer counts once it is durable. Held against what the same machine does withou
 grpc.aio server that answers the same calls with as many bytes and does nothing else; a hundred per call against raw
 sqlite3 that writes the very rows our store wrote, a transaction per hundred jobs. The two sides take turns, so that a
 busy moment of the machine meets both. `sbatch` of a tuned Slurm took 195 a second on this kind of machine.
+
+A third side is the same control plane on PostgreSQL, fsync at each commit too; its figures are held against SQLite's.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.apparatus import raw_sqlite
-from benchmarks.apparatus.control_plane import control_plane
+from benchmarks.apparatus.control_plane import Running, control_plane
 from benchmarks.apparatus.echo import METHOD as ECHO
 from benchmarks.apparatus.load import METHOD
+from benchmarks.apparatus.postgres import postgres
 from benchmarks.apparatus.processes import child
 from benchmarks.figures import Baseline, Figure, emit, median, say
 
 SINGLE_IN_FLIGHT = 32
 HUNDRED_IN_FLIGHT = 8
 ROUNDS, ROUNDS_QUICK = 7, 3
-SECONDS, SECONDS_QUICK = 3.0, 2.0
+SECONDS, SECONDS_QUICK = 3.0, 1.0
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -34,67 +37,74 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(chosen: argparse.Namespace) -> None:
-    """Print both figures."""
+    """Print the figures."""
     rounds = ROUNDS_QUICK if chosen.quick else ROUNDS
     seconds = SECONDS_QUICK if chosen.quick else SECONDS
-    if chosen.only != "100":
-        emit(single(chosen.dir, rounds, seconds))
-    if chosen.only != "1":
-        emit(hundred(chosen.dir, rounds, seconds))
+    with postgres(chosen.dir) as url:
+        for batch, measured in ((1, single), (100, hundred)):
+            if chosen.only in (None, str(batch)):
+                for figure in measured(chosen.dir, url, rounds, seconds):
+                    emit(figure)
 
 
-def single(parent: Path | None, rounds: int, seconds: float) -> Figure:
-    """One per call, 32 in flight, against the bare echo."""
+def single(parent: Path | None, url: str, rounds: int, seconds: float) -> list[Figure]:
+    """One per call, 32 in flight, against the bare echo; and on PostgreSQL."""
     began_s = time.monotonic()
-    with control_plane(parent) as ours:
+    with control_plane(parent) as ours, control_plane(parent, url) as other:
         shape = load(ours.target, METHOD, ours.user_token, 1, 1, 0.2)
         with child("benchmarks.apparatus.echo", str(int(shape["answer_bytes"]))) as echo:
             target = f"127.0.0.1:{echo.said()['port']}"
 
-            def of_ours() -> float:
-                return rate(load(ours.target, METHOD, ours.user_token, 1, SINGLE_IN_FLIGHT, seconds))
+            def of(plane: Running) -> float:
+                return rate(load(plane.target, METHOD, plane.user_token, 1, SINGLE_IN_FLIGHT, seconds))
 
             def of_echo() -> float:
                 return rate(load(target, ECHO, ours.user_token, 1, SINGLE_IN_FLIGHT, seconds))
 
-            value, bare = in_turns(of_ours, of_echo, rounds)
-    return Figure(
-        "submit", "submits_per_s", value, "1/s", "higher",
-        Baseline("bare grpc.aio echo", bare), time.monotonic() - began_s,
-        {"batch": 1, "store": "sqlite", "in_flight": SINGLE_IN_FLIGHT, "rounds": rounds},
-    )  # fmt: skip
+            sides = in_turns({"sqlite": lambda: of(ours), "bare": of_echo, "postgresql": lambda: of(other)}, rounds)
+    config = {"batch": 1, "in_flight": SINGLE_IN_FLIGHT, "rounds": rounds}
+    return figures(sides, Baseline("bare grpc.aio echo", sides["bare"]), config, time.monotonic() - began_s)
 
 
-def hundred(parent: Path | None, rounds: int, seconds: float) -> Figure:
-    """A hundred per call, against raw sqlite3 writing the same rows."""
+def hundred(parent: Path | None, url: str, rounds: int, seconds: float) -> list[Figure]:
+    """A hundred per call, against raw sqlite3 writing the same rows; and on PostgreSQL."""
     began_s = time.monotonic()
-    with control_plane(parent) as ours:
-        load(ours.target, METHOD, ours.user_token, 100, HUNDRED_IN_FLIGHT, 0.5)
+    with control_plane(parent) as ours, control_plane(parent, url) as other:
+        for plane in (ours, other):
+            load(plane.target, METHOD, plane.user_token, 100, HUNDRED_IN_FLIGHT, 0.5)
         copy = raw_sqlite.rows_of(ours.database)
 
-        def of_ours() -> float:
-            return 100 * rate(load(ours.target, METHOD, ours.user_token, 100, HUNDRED_IN_FLIGHT, seconds))
+        def of(plane: Running) -> float:
+            return 100 * rate(load(plane.target, METHOD, plane.user_token, 100, HUNDRED_IN_FLIGHT, seconds))
 
         def of_sqlite() -> float:
             return raw_sqlite.jobs_per_s(copy, parent, 100, seconds)
 
-        value, bare = in_turns(of_ours, of_sqlite, rounds)
-    return Figure(
-        "submit", "submits_per_s", value, "1/s", "higher",
-        Baseline("raw sqlite3, the same rows", bare), time.monotonic() - began_s,
-        {"batch": 100, "store": "sqlite", "in_flight": HUNDRED_IN_FLIGHT, "rounds": rounds},
-    )  # fmt: skip
+        sides = in_turns({"sqlite": lambda: of(ours), "bare": of_sqlite, "postgresql": lambda: of(other)}, rounds)
+    config = {"batch": 100, "in_flight": HUNDRED_IN_FLIGHT, "rounds": rounds}
+    return figures(sides, Baseline("raw sqlite3, the same rows", sides["bare"]), config, time.monotonic() - began_s)
 
 
-def in_turns(ours: Callable[[], float], bare: Callable[[], float], rounds: int) -> tuple[float, float]:
-    """Medians of both, measured alternately; each begins every other round."""
-    values: list[float] = []
-    bares: list[float] = []
+def figures(sides: Mapping[str, float], bare: Baseline, config: Mapping[str, int], seconds: float) -> list[Figure]:
+    """SQLite against what the machine does without us, PostgreSQL against SQLite."""
+    on_sqlite = Baseline("the same on SQLite", sides["sqlite"])
+    return [
+        Figure(
+            "submit", "submits_per_s", sides[store], "1/s", "higher", baseline, seconds, {**config, "store": store}
+        )
+        for store, baseline in (("sqlite", bare), ("postgresql", on_sqlite))
+    ]  # fmt: skip
+
+
+def in_turns(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """The median of each, measured in turns; the order is turned around every other round."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
-        for side, found in ((ours, values), (bare, bares))[:: 1 if number % 2 else -1]:
-            found.append(side())
-        say(f"round {number + 1}: ours {values[-1]:,.0f}/s, bare {bares[-1]:,.0f}/s, {values[-1] / bares[-1]:.2f}x")
-    return median(values), median(bares)
+        for name in list(sides)[:: 1 if number % 2 else -1]:
+            found[name].append(sides[name]())
+        last = ", ".join(f"{name} {values[-1]:,.0f}/s" for name, values in found.items())
+        say(f"round {number + 1}: {last}")
+    return {name: median(values) for name, values in found.items()}
 
 
 def rate(answer: dict[str, float]) -> float:

@@ -1,6 +1,6 @@
-"""A real control plane in a process of its own: SQLite in a file, WAL, fsync at each commit, on a free port.
+"""A real control plane in a process of its own, on a free port: SQLite in a file, fsync at each commit, or PostgreSQL.
 
-It is what `brhub serve` starts, with nothing set but its folder and its address.
+It is what `brhub serve` starts, with nothing set but its folder, its address and, for PostgreSQL, its store.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def control_plane(parent: Path | None = None) -> Iterator[Running]:
-    """One on an empty store, below `parent` (the system's folder for temporary files when None)."""
+def control_plane(parent: Path | None = None, url: str = "") -> Iterator[Running]:
+    """One on an empty store, below `parent` (the system's folder for temporary files when None), or on that at `url`."""
     with tempfile.TemporaryDirectory(prefix="brhub-bench-", dir=parent) as name:
         folder = Path(name)
         tokens = TokenFile.create(folder / TOKENS)
@@ -49,7 +49,8 @@ def control_plane(parent: Path | None = None) -> Iterator[Running]:
         hub = tokens.issue(Principal(PrincipalKind.HUB, "local", "agent", HUB))
         target = f"127.0.0.1:{_free_port()}"
         config = folder / "control.toml"
-        config.write_text(f'[server]\nlisten = "{target}"\ndata_dir = "{folder}"\ntokens_file = "{folder / TOKENS}"\n')
+        server = f'[server]\nlisten = "{target}"\ndata_dir = "{folder}"\ntokens_file = "{folder / TOKENS}"\n'
+        config.write_text(server + (f'[store]\nurl = "{url}"\n' if url else ""))
         log = folder / "control.log"
         with child("federation.cli", "serve", "--config", str(config), log=log) as process:
             _serving(target, log)

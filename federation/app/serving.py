@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from federation.objects.store import ObjectStore
 from federation.ports import Tracking
 from federation.scheduling import Policy
 from federation.service.desk import Desk, Outside
-from federation.store import open_store
+from federation.service.takeover import restart_leases
+from federation.store import leadership_of, open_store
 from federation.v1 import hub_pb2, hub_pb2_grpc, job_pb2, job_pb2_grpc
 
 MESSAGE_BYTES_MAX = 16 << 20
@@ -67,9 +68,11 @@ class ControlPlane:
         self.tokens.principals()  # a broken file is told now, not at the first call
         policy = _policy(settings)  # and so is this one
         fresh_kernels()
-        outside = Outside(
-            open_store(settings.store_url), SystemClock(), SortableIds(), self.objects, self.tracking, policy
-        )
+        if settings.server.console_listen:
+            import federation.console  # noqa: F401 - loaded before waiting: a standby takes over in seconds
+        store = open_store(settings.store_url, waiting=_standing_by)
+        self.leadership = leadership_of(store)
+        outside = Outside(store, SystemClock(), SortableIds(), self.objects, self.tracking, policy)
         self.desk = Desk(outside)
         self.servers: list[grpc.aio.Server] = []
         self.ports: dict[str, int] = {}
@@ -80,6 +83,8 @@ class ControlPlane:
         if self.objects is not None:
             await asyncio.to_thread(self.objects.ensure_bucket)
         self.desk.start()
+        if self.leadership is not None:
+            await asyncio.to_thread(self._took_over, self.leadership.clock_gain_ms)
         gate = Gate(self.tokens)
         self.health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack the aio module
         public = self._server(gate)
@@ -107,12 +112,17 @@ class ControlPlane:
         log.info("serving on %s", self.settings.server.listen)
 
     def _server(self, gate: Gate) -> grpc.aio.Server:
-        server = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=20_000)
+        interceptors = [] if self.leadership is None else [AnswersWhileLeading(self.leadership.still)]
+        server = grpc.aio.server(interceptors=interceptors, options=GRPC_OPTIONS, maximum_concurrent_rpcs=20_000)
         hub_pb2_grpc.add_HubServiceServicer_to_server(HubServicer(self.desk, gate), server)
         job_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(self.desk, gate), server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         self.servers.append(server)
         return server
+
+    def _took_over(self, clock_gain_ms: int) -> None:
+        restarted = self.desk.writer.run(lambda unit: restart_leases(unit, clock_gain_ms))
+        log.info("leading; %s leases restarted", restarted)
 
     def _bind(self, server: grpc.aio.Server, address: str) -> int:
         files = self.settings.tls_files
@@ -138,6 +148,31 @@ class ControlPlane:
         await asyncio.to_thread(self.desk.stop)
         if self.tracking is not None:
             await asyncio.to_thread(self.tracking.close)
+
+
+class AnswersWhileLeading(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """No answer leaves a control plane that may have a successor by now: `still` ends the process instead."""
+
+    def __init__(self, still: Callable[[], None]) -> None:
+        self._still = still
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """The method, with a look at the leadership between its answer and the wire."""
+        handler = await continuation(details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        method = handler.unary_unary
+
+        async def answer(request: Any, context: Any) -> Any:
+            said = await method(request, context)
+            self._still()
+            return said
+
+        return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+
+
+def _standing_by(leader: str) -> None:
+    log.info("standing by: %s leads", leader)
 
 
 def _policy(settings: Settings) -> Policy:

@@ -33,9 +33,12 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where state is kept; empty: `federation.db` in the data folder."""
+    """Where state is kept; empty: `federation.db` in the data folder.
 
-    url: str = ""
+    A "postgresql://..." may be named by several control planes: one leads, the others stand by.
+    """
+
+    url: str = field(default="", repr=False)  # it may hold a password
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,21 +18,24 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
+import psycopg.sql
 from psycopg.adapt import AdaptersMap
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
-from sqlalchemy import Dialect
+from sqlalchemy import Dialect, Table
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.pool import QueuePool
 
 from federation.store import faults, migrations, schema
 from federation.store.leadership import SILENT_S_MAX, TABLES, Leadership
-from federation.store.statements import Statements
+from federation.store.statements import STAGE, Statements
 
 READERS_MAX = 16
 CONNECT_S_MAX = 4
 VERSION_MIN = 130_000
 """PostgreSQL 13, the oldest that is looked after."""
+BULK_ROWS_MIN = 10
+"""Fewer are sent one by one: a COPY and a statement are a few round trips more."""
 _LOOK_S = 0.05
 _SESSION = (
     "SET synchronous_commit = on",  # an acknowledged commit is on the disk
@@ -63,6 +66,7 @@ class PostgresDatabase:
         """Leads when it returns: see `Leadership.take`, also on `waiting` and `ended`."""
         self.where = without_password(url)
         self.statements = Statements(_dialect())
+        self._bulk = self._in_bulk()
         self._url = url
         self._lock_timeout_ms = lock_timeout_ms
         self._closed = False
@@ -71,7 +75,7 @@ class PostgresDatabase:
             self._check_server()
             self.leadership.take(waiting)
             self._prepare()
-            self.writer = self._connect()
+            self.writer = self._connect_writer()
             self._readers = QueuePool(
                 self._connect_reader, pool_size=4, max_overflow=READERS_MAX - 4, timeout=30, reset_on_return=None
             )
@@ -89,13 +93,23 @@ class PostgresDatabase:
             raise faults.closed(self.where)
         if _is_lost(self.writer):
             self.writer.close()
-            self.writer = self._connect()
+            self.writer = self._connect_writer()
         self.leadership.begin(self.writer)
 
     def many(self, sql: str, rows: Sequence[Row]) -> int:
         """Run `sql` for each of `rows`; how many rows it touched."""
+        rows = _storable(rows)
         with self.writer.cursor() as cursor:
-            cursor.executemany(sql, _storable(rows))
+            copy, from_stage = self._bulk.get(sql, ("", "")) if len(rows) >= BULK_ROWS_MIN else ("", "")
+            twice = bool(from_stage) and len({row[0] for row in rows}) < len(rows)  # no statement writes a row twice
+            if not copy or twice:
+                cursor.executemany(sql, rows)
+                return cursor.rowcount
+            with cursor.copy(copy) as into:
+                for row in rows:
+                    into.write_row(row)
+            if from_stage:
+                cursor.execute(from_stage)
             return cursor.rowcount
 
     def commit(self, rows: int) -> None:  # noqa: ARG002 - of interest to a database whose log is ours to look after
@@ -172,6 +186,26 @@ class PostgresDatabase:
         for statement in (*_SESSION, f"SET lock_timeout = {self._lock_timeout_ms:d}"):
             connection.execute(statement, prepare=False)
         return connection
+
+    def _connect_writer(self) -> psycopg.Connection[Any]:
+        connection = self._connect()
+        for table in (schema.jobs, schema.specs):
+            connection.execute(
+                psycopg.sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DELETE ROWS").format(
+                    psycopg.sql.Identifier(STAGE + table.name), psycopg.sql.Identifier(table.name)
+                )
+            )
+        return connection
+
+    def _in_bulk(self) -> dict[str, tuple[str, str]]:
+        """Inserts of new rows, which come by the hundred, and what does the same at once: a COPY, and then a statement."""
+        sql = self.statements
+        stages = {sql.put_job: schema.jobs, sql.insert_spec: schema.specs}
+        return {
+            sql.insert_event: (_copy(schema.events), ""),
+            sql.insert_request: (_copy(schema.requests), ""),
+            **{one: (_copy(table, STAGE), sql.from_stage(one, table)) for one, table in stages.items()},
+        }
 
     def _connect_reader(self) -> Any:
         connection = self._connect()
@@ -287,6 +321,10 @@ def _adapters() -> AdaptersMap:
     adapters = AdaptersMap(psycopg.adapters)
     adapters.register_dumper(int, Int8Dumper)
     return adapters
+
+
+def _copy(table: Table, stage: str = "") -> str:
+    return f"COPY {stage}{table.name} ({', '.join(column.name for column in table.columns)}) FROM STDIN"
 
 
 def _dialect() -> Dialect:

@@ -24,6 +24,9 @@ _NO_OFFSET: Any = literal(0, literal_execute=True)  # SQLAlchemy writes one for 
 IN_MAX = 512
 """Longest list in one IN (...); longer ones are asked in pieces."""
 
+STAGE = "stage_"
+"""Before a table's name: a temporary one with the same columns."""
+
 
 def padded(values: Sequence[str]) -> list[str]:
     """`values` with the last one repeated up to a power of two: a handful of statements instead of one per length."""
@@ -176,6 +179,12 @@ class Statements:
             ),
             _names(table),
         )
+
+    def from_stage(self, sql: str, table: Table) -> str:
+        """An insert of rows, `sql`, as one of all rows of the table's stage at once."""
+        values = f"VALUES ({', '.join(['%s'] * len(table.columns))})"
+        assert values in sql, f"{sql} inserts other columns than the table's"
+        return sql.replace(values, f"SELECT {', '.join(_names(table))} FROM {STAGE}{table.name}")  # noqa: S608 - ours
 
     def _conflicting(self, table: Table) -> Any:
         return postgresql_insert(table) if self._dialect.name == "postgresql" else sqlite_insert(table)

@@ -18,6 +18,7 @@ from federation.domain.job import JobState
 from federation.errors import Code, FederationError
 from federation.ports import Store
 from federation.store import DurabilityLost, faults, leadership_of, open_store, schema
+from federation.store import postgres as postgres_adapter
 from federation.store.leadership import TABLES, LeadershipLost
 from federation.store.postgres import PostgresDatabase
 from federation.store.sql import SqlStore
@@ -124,6 +125,24 @@ def _loaded(store: Store) -> Any:
         return store.load().jobs
     except FederationError:
         return None
+
+
+@pytest.mark.parametrize("rows", [postgres_adapter.BULK_ROWS_MIN - 1, postgres_adapter.BULK_ROWS_MIN])
+def test_many_rows_at_once_are_as_one_by_one(postgres_home: StoreHome, rows: int) -> None:
+    """New jobs, jobs that are there, and a job that comes twice: all as if each had come alone, twice in a transaction."""
+    store = postgres_home.open()
+    first = [job(n) for n in range(1, rows + 1)]
+    keep(store, *first, facts=[fact(one.id) for one in first])
+    again = [job(n, progress="again") for n in range(rows // 2, rows + rows // 2)]
+    with store.begin() as transaction:
+        transaction.put_jobs(again)
+        transaction.put_jobs([job(n) for n in range(500, 500 + rows)])
+        transaction.put_jobs([job(n, progress=f"{time}") for time in (1, 2) for n in range(900, 900 + rows)])
+        transaction.commit()
+    loaded = {one.queue_seq: one.progress for one in store.load().jobs}
+    assert {n for n, progress in loaded.items() if progress == "again"} == {one.queue_seq for one in again}
+    assert {n for n, progress in loaded.items() if progress == "2"} == set(range(900, 900 + rows))
+    assert len(loaded) == len(set(range(1, rows + rows // 2))) + 2 * rows
 
 
 # ---- a commit that nobody answers -----------------------------------------------------------------------------------

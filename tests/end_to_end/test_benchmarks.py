@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.apparatus.postgres import postgres
 from benchmarks.submit import hundred, single
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,13 +25,16 @@ def figures_of(*words: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_submit_measures_both_sides(tmp_path: Path) -> None:
-    """One short round of each: jobs are accepted, the raw rows are the store's, and both rates are above zero."""
-    for figure, batch in ((single(tmp_path, 1, 0.2), 1), (hundred(tmp_path, 1, 0.2), 100)):
-        line = json.loads(figure.line())
-        assert (line["metric"], line["config"]["batch"], line["config"]["store"]) == ("submits_per_s", batch, "sqlite")
-        assert line["value"] > 0
-        assert line["ratio"] == pytest.approx(line["value"] / line["baseline"]["value"], rel=0.01)
+def test_submit_measures_every_side(tmp_path: Path) -> None:
+    """One short round of each: jobs are accepted, the raw rows are the store's, and all rates are above zero."""
+    with postgres() as url:
+        found = [(batch, of(tmp_path, url, 1, 0.2)) for of, batch in ((single, 1), (hundred, 100))]
+    for batch, figures in found:
+        for store, figure in zip(("sqlite", "postgresql"), figures, strict=True):
+            line = json.loads(figure.line())
+            assert (line["metric"], line["config"]["batch"], line["config"]["store"]) == ("submits_per_s", batch, store)
+            assert line["value"] > 0
+            assert line["ratio"] == pytest.approx(line["value"] / line["baseline"]["value"], rel=0.01)
 
 
 def test_dispatch_measures_a_real_agent() -> None:
