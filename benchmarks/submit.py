@@ -12,8 +12,9 @@ A third side is the same control plane on PostgreSQL, fsync at each commit too; 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.apparatus import raw_sqlite
@@ -28,6 +29,8 @@ SINGLE_IN_FLIGHT = 32
 HUNDRED_IN_FLIGHT = 8
 ROUNDS, ROUNDS_QUICK = 7, 3
 SECONDS, SECONDS_QUICK = 3.0, 1.0
+Planes = tuple[Running, Running]
+"""On SQLite and on PostgreSQL."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -40,47 +43,56 @@ def measure(chosen: argparse.Namespace) -> None:
     """Print the figures."""
     rounds = ROUNDS_QUICK if chosen.quick else ROUNDS
     seconds = SECONDS_QUICK if chosen.quick else SECONDS
-    with postgres(chosen.dir) as url:
-        for batch, measured in ((1, single), (100, hundred)):
-            if chosen.only in (None, str(batch)):
-                for figure in measured(chosen.dir, url, rounds, seconds):
-                    emit(figure)
+    with both_stores(chosen.dir) as planes:
+        if chosen.only != "100":
+            for figure in single(planes, rounds, seconds):
+                emit(figure)
+        if chosen.only != "1":
+            for figure in hundred(planes, chosen.dir, rounds, seconds):
+                emit(figure)
 
 
-def single(parent: Path | None, url: str, rounds: int, seconds: float) -> list[Figure]:
+@contextlib.contextmanager
+def both_stores(parent: Path | None) -> Iterator[Planes]:
+    """Two control planes, one on SQLite and one on PostgreSQL, below `parent`."""
+    with postgres(parent) as url, control_plane(parent) as on_sqlite, control_plane(parent, url) as on_postgres:
+        yield on_sqlite, on_postgres
+
+
+def single(planes: Planes, rounds: int, seconds: float) -> list[Figure]:
     """One per call, 32 in flight, against the bare echo; and on PostgreSQL."""
     began_s = time.monotonic()
-    with control_plane(parent) as ours, control_plane(parent, url) as other:
-        shape = load(ours.target, METHOD, ours.user_token, 1, 1, 0.2)
-        with child("benchmarks.apparatus.echo", str(int(shape["answer_bytes"]))) as echo:
-            target = f"127.0.0.1:{echo.said()['port']}"
+    ours, other = planes
+    shape = load(ours.target, METHOD, ours.user_token, 1, 1, 0.2)
+    with child("benchmarks.apparatus.echo", str(int(shape["answer_bytes"]))) as echo:
+        target = f"127.0.0.1:{echo.said()['port']}"
 
-            def of(plane: Running) -> float:
-                return rate(load(plane.target, METHOD, plane.user_token, 1, SINGLE_IN_FLIGHT, seconds))
+        def of(plane: Running) -> float:
+            return rate(load(plane.target, METHOD, plane.user_token, 1, SINGLE_IN_FLIGHT, seconds))
 
-            def of_echo() -> float:
-                return rate(load(target, ECHO, ours.user_token, 1, SINGLE_IN_FLIGHT, seconds))
+        def of_echo() -> float:
+            return rate(load(target, ECHO, ours.user_token, 1, SINGLE_IN_FLIGHT, seconds))
 
-            sides = in_turns({"sqlite": lambda: of(ours), "bare": of_echo, "postgresql": lambda: of(other)}, rounds)
+        sides = in_turns({"sqlite": lambda: of(ours), "bare": of_echo, "postgresql": lambda: of(other)}, rounds)
     config = {"batch": 1, "in_flight": SINGLE_IN_FLIGHT, "rounds": rounds}
     return figures(sides, Baseline("bare grpc.aio echo", sides["bare"]), config, time.monotonic() - began_s)
 
 
-def hundred(parent: Path | None, url: str, rounds: int, seconds: float) -> list[Figure]:
+def hundred(planes: Planes, parent: Path | None, rounds: int, seconds: float) -> list[Figure]:
     """A hundred per call, against raw sqlite3 writing the same rows; and on PostgreSQL."""
     began_s = time.monotonic()
-    with control_plane(parent) as ours, control_plane(parent, url) as other:
-        for plane in (ours, other):
-            load(plane.target, METHOD, plane.user_token, 100, HUNDRED_IN_FLIGHT, 0.5)
-        copy = raw_sqlite.rows_of(ours.database)
+    ours, other = planes
+    for plane in planes:
+        load(plane.target, METHOD, plane.user_token, 100, HUNDRED_IN_FLIGHT, 0.5)
+    copy = raw_sqlite.rows_of(ours.database)
 
-        def of(plane: Running) -> float:
-            return 100 * rate(load(plane.target, METHOD, plane.user_token, 100, HUNDRED_IN_FLIGHT, seconds))
+    def of(plane: Running) -> float:
+        return 100 * rate(load(plane.target, METHOD, plane.user_token, 100, HUNDRED_IN_FLIGHT, seconds))
 
-        def of_sqlite() -> float:
-            return raw_sqlite.jobs_per_s(copy, parent, 100, seconds)
+    def of_sqlite() -> float:
+        return raw_sqlite.jobs_per_s(copy, parent, 100, seconds)
 
-        sides = in_turns({"sqlite": lambda: of(ours), "bare": of_sqlite, "postgresql": lambda: of(other)}, rounds)
+    sides = in_turns({"sqlite": lambda: of(ours), "bare": of_sqlite, "postgresql": lambda: of(other)}, rounds)
     config = {"batch": 100, "in_flight": HUNDRED_IN_FLIGHT, "rounds": rounds}
     return figures(sides, Baseline("raw sqlite3, the same rows", sides["bare"]), config, time.monotonic() - began_s)
 

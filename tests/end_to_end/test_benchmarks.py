@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.apparatus.postgres import postgres
-from benchmarks.submit import hundred, single
+from benchmarks.submit import both_stores, hundred, single
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,9 +26,9 @@ def figures_of(*words: str) -> list[dict[str, Any]]:
 
 def test_submit_measures_every_side(tmp_path: Path) -> None:
     """One short round of each: jobs are accepted, the raw rows are the store's, and all rates are above zero."""
-    with postgres() as url:
-        found = [(batch, of(tmp_path, url, 1, 0.2)) for of, batch in ((single, 1), (hundred, 100))]
-    for batch, figures in found:
+    with both_stores(tmp_path) as planes:
+        found = {1: single(planes, 1, 0.2), 100: hundred(planes, tmp_path, 1, 0.2)}
+    for batch, figures in found.items():
         for store, figure in zip(("sqlite", "postgresql"), figures, strict=True):
             line = json.loads(figure.line())
             assert (line["metric"], line["config"]["batch"], line["config"]["store"]) == ("submits_per_s", batch, store)

@@ -46,7 +46,7 @@ class Plane:
         with grpc.insecure_channel(self.target, [("grpc.enable_http_proxy", 0)]) as channel:
             try:
                 answer = job_pb2_grpc.JobServiceStub(channel).SubmitJobs(
-                    asked, timeout=2, metadata=[("authorization", f"Bearer {self.token}")]
+                    asked, timeout=2, metadata=(("authorization", f"Bearer {self.token}"),)
                 )
             except grpc.RpcError as error:
                 if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
