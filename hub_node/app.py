@@ -87,7 +87,9 @@ def connect(config: AgentConfig) -> Parts:
         about = introduction(config, journal.instance_id, policy)
         link = Link(config.link, about, nodes, _log_sizes(staging), state.put)
         log.info("agent %s of hub %s offers %s", config.agent_id, config.hub_id, offer)
-        return Parts(journal, state, Tools(staging, Registry(config), link, config.hub_id, state.put))
+        return Parts(
+            journal, state, Tools(staging, Registry(config), link, config.hub_id, state.put, config.checkpoints)
+        )
     except BaseException:
         journal.close()
         raise

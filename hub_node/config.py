@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from federation.client import Settings
-from federation.client.quantity import parse_bytes, parse_milli
+from federation.client.quantity import parse_bytes, parse_duration_ms, parse_milli
 from federation.errors import Code, Fault, FederationError
 
 ENGINES = ("spark", "ray", "lab", "command")
@@ -49,6 +49,16 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Saving:
+    """How the checkpoints of runs here are saved."""
+
+    every_ms: int = 60_000
+    """While a run goes on, at most this often, and only what changed; 0: only when it is to end or has ended."""
+    bytes_max: int = 1 << 30
+    """Of one checkpoint. A larger one is not saved, and the job's log says so."""
+
+
+@dataclass(frozen=True, slots=True)
 class AgentConfig:
     """The whole file."""
 
@@ -71,6 +81,7 @@ class AgentConfig:
     offer: Offer = field(default_factory=Offer)
     policy_file: Path | None = None
     datasets: tuple[DatasetConfig, ...] = ()
+    checkpoints: Saving = field(default_factory=Saving)
     spark: Mapping[str, Any] = field(default_factory=dict)
     """`master` and what else `runners/spark.py` takes."""
     ray: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -129,6 +140,7 @@ def parse(content: Mapping[str, Any], file: Path, environ: Mapping[str, str]) ->
         offer=_offer(reader),
         policy_file=reader.path("policy_file"),
         datasets=_datasets(reader),
+        checkpoints=_saving(reader),
         spark=reader.table("spark"),
         ray=reader.table("ray"),
         lab=reader.table("lab"),
@@ -172,6 +184,17 @@ def _offer(reader: _Reader) -> Offer:
         cpu_milli=parse_milli(table.get("cpus", 0), "offer.cpus"),
         memory_bytes=parse_bytes(table.get("memory", 0), "offer.memory"),
         disk_bytes=parse_bytes(table.get("disk", 0), "offer.disk"),
+    )
+
+
+def _saving(reader: _Reader) -> Saving:
+    table = reader.table("checkpoints")
+    below = _Reader(reader.file, table, "checkpoints.")
+    below.refuse_unknown({"every", "size"}, table)
+    shipped = Saving()
+    return Saving(
+        every_ms=parse_duration_ms(table["every"], "checkpoints.every") if "every" in table else shipped.every_ms,
+        bytes_max=parse_bytes(table["size"], "checkpoints.size") if "size" in table else shipped.bytes_max,
     )
 
 

@@ -34,7 +34,7 @@ from hub_node.conversation import (
     carried,
     pause_s,
 )
-from hub_node.records import Epoch, NodeReport, Orders, OutputFile, Run
+from hub_node.records import Checkpoint, Epoch, NodeReport, Orders, OutputFile, Run
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +149,37 @@ class Link:
         answer: hub_pb2.CreateResultUploadResponse = self._unary(self._stub.CreateResultUpload, request)
         by_path = {one.path: one.put_url for one in answer.uploads}
         return tuple(by_path[one.path] for one in files)
+
+    def checkpoint_links(self, lease_id: str, epoch: Epoch, files: Sequence[OutputFile]) -> tuple[str, ...]:
+        """Where to put each file of a checkpoint, in their order; empty where it is already. Raises: FederationError."""
+        request = hub_pb2.CreateCheckpointUploadRequest(
+            session_id=self._conversation.session_id,
+            lease_id=lease_id,
+            epoch=wire.epoch_to(epoch),
+            files=[wire.output_to(one) for one in files],
+        )
+        answer: hub_pb2.CreateCheckpointUploadResponse = self._unary(self._stub.CreateCheckpointUpload, request)
+        by_path = {one.path: one.put_url for one in answer.uploads}
+        return tuple(by_path[one.path] for one in files)
+
+    def commit_checkpoint(self, lease_id: str, epoch: Epoch, files: Sequence[OutputFile]) -> str:
+        """All of it was put: its name. Raises: FederationError, STALE_EPOCH where the lease is over."""
+        request = hub_pb2.CommitCheckpointRequest(
+            session_id=self._conversation.session_id,
+            lease_id=lease_id,
+            epoch=wire.epoch_to(epoch),
+            files=[wire.output_to(one) for one in files],
+        )
+        answer: hub_pb2.CommitCheckpointResponse = self._unary(self._stub.CommitCheckpoint, request)
+        return answer.checkpoint_id
+
+    def checkpoints(self, lease_id: str, epoch: Epoch) -> tuple[Checkpoint, ...]:
+        """What older attempts of this lease's job left, the newest first. Raises: FederationError."""
+        request = hub_pb2.FindCheckpointsRequest(
+            session_id=self._conversation.session_id, lease_id=lease_id, epoch=wire.epoch_to(epoch)
+        )
+        answer: hub_pb2.FindCheckpointsResponse = self._unary(self._stub.FindCheckpoints, request)
+        return tuple(map(wire.checkpoint_from, answer.checkpoints))
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
     def _run(self) -> None:

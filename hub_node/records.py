@@ -51,6 +51,17 @@ class OutputFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What an older attempt left, and a link to each of its files. One that is damaged has none."""
+
+    name: str
+    """Attempt and number."""
+    files: tuple[OutputFile, ...] = ()
+    urls: tuple[str, ...] = field(default=(), repr=False)
+    damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
     """A code for programs, a sentence for people, and its variable parts."""
 

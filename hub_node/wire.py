@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from federation.errors import Code, Fault, FederationError
 from federation.v1 import common_pb2, hub_pb2, job_pb2
 from hub_node.records import (
+    Checkpoint,
     DatasetReport,
     Epoch,
     LeaseOrder,
@@ -122,6 +123,13 @@ def lease_from(lease: hub_pb2.Lease, sent_ms: int) -> LeaseOrder:
         tracking_uri=lease.tracking_uri,
         devices=tuple(tuple(one.places) for one in lease.devices),
     )
+
+
+def checkpoint_from(message: hub_pb2.Checkpoint) -> Checkpoint:
+    """What an older attempt left."""
+    files = tuple(OutputFile(one.file.path, one.file.size_bytes, one.file.sha256) for one in message.files)
+    urls = tuple(one.get_url for one in message.files)
+    return Checkpoint(message.checkpoint_id, files, urls, message.damaged)
 
 
 def work_from(spec: job_pb2.JobSpec, project: str) -> Work:

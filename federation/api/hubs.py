@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from federation.api.door import Caller, Gate, unary
 from federation.api.jobs import LINK_TTL_S, objects_of, package_key
 from federation.api.syncing import LeaseLinks, answer_out, beat_in
-from federation.api.translate import agent_in, epoch_in, hub_out, policy_out, report_in
+from federation.api.translate import agent_in, checkpoint_out, epoch_in, hub_out, policy_out, report_in, saved_in
 from federation.client.settings import installed_version
 from federation.domain.ids import LeaseId
 from federation.domain.job import Job
@@ -17,7 +17,9 @@ from federation.domain.lease import Lease
 from federation.errors import Code, Fault, FederationError, from_parts, invalid
 from federation.identity.authority import Scope, denied, speaks_for
 from federation.lifecycle.agent import PROTOCOL_MAX, PROTOCOL_MIN, negotiated
+from federation.objects.checkpoints import Shelf, checked_files
 from federation.objects.credentials import scoped_credentials
+from federation.objects.store import ObjectStore
 from federation.service import hubs as service_hubs
 from federation.service import policies
 from federation.service import sync as service_sync
@@ -31,6 +33,14 @@ HOLD_MS_MAX = 20_000
 RESULT_FILES_MAX = 1_000
 RESULT_BYTES_MAX = 64 << 20
 REPORTS_MAX = 100_000
+
+
+_OfLease = (
+    hub_pb2.CreateResultUploadRequest
+    | hub_pb2.CreateCheckpointUploadRequest
+    | hub_pb2.CommitCheckpointRequest
+    | hub_pb2.FindCheckpointsRequest
+)
 
 
 @dataclass(slots=True)
@@ -187,6 +197,60 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
                 code=Code.LIMIT_EXCEEDED,
                 limit=str(RESULT_BYTES_MAX),
             )
+        lease = await self._current_lease(request, caller)
+        links = scoped_credentials(objects_of(self.desk), f"attempts/{lease.job_id}/{lease.epoch}/", LINK_TTL_S)
+        uploads = [hub_pb2.ResultUpload(path=one.path, put_url=links.put_link(one.path)) for one in request.files]
+        return hub_pb2.CreateResultUploadResponse(
+            uploads=uploads, expires_ms=self.desk.clock.now_ms() + LINK_TTL_S * 1000
+        )
+
+    @unary("HubService")
+    async def CreateCheckpointUpload(
+        self, request: hub_pb2.CreateCheckpointUploadRequest, caller: Caller
+    ) -> hub_pb2.CreateCheckpointUploadResponse:
+        """Links to put the files of a checkpoint, which is none before it is committed."""
+        files = checked_files(map(saved_in, request.files))
+        lease = await self._current_lease(request, caller)
+        shelf, attempt = Shelf(self._objects_for_checkpoints()), _attempt(lease)
+        links = await asyncio.to_thread(shelf.put_links, lease.job_id, attempt, files, LINK_TTL_S)
+        return hub_pb2.CreateCheckpointUploadResponse(
+            uploads=[hub_pb2.CheckpointUpload(path=one.path, put_url=links[one.path]) for one in request.files],
+            expires_ms=self.desk.clock.now_ms() + LINK_TTL_S * 1000,
+        )
+
+    @unary("HubService")
+    async def CommitCheckpoint(
+        self, request: hub_pb2.CommitCheckpointRequest, caller: Caller
+    ) -> hub_pb2.CommitCheckpointResponse:
+        """Only while the lease lives, and once more after the write: whose attempt is over adds nothing to the job."""
+        files = checked_files(map(saved_in, request.files))
+        lease = await self._current_lease(request, caller)
+        shelf, attempt = Shelf(self._objects_for_checkpoints()), _attempt(lease)
+        place = await asyncio.to_thread(shelf.commit, lease.job_id, attempt, files, self.desk.clock.now_ms())
+        try:
+            await self._current_lease(request, caller)
+        except FederationError:
+            await asyncio.to_thread(shelf.withdraw, lease.job_id, place)
+            raise
+        if self.desk.retention is not None:
+            self.desk.retention.saved(lease.job_id, attempt)
+        return hub_pb2.CommitCheckpointResponse(checkpoint_id=place.name)
+
+    @unary("HubService")
+    async def FindCheckpoints(
+        self, request: hub_pb2.FindCheckpointsRequest, caller: Caller
+    ) -> hub_pb2.FindCheckpointsResponse:
+        """What the job's older attempts left, with links to read it."""
+        lease = await self._current_lease(request, caller)
+        if self.desk.objects is None:
+            return hub_pb2.FindCheckpointsResponse()
+        shelf = Shelf(self.desk.objects)
+        found = await asyncio.to_thread(shelf.newest, lease.job_id, _attempt(lease))
+        answer = [checkpoint_out(saved, shelf.get_links(lease.job_id, saved, LINK_TTL_S)) for saved in found]
+        return hub_pb2.FindCheckpointsResponse(checkpoints=answer)
+
+    async def _current_lease(self, request: _OfLease, caller: Caller) -> Lease:
+        """The live lease that an agent speaks of, if it is its own. SESSION_UNKNOWN, STALE_EPOCH."""
         epoch = epoch_in(request.epoch)
 
         def current(unit: Unit) -> Lease:
@@ -204,12 +268,18 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
                 )
             return lease
 
-        lease = await self.desk.ask(current)
-        links = scoped_credentials(objects_of(self.desk), f"attempts/{lease.job_id}/{epoch}/", LINK_TTL_S)
-        uploads = [hub_pb2.ResultUpload(path=one.path, put_url=links.put_link(one.path)) for one in request.files]
-        return hub_pb2.CreateResultUploadResponse(
-            uploads=uploads, expires_ms=self.desk.clock.now_ms() + LINK_TTL_S * 1000
-        )
+        return await self.desk.ask(current)
+
+    def _objects_for_checkpoints(self) -> ObjectStore:
+        """Said so that an agent does not try again: nobody adds a store to a control plane that runs."""
+        if self.desk.objects is None:
+            raise FederationError(
+                Code.PROTOCOL_UNSUPPORTED,
+                "this control plane has no object store and keeps no checkpoints",
+                fault=Fault.FEDERATION,
+                hint="Its operator sets [objects] in the configuration; jobs run all the same.",
+            )
+        return self.desk.objects
 
     @unary("HubService")
     async def ListHubs(self, request: hub_pb2.ListHubsRequest, _caller: Caller) -> hub_pb2.ListHubsResponse:
@@ -259,6 +329,10 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         """Whom the token stands for."""
         who = caller.principal
         return hub_pb2.WhoAmIResponse(kind=who.kind, issuer=who.issuer, subject=who.subject, home_hub=who.home_hub)
+
+
+def _attempt(lease: Lease) -> tuple[int, int]:
+    return lease.epoch.incarnation, lease.epoch.n
 
 
 def _no_session(session_id: str) -> FederationError:

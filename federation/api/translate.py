@@ -42,6 +42,7 @@ from federation.domain.lease import LeaseState, ends_by_ms, room_expected_ms
 from federation.domain.quantities import ANY_OF, DevicesByTask, Resources, resources, summed_kinds
 from federation.errors import Code, FederationError, invalid
 from federation.lifecycle.job import Trigger
+from federation.objects.checkpoints import Saved, SavedFile
 from federation.service.attempts import Attempt
 from federation.service.hubs import HubView
 from federation.service.policies import PolicyView
@@ -279,6 +280,28 @@ def submitted_out(answer: Submitted) -> job_pb2.SubmitResult:
 def epoch_in(message: common_pb2.Epoch) -> Epoch:
     """The noun."""
     return Epoch(message.incarnation, message.n)
+
+
+def saved_in(message: hub_pb2.OutputFile) -> SavedFile:
+    """A file of a checkpoint, not yet checked."""
+    return SavedFile(message.path, message.size_bytes, message.sha256)
+
+
+def checkpoint_out(saved: Saved, links: Sequence[str]) -> hub_pb2.Checkpoint:
+    """A checkpoint with a link for each of its files."""
+    place = saved.place
+    return hub_pb2.Checkpoint(
+        checkpoint_id=place.name,
+        epoch=common_pb2.Epoch(incarnation=place.incarnation, n=place.n),
+        saved_ms=saved.saved_ms,
+        files=[
+            hub_pb2.CheckpointFile(
+                file=hub_pb2.OutputFile(path=one.path, size_bytes=one.size_bytes, sha256=one.sha256), get_url=link
+            )
+            for one, link in zip(saved.files, links, strict=True)
+        ],
+        damaged=saved.damaged,
+    )
 
 
 def node_in(message: hub_pb2.Node) -> Node:

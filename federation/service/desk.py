@@ -15,6 +15,7 @@ from federation.domain.job import Claim, Job, JobState, Reason
 from federation.domain.lease import PREEMPTED, room_expected_ms
 from federation.domain.plan import ReasonCode
 from federation.errors import FederationError
+from federation.objects.checkpoints import Shelf
 from federation.objects.store import ObjectStore
 from federation.ports import Clock, IdSource, Store, Tracking
 from federation.scheduling import Policy
@@ -22,6 +23,7 @@ from federation.scheduling.explaining import Explanation
 from federation.scheduling.words import clock
 from federation.service import expiry
 from federation.service.asking import LoopDoor
+from federation.service.checkpoints import Retention
 from federation.service.logs import LogDesk
 from federation.service.rounds import Rounds
 from federation.service.submit import Submission, SubmitJobs, Submitted, request_keys
@@ -67,17 +69,26 @@ class Desk:
         self._ending = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="expiry", daemon=True)
         self.writer.after_commit(self._want_tracking)
+        self.retention: Retention | None = None
+        """Of checkpoints; None in a control plane without an object store."""
+        if self.objects is not None:
+            self.retention = Retention(Shelf(self.objects), self.store.get_job, self.clock.now_ms)
+            self.writer.after_commit(self.retention.heard)
 
     def start(self) -> None:
         """Begin: writer, rounds, expiry."""
         self.rounds.start(self.world)
         self.writer.start()
         self._ticker.start()
+        if self.retention is not None:
+            self.retention.start()
 
     def stop(self) -> None:
         """Finish what was accepted, then end."""
         self._ending.set()
         self._ticker.join()
+        if self.retention is not None:
+            self.retention.stop()
         self.rounds.stop()
         self.writer.stop()
         self.store.close()

@@ -1179,6 +1179,284 @@ class CreateResultUploadResponse(_message.Message):
 Global___CreateResultUploadResponse: _TypeAlias = CreateResultUploadResponse  # noqa: Y015
 
 @_typing.final
+class CreateCheckpointUploadRequest(_message.Message):
+    """Ask for links to put the files of a checkpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """From OpenSession."""
+    lease_id: _builtins.str
+    """The lease."""
+    @_builtins.property
+    def epoch(self) -> _common_pb2.Epoch:
+        """Its version."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputFile]:
+        """All files of the checkpoint; at most 1,000 and 1 GiB in all."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        lease_id: _builtins.str = ...,
+        epoch: _common_pb2.Epoch | None = ...,
+        files: _abc.Iterable[Global___OutputFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "files", b"files", "lease_id", b"lease_id", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCheckpointUploadRequest: _TypeAlias = CreateCheckpointUploadRequest  # noqa: Y015
+
+@_typing.final
+class CheckpointUpload(_message.Message):
+    """Where to put one file of a checkpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PUT_URL_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """As sent."""
+    put_url: _builtins.str
+    """A presigned PUT; empty where these bytes are there already."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        put_url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "put_url", b"put_url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointUpload: _TypeAlias = CheckpointUpload  # noqa: Y015
+
+@_typing.final
+class CreateCheckpointUploadResponse(_message.Message):
+    """The links."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOADS_FIELD_NUMBER: _builtins.int
+    EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    expires_ms: _builtins.int
+    """When the links end."""
+    @_builtins.property
+    def uploads(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointUpload]:
+        """One for each file, in their order."""
+
+    def __init__(
+        self,
+        *,
+        uploads: _abc.Iterable[Global___CheckpointUpload] | None = ...,
+        expires_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_ms", b"expires_ms", "uploads", b"uploads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCheckpointUploadResponse: _TypeAlias = CreateCheckpointUploadResponse  # noqa: Y015
+
+@_typing.final
+class CommitCheckpointRequest(_message.Message):
+    """All files of a checkpoint were put."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """From OpenSession."""
+    lease_id: _builtins.str
+    """The lease."""
+    @_builtins.property
+    def epoch(self) -> _common_pb2.Epoch:
+        """Its version; an older one is refused."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputFile]:
+        """The files, as in CreateCheckpointUpload."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        lease_id: _builtins.str = ...,
+        epoch: _common_pb2.Epoch | None = ...,
+        files: _abc.Iterable[Global___OutputFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "files", b"files", "lease_id", b"lease_id", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitCheckpointRequest: _TypeAlias = CommitCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class CommitCheckpointResponse(_message.Message):
+    """The checkpoint is whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    checkpoint_id: _builtins.str
+    """Its id: attempt and number."""
+    def __init__(
+        self,
+        *,
+        checkpoint_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitCheckpointResponse: _TypeAlias = CommitCheckpointResponse  # noqa: Y015
+
+@_typing.final
+class FindCheckpointsRequest(_message.Message):
+    """Ask for what older attempts left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """From OpenSession."""
+    lease_id: _builtins.str
+    """The lease of the new attempt."""
+    @_builtins.property
+    def epoch(self) -> _common_pb2.Epoch:
+        """Its version."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        lease_id: _builtins.str = ...,
+        epoch: _common_pb2.Epoch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lease_id", b"lease_id", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindCheckpointsRequest: _TypeAlias = FindCheckpointsRequest  # noqa: Y015
+
+@_typing.final
+class CheckpointFile(_message.Message):
+    """One file of a checkpoint, to be read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    GET_URL_FIELD_NUMBER: _builtins.int
+    get_url: _builtins.str
+    """A presigned GET."""
+    @_builtins.property
+    def file(self) -> Global___OutputFile:
+        """Relative to the checkpoint folder, its size and its sha256."""
+
+    def __init__(
+        self,
+        *,
+        file: Global___OutputFile | None = ...,
+        get_url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "get_url", b"get_url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointFile: _TypeAlias = CheckpointFile  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """What an attempt left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SAVED_MS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    checkpoint_id: _builtins.str
+    """Attempt and number."""
+    saved_ms: _builtins.int
+    """When it was committed."""
+    damaged: _builtins.bool
+    """Its manifest is not as it was written: there is nothing to be had."""
+    @_builtins.property
+    def epoch(self) -> _common_pb2.Epoch:
+        """The attempt's lease."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointFile]:
+        """Its files."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint_id: _builtins.str = ...,
+        epoch: _common_pb2.Epoch | None = ...,
+        saved_ms: _builtins.int = ...,
+        files: _abc.Iterable[Global___CheckpointFile] | None = ...,
+        damaged: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "damaged", b"damaged", "epoch", b"epoch", "files", b"files", "saved_ms", b"saved_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class FindCheckpointsResponse(_message.Message):
+    """What there is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checkpoint]:
+        """The newest first; at most 2 are kept."""
+
+    def __init__(
+        self,
+        *,
+        checkpoints: _abc.Iterable[Global___Checkpoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindCheckpointsResponse: _TypeAlias = FindCheckpointsResponse  # noqa: Y015
+
+@_typing.final
 class ListHubsRequest(_message.Message):
     """Ask for all hubs."""
 

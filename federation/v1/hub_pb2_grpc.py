@@ -55,6 +55,21 @@ class HubServiceStub:
                 request_serializer=federation_dot_v1_dot_hub__pb2.CreateResultUploadRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_hub__pb2.CreateResultUploadResponse.FromString,
                 _registered_method=True)
+        self.CreateCheckpointUpload = channel.unary_unary(
+                '/federation.v1.HubService/CreateCheckpointUpload',
+                request_serializer=federation_dot_v1_dot_hub__pb2.CreateCheckpointUploadRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_hub__pb2.CreateCheckpointUploadResponse.FromString,
+                _registered_method=True)
+        self.CommitCheckpoint = channel.unary_unary(
+                '/federation.v1.HubService/CommitCheckpoint',
+                request_serializer=federation_dot_v1_dot_hub__pb2.CommitCheckpointRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_hub__pb2.CommitCheckpointResponse.FromString,
+                _registered_method=True)
+        self.FindCheckpoints = channel.unary_unary(
+                '/federation.v1.HubService/FindCheckpoints',
+                request_serializer=federation_dot_v1_dot_hub__pb2.FindCheckpointsRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_hub__pb2.FindCheckpointsResponse.FromString,
+                _registered_method=True)
         self.ListHubs = channel.unary_unary(
                 '/federation.v1.HubService/ListHubs',
                 request_serializer=federation_dot_v1_dot_hub__pb2.ListHubsRequest.SerializeToString,
@@ -115,6 +130,27 @@ class HubServiceServicer:
 
     def CreateResultUpload(self, request, context):
         """Links to put an attempt's output files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateCheckpointUpload(self, request, context):
+        """Links to put the files of a checkpoint: only for the lease's own agent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitCheckpoint(self, request, context):
+        """The files are there: from now on they are a checkpoint that the job's next attempt may go on from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindCheckpoints(self, request, context):
+        """The checkpoints that older attempts of the lease's job left, the newest first, with links to read them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +220,21 @@ def add_HubServiceServicer_to_server(servicer, server):
                     servicer.CreateResultUpload,
                     request_deserializer=federation_dot_v1_dot_hub__pb2.CreateResultUploadRequest.FromString,
                     response_serializer=federation_dot_v1_dot_hub__pb2.CreateResultUploadResponse.SerializeToString,
+            ),
+            'CreateCheckpointUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCheckpointUpload,
+                    request_deserializer=federation_dot_v1_dot_hub__pb2.CreateCheckpointUploadRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_hub__pb2.CreateCheckpointUploadResponse.SerializeToString,
+            ),
+            'CommitCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitCheckpoint,
+                    request_deserializer=federation_dot_v1_dot_hub__pb2.CommitCheckpointRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_hub__pb2.CommitCheckpointResponse.SerializeToString,
+            ),
+            'FindCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindCheckpoints,
+                    request_deserializer=federation_dot_v1_dot_hub__pb2.FindCheckpointsRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_hub__pb2.FindCheckpointsResponse.SerializeToString,
             ),
             'ListHubs': grpc.unary_unary_rpc_method_handler(
                     servicer.ListHubs,
@@ -325,6 +376,87 @@ class HubService:
             '/federation.v1.HubService/CreateResultUpload',
             federation_dot_v1_dot_hub__pb2.CreateResultUploadRequest.SerializeToString,
             federation_dot_v1_dot_hub__pb2.CreateResultUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCheckpointUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.HubService/CreateCheckpointUpload',
+            federation_dot_v1_dot_hub__pb2.CreateCheckpointUploadRequest.SerializeToString,
+            federation_dot_v1_dot_hub__pb2.CreateCheckpointUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.HubService/CommitCheckpoint',
+            federation_dot_v1_dot_hub__pb2.CommitCheckpointRequest.SerializeToString,
+            federation_dot_v1_dot_hub__pb2.CommitCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.HubService/FindCheckpoints',
+            federation_dot_v1_dot_hub__pb2.FindCheckpointsRequest.SerializeToString,
+            federation_dot_v1_dot_hub__pb2.FindCheckpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,12 @@ class HubServiceStub:
     """The answer to an order to read a log."""
     CreateResultUpload: _grpc.UnaryUnaryMultiCallable[_hub_pb2.CreateResultUploadRequest, _hub_pb2.CreateResultUploadResponse]
     """Links to put an attempt's output files."""
+    CreateCheckpointUpload: _grpc.UnaryUnaryMultiCallable[_hub_pb2.CreateCheckpointUploadRequest, _hub_pb2.CreateCheckpointUploadResponse]
+    """Links to put the files of a checkpoint: only for the lease's own agent."""
+    CommitCheckpoint: _grpc.UnaryUnaryMultiCallable[_hub_pb2.CommitCheckpointRequest, _hub_pb2.CommitCheckpointResponse]
+    """The files are there: from now on they are a checkpoint that the job's next attempt may go on from."""
+    FindCheckpoints: _grpc.UnaryUnaryMultiCallable[_hub_pb2.FindCheckpointsRequest, _hub_pb2.FindCheckpointsResponse]
+    """The checkpoints that older attempts of the lease's job left, the newest first, with links to read them."""
     ListHubs: _grpc.UnaryUnaryMultiCallable[_hub_pb2.ListHubsRequest, _hub_pb2.ListHubsResponse]
     """All hubs."""
     GetHub: _grpc.UnaryUnaryMultiCallable[_hub_pb2.GetHubRequest, _hub_pb2.GetHubResponse]
@@ -71,6 +77,12 @@ class HubServiceAsyncStub(HubServiceStub):
     """The answer to an order to read a log."""
     CreateResultUpload: _aio.UnaryUnaryMultiCallable[_hub_pb2.CreateResultUploadRequest, _hub_pb2.CreateResultUploadResponse]  # type: ignore[assignment]
     """Links to put an attempt's output files."""
+    CreateCheckpointUpload: _aio.UnaryUnaryMultiCallable[_hub_pb2.CreateCheckpointUploadRequest, _hub_pb2.CreateCheckpointUploadResponse]  # type: ignore[assignment]
+    """Links to put the files of a checkpoint: only for the lease's own agent."""
+    CommitCheckpoint: _aio.UnaryUnaryMultiCallable[_hub_pb2.CommitCheckpointRequest, _hub_pb2.CommitCheckpointResponse]  # type: ignore[assignment]
+    """The files are there: from now on they are a checkpoint that the job's next attempt may go on from."""
+    FindCheckpoints: _aio.UnaryUnaryMultiCallable[_hub_pb2.FindCheckpointsRequest, _hub_pb2.FindCheckpointsResponse]  # type: ignore[assignment]
+    """The checkpoints that older attempts of the lease's job left, the newest first, with links to read them."""
     ListHubs: _aio.UnaryUnaryMultiCallable[_hub_pb2.ListHubsRequest, _hub_pb2.ListHubsResponse]  # type: ignore[assignment]
     """All hubs."""
     GetHub: _aio.UnaryUnaryMultiCallable[_hub_pb2.GetHubRequest, _hub_pb2.GetHubResponse]  # type: ignore[assignment]
@@ -120,6 +132,30 @@ class HubServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_hub_pb2.CreateResultUploadResponse, _abc.Awaitable[_hub_pb2.CreateResultUploadResponse]]:
         """Links to put an attempt's output files."""
+
+    @_abc_1.abstractmethod
+    def CreateCheckpointUpload(
+        self,
+        request: _hub_pb2.CreateCheckpointUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_hub_pb2.CreateCheckpointUploadResponse, _abc.Awaitable[_hub_pb2.CreateCheckpointUploadResponse]]:
+        """Links to put the files of a checkpoint: only for the lease's own agent."""
+
+    @_abc_1.abstractmethod
+    def CommitCheckpoint(
+        self,
+        request: _hub_pb2.CommitCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_hub_pb2.CommitCheckpointResponse, _abc.Awaitable[_hub_pb2.CommitCheckpointResponse]]:
+        """The files are there: from now on they are a checkpoint that the job's next attempt may go on from."""
+
+    @_abc_1.abstractmethod
+    def FindCheckpoints(
+        self,
+        request: _hub_pb2.FindCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_hub_pb2.FindCheckpointsResponse, _abc.Awaitable[_hub_pb2.FindCheckpointsResponse]]:
+        """The checkpoints that older attempts of the lease's job left, the newest first, with links to read them."""
 
     @_abc_1.abstractmethod
     def ListHubs(

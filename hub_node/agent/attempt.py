@@ -11,12 +11,13 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from federation.backoff import pause_s
 from federation.errors import Code, FederationError
 from hub_node.agent.facts import Ended, Fact, Moved, ProgramEnded, Progressed, Started
-from hub_node.data import results, tracking
+from hub_node.config import Saving
+from hub_node.data import checkpoints, results, tracking
 from hub_node.data.staging import Places, Staging
 from hub_node.link import Link
 from hub_node.ports import Attempt, Extendable, Phase, Runner, Status
@@ -41,6 +42,12 @@ _TRANSIENT = frozenset(
 )  # fmt: skip
 """While a result is sent these are waited out; PERMISSION_DENIED is a link that ran out, and a new one is asked for."""
 _FAILED_BY_US = frozenset({"RUNTIME_LIMIT", "LEASE_RAN_OUT"})
+_NO_NEXT = frozenset({"CANCEL_REQUESTED", "LEASE_OVER", "SUPERSEDED"})
+"""Ends after which nobody would go on from a checkpoint, or after which none is taken."""
+SAVE_AFTER_GRACE_S = 15.0
+"""The last state of a run that was told to end may take its grace and this long: somebody waits for the room."""
+SAVE_AT_END_S = 300.0
+"""Of one that ended otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ class Tools:
     link: Link
     hub_id: str
     tell: Callable[[Fact], None]
+    saving: Saving = field(default_factory=Saving)
 
 
 class AttemptThread:
@@ -70,7 +78,10 @@ class AttemptThread:
         self._leaving = False
         self._runner: Runner | None = None
         self._started_ms = run.started_ms
-        self._asked_s = float("-inf")
+        self._asked_s = self._told_s = float("-inf")
+        staging = tools.staging
+        self._keeper = checkpoints.Keeper(run.lease, self._places, tools.link, tools.saving, staging.ca)
+        self._saver = checkpoints.Saver(self._keeper)
 
     # ---- from the state thread --------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -86,8 +97,10 @@ class AttemptThread:
         with self._wake:
             self._end = (reason, grace_ms)
             runner = self._runner
-            self._asked_s = time.monotonic()
+            self._asked_s = self._told_s = time.monotonic()
             self._wake.notify_all()
+        if reason.code not in _NO_NEXT:
+            self._saver.hurry()
         if runner is not None:  # also while `start` blocks: the engine hears of it now
             threading.Thread(target=_ask, args=(runner, grace_ms), daemon=True).start()
 
@@ -154,8 +167,11 @@ class AttemptThread:
                 self._progress,
                 self._called_off,
             )
+        if not self._called_off() and not self._restored():
+            return None
         if self._called_off():
             return False
+        self._saver.began()
         self._started_ms = started_ms = _now_ms()
         if self._fresh and too_late(lease, run.deadline_ms, started_ms):
             self._refuse_late()
@@ -195,6 +211,7 @@ class AttemptThread:
             if state != known or (status.url and status.url != url):
                 known, url = state, status.url or url
                 self._tools.tell(Moved(self._run.lease_id, known, url))
+            self._saver.look()
             now_s = time.monotonic()
             with self._wake:
                 if self._leaving:
@@ -224,6 +241,9 @@ class AttemptThread:
             self._tools.tell(ProgramEnded(self._run.lease_id, Outcome.SUCCEEDED, ended_ms, outputs))
             self._send_result(outputs, ended_ms, 0)
             return
+        self._save_last()
+        if self._leaving:
+            return  # the next agent finds the run as this one did
         if self._end is not None and status.code in ("", "STOPPED", "GUARD_LOST"):
             self._say_stopped(status.exit_code)
             return
@@ -238,6 +258,32 @@ class AttemptThread:
             )
         outcome = Outcome.STOPPED if status.code == "STOPPED" else Outcome.FAILED
         self._tell_end(outcome, reason, status.exit_code, ended_ms)
+
+    def _restored(self) -> bool:
+        """What an older attempt left is in the folder, where there is anything; False, and refused, when nobody can say."""
+        try:
+            checkpoints.restore(self._keeper, self._progress, self._called_off)
+        except FederationError as error:
+            if self._called_off():
+                return True
+            text = f"What its last attempt left could not be fetched: {error.message} {error.hint}".strip()
+            reason = Reason("CHECKPOINT_UNREACHABLE", text, {"code": error.code.value, **error.metadata})
+            self._tell_end(Outcome.REFUSED, reason, 1, _now_ms())
+            return False
+        return True
+
+    def _save_last(self) -> None:
+        """The state that a program left which may run again."""
+        until_s = time.monotonic() + SAVE_AT_END_S
+        if self._end is not None:
+            if self._end[0].code in _NO_NEXT:
+                return
+            until_s = self._told_s + self._end[1] / 1000 + SAVE_AFTER_GRACE_S
+
+        def called_off() -> bool:
+            return self._leaving or (self._end is not None and self._end[0].code in _NO_NEXT)
+
+        self._saver.finish(until_s, called_off)
 
     def _send_result(self, outputs: tuple[OutputFile, ...], ended_ms: int, exit_code: int) -> None:
         """Until the store has it: the link may be down for days, and the result is kept as long."""

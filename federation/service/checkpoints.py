@@ -1,0 +1,107 @@
+"""How long checkpoints are kept: the newest of each job while it may run again, none once it has succeeded or was cancelled.
+
+One thread of its own beside the writer's, because the object store may be slow or away; nothing waits for it. A job that
+failed keeps its checkpoints for a while, because a person may retry it. What a crash left behind is found by the sweep at
+the next start. Deliberately not here: what a checkpoint is (`federation/objects/checkpoints.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from federation.domain.job import Job, JobState
+from federation.errors import FederationError
+from federation.objects.checkpoints import Shelf
+from federation.service.world import Unit
+
+KEPT_AFTER_FAILURE_MS = 30 * 86_400_000
+SWEEP_S = 6 * 3_600.0
+STOP_S = 5.0
+_OVER = frozenset({JobState.SUCCEEDED, JobState.CANCELLED})
+log = logging.getLogger(__name__)
+
+
+def kept(job: Job | None, now_ms: int) -> bool:
+    """Whether the checkpoints of a job may be needed again; None: nobody knows the job."""
+    if job is None or job.state in _OVER:
+        return False
+    return job.state is not JobState.FAILED or now_ms - job.ended_ms < KEPT_AFTER_FAILURE_MS
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """An attempt has one more."""
+
+    job_id: str
+    attempt: tuple[int, int]
+
+
+class Retention:
+    """See the module. `saved` and `heard` may be called from any thread."""
+
+    def __init__(self, shelf: Shelf, find: Callable[[str], Job | None], now_ms: Callable[[], int]) -> None:
+        self._shelf = shelf
+        self._find = find
+        self._now_ms = now_ms
+        self._known: set[str] = set()
+        """Jobs that have anything in the store; most jobs never do, and their end costs nothing."""
+        self._queue: queue.SimpleQueue[_Saved | str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+
+    def start(self) -> None:
+        """Begin, with a sweep."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what is left to remove is found by the next sweep."""
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+
+    def saved(self, job_id: str, attempt: tuple[int, int]) -> None:
+        """A checkpoint was committed: older ones may go."""
+        self._known.add(job_id)
+        self._queue.put(_Saved(job_id, attempt))
+
+    def heard(self, unit: Unit) -> None:
+        """A batch was committed: jobs may have ended in it."""
+        for job in unit.jobs.values():
+            if job.id in self._known and job.state in _OVER:
+                self._queue.put(job.id)
+
+    def sweep(self) -> int:
+        """Remove what no job needs any more; how many jobs that were. Raises: FederationError when the store is away."""
+        self._known |= set(self._shelf.jobs())
+        return sum(self._remove(job_id) for job_id in sorted(self._known))
+
+    def _run(self) -> None:
+        item: _Saved | str | None = ""
+        while item is not None:
+            try:
+                if item == "":
+                    self.sweep()
+                elif isinstance(item, _Saved):
+                    if not self._remove(item.job_id):
+                        self._shelf.trim(item.job_id, item.attempt)
+                else:
+                    self._remove(item)
+            except FederationError as error:
+                log.warning("checkpoints are left to the next sweep: %s", error)
+            except Exception:
+                log.exception("keeping checkpoints failed for a reason of ours")
+            try:
+                item = self._queue.get(timeout=SWEEP_S)
+            except queue.Empty:
+                item = ""
+
+    def _remove(self, job_id: str) -> bool:
+        """Remove a job's, unless they may be needed."""
+        if kept(self._find(job_id), self._now_ms()):
+            return False
+        self._shelf.remove(job_id)
+        self._known.discard(job_id)
+        return True
