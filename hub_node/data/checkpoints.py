@@ -260,8 +260,10 @@ class Saver:
             files = digests(frozen, seen)
             lease = keeper.lease
             urls = keeper.shelf.checkpoint_links(lease.lease_id, lease.epoch, files)
+            sent: set[str] = set()
             for file, url in zip(files, urls, strict=True):
-                if url:
+                if url and file.sha256 not in sent:
+                    sent.add(file.sha256)
                     upload(url, frozen / file.path, ca_file=keeper.ca)
             for one in seen:
                 _still(frozen, one)
