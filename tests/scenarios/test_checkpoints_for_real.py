@@ -7,30 +7,37 @@ Only who makes room for whom is the test's own decision. What is promised of the
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import secrets
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+import grpc.aio
 import pytest
 
 from federation.app.settings import Objects
 from federation.domain.ids import AgentId, AgentKey, HubId
 from federation.domain.job import Job, JobState
+from federation.errors import from_rpc_error
 from federation.objects.checkpoints import Shelf
 from federation.objects.embedded import EmbeddedSettings, EmbeddedStore, start_embedded
+from federation.objects.links import upload
+from federation.objects.store import ObjectStore
 from federation.scheduling.plan import Plan, Preemption
-from federation.v1 import common_pb2, job_pb2
+from federation.v1 import common_pb2, hub_pb2, job_pb2
 from tests.support.eventually import eventually
-from tests.support.plane import AISHA, CAIRO, SHENZHEN, Plane, a_plane, a_submit
+from tests.support.plane import AISHA, CAIRO, SHENZHEN, Plane, a_plane, a_session, a_submit
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(90)]
 
 AGENT = "import sys; from hub_node.app import agent_main; sys.exit(agent_main(sys.argv[1]))"
 HUBS = {"cairo": CAIRO, "shenzhen": SHENZHEN}
@@ -51,6 +58,69 @@ COUNTER = """
 """
 
 
+BIG_BYTES = 4 << 20
+GROWER = f"""
+    import os, pathlib, signal, sys, time
+    folder = pathlib.Path(os.environ["BRHUB_CHECKPOINT_DIR"])
+    bell = pathlib.Path(os.environ["BRHUB_OUTPUT_DIR"]) / "../bell"
+    print("begins with", *sorted(file.name for file in folder.iterdir()), flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+    (folder / "small").write_text("1")
+    while not bell.exists():
+        time.sleep(0.02)
+    (folder / "big.tmp").write_bytes(os.urandom({BIG_BYTES}))
+    os.replace(folder / "big.tmp", folder / "big")
+    time.sleep(600)
+"""
+
+
+class Way:
+    """The way to the object store. It can be made to stop in the middle of something large, as a slow link does."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._to = (host, port)
+        self.stuck = False
+        self.waiting = 0
+        """Connections that carried more than a little since it was stuck, and wait."""
+        self._let_go = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> str:
+        """Its address."""
+        self._server = await asyncio.start_server(self._come, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        """End it, with what waits in it."""
+        self._let_go.set()
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _come(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, thither = await asyncio.open_connection(*self._to)
+        for source, sink, outwards in ((reader, thither, True), (there, writer, False)):
+            task = asyncio.create_task(self._carry(source, sink, outwards))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, outwards: bool) -> None:
+        carried_bytes = 0
+        try:
+            while data := await source.read(1 << 16):
+                carried_bytes += len(data)
+                if outwards and self.stuck and carried_bytes > BIG_BYTES // 4:
+                    self.waiting += 1
+                    await self._let_go.wait()
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass  # one end is gone: so is the other
+        finally:
+            sink.close()
+
+
 @dataclass
 class Scene:
     """Two hubs of one machine each, what they share, and the job that counts."""
@@ -58,13 +128,12 @@ class Scene:
     plane: Plane
     store: EmbeddedStore
     folder: Path
+    way: Way
 
     @property
     def shelf(self) -> Shelf:
-        """What is kept."""
-        objects = self.plane.plane.desk.objects
-        assert objects is not None
-        return Shelf(objects)
+        """What is kept. Not by the way that the others take: it is served by the loop that waits here."""
+        return Shelf(ObjectStore(self.store.address))
 
     def job(self, job_id: str) -> Job:
         """As the store has it."""
@@ -94,10 +163,10 @@ class Scene:
         await soon(lambda: self.job(job_id).state is JobState.RUNNING, "its run")
         return self.job(job_id).hub_id
 
-    async def make_room(self, guest: str, hub_id: HubId) -> str:
+    async def make_room(self, guest: str, hub_id: HubId, owners: str = "print('mine')") -> str:
         """Somebody with a better right wants the machine; the id of their job."""
         desk = self.plane.plane.desk
-        owner = await self.submit("owner", "print('mine')", allow=[hub_id])
+        owner = await self.submit("owner", owners, allow=[hub_id])
         lease = await desk.ask(lambda unit: unit.world.lease_for(self.job(guest).id))
         assert lease is not None
         key: AgentKey = (hub_id, AgentId("main"))
@@ -112,11 +181,14 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     """A control plane with an object store."""
     secret = secrets.token_urlsafe(16)
     store = start_embedded(EmbeddedSettings(tmp_path / "data", tmp_path / "store.log", "root-key", secret))
+    place = urlsplit(store.address.endpoint)
+    way = Way(str(place.hostname), int(place.port or 0))
     try:
-        async with AsyncExitStack() as stack:
-            objects = Objects(store.address.endpoint, "root-key", secret)
-            yield Scene(await stack.enter_async_context(a_plane(tmp_path, objects)), store, tmp_path)
+        objects = Objects(await way.open(), "root-key", secret)
+        async with a_plane(tmp_path, objects) as plane:
+            yield Scene(plane, store, tmp_path, way)
     finally:
+        await way.close()
         store.stop()
 
 
@@ -167,3 +239,94 @@ async def test_a_preempted_job_goes_on_from_its_number_at_another_hub(scene: Sce
         assert number(left, "ends at") == number(after, "begins at") > 0
         assert re.search(r"^brhub: it goes on from checkpoint 1-1/\d: 1 file, \d+ bytes$", after, re.MULTILINE)
         await soon(lambda: not scene.shelf.jobs(), "its checkpoints to be removed")
+
+
+async def test_a_damaged_checkpoint_is_refused_for_the_one_before(scene: Scene) -> None:
+    """Its bytes were changed in the store while the job waited: the log says so, and where the job goes on instead."""
+    with an_agent(scene, "cairo"):
+        guest = await scene.submit("guest", COUNTER, preemptible=True)
+        first = await scene.counting(guest)
+        await soon(lambda: len(scene.shelf.newest(guest, (1, 2))) == 2, "two checkpoints while it runs")
+        await scene.make_room(guest, first, "import time; time.sleep(600)")
+        await soon(lambda: scene.job(guest).state is JobState.QUEUED, "the guest to wait again")
+        newest, older = scene.shelf.newest(guest, (1, 2))
+        file = newest.files[0]
+        scene.shelf.store.put_bytes(f"checkpoints/{guest}/1-1/files/{file.sha256}", b"9" * file.size_bytes)
+        with an_agent(scene, "shenzhen"):
+            await soon(lambda: scene.job(guest).state is JobState.SUCCEEDED, "the guest's end")
+        after = scene.log(guest, "1-2")
+        assert f"brhub: checkpoint {newest.place.name} is damaged and was refused" in after
+        assert f"brhub: it goes on from checkpoint {older.place.name}: 1 file" in after
+        assert 0 < number(after, "begins at") < number(scene.log(guest, "1-1"), "ends at")
+
+
+async def test_an_agent_killed_while_it_sends_leaves_no_half_checkpoint(scene: Scene) -> None:
+    """What was whole before is what there is; the next agent finds the run, and saves all of it."""
+    with an_agent(scene, "cairo") as agent:
+        guest = await scene.submit("guest", GROWER, preemptible=True)
+        await scene.counting(guest)
+        await soon(lambda: len(scene.shelf.newest(guest, (1, 2))) == 1, "a first checkpoint")
+        scene.way.stuck = True
+        (scene.folder / "cairo" / "state" / "attempts" / guest / "1-1" / "bell").touch()
+        await soon(lambda: scene.way.waiting, "the agent to be in the middle of the large file")
+        agent.kill()
+        agent.wait(60)
+        scene.way.stuck = False
+        (found,) = scene.shelf.newest(guest, (1, 2))
+        assert [file.path for file in found.files] == ["small"]
+        with an_agent(scene, "cairo"):
+            await soon(lambda: len(scene.shelf.newest(guest, (1, 2))) == 2, "the whole checkpoint")
+            newest, _ = scene.shelf.newest(guest, (1, 2))
+            assert [(file.path, file.size_bytes) for file in newest.files] == [("big", BIG_BYTES), ("small", 1)]
+
+
+async def test_whose_attempt_is_over_saves_nothing_more(scene: Scene) -> None:
+    """Neither links nor a commit for an older epoch, for another hub's lease, or without a session; what is there stays."""
+    cairo, shenzhen = scene.plane.voice(CAIRO), scene.plane.voice(SHENZHEN)
+    desk = scene.plane.plane.desk
+    session = (await cairo.hub("OpenSession", a_session("cairo"))).session_id
+    other = (await shenzhen.hub("OpenSession", a_session("shenzhen", "i2"))).session_id
+    job_id = await scene.submit("guest", "pass", allow=["cairo"], preemptible=True)
+    await soon(lambda: scene.job(job_id).state is JobState.LEASED, "a lease")
+    lease = await desk.ask(lambda unit: unit.world.lease_for(scene.job(job_id).id))
+    assert lease is not None
+    epoch = common_pb2.Epoch(incarnation=1, n=1)
+    file = hub_pb2.OutputFile(path="state", size_bytes=1, sha256=hashlib.sha256(b"7").hexdigest())
+    about = {"session_id": session, "lease_id": lease.id, "epoch": epoch, "files": [file]}
+
+    def links(**changes: Any) -> hub_pb2.CreateCheckpointUploadRequest:
+        return hub_pb2.CreateCheckpointUploadRequest(**{**about, **changes})
+
+    def commit(**changes: Any) -> hub_pb2.CommitCheckpointRequest:
+        return hub_pb2.CommitCheckpointRequest(**{**about, **changes})
+
+    (one,) = (await cairo.hub("CreateCheckpointUpload", links())).uploads
+    await asyncio.to_thread(upload, one.put_url, b"7")
+    assert (await cairo.hub("CommitCheckpoint", commit())).checkpoint_id == "1-1/1"
+    older = common_pb2.Epoch(incarnation=1, n=0)
+    for voice, changes, code in (
+        (cairo, {"epoch": older}, "STALE_EPOCH"),
+        (shenzhen, {"session_id": other}, "STALE_EPOCH"),
+        (shenzhen, {}, "SESSION_UNKNOWN"),
+        (cairo, {"files": []}, "INVALID_ARGUMENT"),
+        (cairo, {"files": [hub_pb2.OutputFile(path="../x", size_bytes=1, sha256=file.sha256)]}, "INVALID_ARGUMENT"),
+        (cairo, {"files": [hub_pb2.OutputFile(path="x", size_bytes=1 << 31, sha256=file.sha256)]}, "LIMIT_EXCEEDED"),
+    ):
+        assert await refusal(voice.hub("CreateCheckpointUpload", links(**changes))) == code
+        assert await refusal(voice.hub("CommitCheckpoint", commit(**changes))) == code
+    stopped = hub_pb2.RunReport(
+        lease_id=lease.id, job_id=job_id, epoch=epoch, state=hub_pb2.RUN_STATE_ENDED, outcome=hub_pb2.OUTCOME_FAILED
+    )
+    await cairo.hub("SyncHub", hub_pb2.SyncHubRequest(session_id=session, sync_seq=1, changed=[stopped]))
+    assert await refusal(cairo.hub("CommitCheckpoint", commit())) == "STALE_EPOCH"
+    find = hub_pb2.FindCheckpointsRequest(session_id=session, lease_id=lease.id, epoch=epoch)
+    assert await refusal(cairo.hub("FindCheckpoints", find)) == "STALE_EPOCH"
+    assert [saved.place.name for saved in scene.shelf.newest(job_id, (1, 2))] == ["1-1/1"]
+    assert scene.job(job_id).state is JobState.FAILED, "a person may retry it, so it is kept"
+
+
+async def refusal(call: Awaitable[Any]) -> str:
+    """The code of an answer that is none."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value).code.value
