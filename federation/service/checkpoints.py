@@ -2,7 +2,7 @@
 
 One thread of its own beside the writer's, because the object store may be slow or away; nothing waits for it. A job that
 failed keeps its checkpoints for a while, because a person may retry it. What a crash left behind is found by the sweep at
-the next start. Deliberately not here: what a checkpoint is (`federation/objects/checkpoints.py`).
+the next start; what belongs to a job that this store does not know is left alone for as long as a failed job's. Deliberately not here: what a checkpoint is (`federation/objects/checkpoints.py`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from federation.errors import FederationError
 from federation.objects.checkpoints import Shelf
 from federation.service.world import Unit
 
-KEPT_AFTER_FAILURE_MS = 30 * 86_400_000
+KEPT_UNUSED_MS = 30 * 86_400_000
 SWEEP_S = 6 * 3_600.0
 STOP_S = 5.0
+_ANY = (1 << 62, 0)
 _OVER = frozenset({JobState.SUCCEEDED, JobState.CANCELLED})
 log = logging.getLogger(__name__)
 
 
-def kept(job: Job | None, now_ms: int) -> bool:
-    """Whether the checkpoints of a job may be needed again; None: nobody knows the job."""
-    if job is None or job.state in _OVER:
-        return False
-    return job.state is not JobState.FAILED or now_ms - job.ended_ms < KEPT_AFTER_FAILURE_MS
+def kept(job: Job | None, saved_ms: int, now_ms: int) -> bool:
+    """Whether the checkpoints of a job, the newest of them saved at `saved_ms`, may be needed again.
+
+    None: this store does not know the job. It may be a restored one, or the bucket somebody else's too: so not at once.
+    """
+    if job is None or job.state is JobState.FAILED:
+        return now_ms - max(saved_ms, job.ended_ms if job is not None else 0) < KEPT_UNUSED_MS
+    return job.state not in _OVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,9 @@ class Retention:
 
     def _remove(self, job_id: str) -> bool:
         """Remove a job's, unless they may be needed."""
-        if kept(self._find(job_id), self._now_ms()):
+        job = self._find(job_id)
+        saved_ms = 0 if job is not None else max((one.saved_ms for one in self._shelf.newest(job_id, _ANY)), default=0)
+        if kept(job, saved_ms, self._now_ms()):
             return False
         self._shelf.remove(job_id)
         self._known.discard(job_id)

@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from federation.domain.job import Job, JobState
 from federation.errors import Code, FederationError
 from federation.objects.checkpoints import KEPT, Place, SavedFile, Shelf
 from federation.objects.embedded import EmbeddedSettings, start_embedded
 from federation.objects.links import download, upload
 from federation.objects.store import ObjectStore
+from federation.service.checkpoints import KEPT_UNUSED_MS, Retention
+from tests.support.builders import a_job
 
 JOB = "job-1"
 TTL_S = 60
 MIB = 1 << 20
+NOW_MS = 1_800_000_000_000
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +144,28 @@ def test_the_newest_are_kept_and_whole(shelf: Shelf) -> None:
         for file in found.files:
             shelf.store.get_bytes(f"checkpoints/{JOB}/1-2/files/{file.sha256}", sha256=file.sha256)
     assert shelf.commit(JOB, (1, 3), (a_file("on its way", b"on its way"),), 1).name == "1-3/1"
+
+
+@pytest.mark.parametrize(
+    ("job", "stays"),
+    [
+        (a_job(JOB, JobState.QUEUED), True),
+        (a_job(JOB, JobState.RUNNING), True),
+        (a_job(JOB, JobState.UNKNOWN), True),
+        (a_job(JOB, JobState.SUCCEEDED, ended_ms=NOW_MS), False),
+        (a_job(JOB, JobState.CANCELLED, ended_ms=NOW_MS), False),
+        (a_job(JOB, JobState.FAILED, ended_ms=NOW_MS - KEPT_UNUSED_MS + 1), True),
+        (a_job(JOB, JobState.FAILED, ended_ms=NOW_MS - KEPT_UNUSED_MS), False),
+        (None, True),
+    ],
+)
+def test_they_stay_while_the_job_may_run_again(shelf: Shelf, job: Job | None, stays: bool) -> None:
+    """A failed job for a month, since a person may retry it; one that this store does not know too: it may be a restored one."""
+    shelf.commit(JOB, (1, 1), put(shelf, (1, 1), {"a": b"1"}), NOW_MS - 1)
+    assert Retention(shelf, lambda _: job, lambda: NOW_MS).sweep() == (not stays)
+    assert bool(shelf.jobs()) is stays
+    if job is None:
+        assert Retention(shelf, lambda _: job, lambda: NOW_MS - 1 + KEPT_UNUSED_MS).sweep() == 1
 
 
 def test_a_job_that_is_over_leaves_nothing(shelf: Shelf) -> None:

@@ -232,6 +232,16 @@ class ScriptedControl(hub_pb2_grpc.HubServiceServicer):
             uploads=[hub_pb2.ResultUpload(path=one.path, put_url=f"{self.put_url}/{one.path}") for one in request.files]
         )
 
+    def FindCheckpoints(self, request: hub_pb2.FindCheckpointsRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._authorise(context)
+        return hub_pb2.FindCheckpointsResponse()
+
+    def _keeps_none(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._authorise(context)
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no object store")
+
+    CreateCheckpointUpload = CommitCheckpoint = _keeps_none
+
     def _not_for_agents(self, request: Any, context: grpc.ServicerContext) -> Any:
         context.abort(grpc.StatusCode.PERMISSION_DENIED, "an agent has no business here")
 
