@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from federation.backoff import pause_s
 from federation.errors import Code, FederationError
 from hub_node.agent.facts import Ended, Fact, Moved, ProgramEnded, Progressed, Started
+from hub_node.agent.register import REBOOTED, rebooted_outcome
 from hub_node.config import Saving
 from hub_node.data import checkpoints, results, tracking
 from hub_node.data.staging import Places, Staging
@@ -138,6 +139,9 @@ class AttemptThread:
         if self._end is not None and not run.runner_state:
             self._say_stopped(143)
             return
+        if run.boot_id not in ("", boot_id()):
+            self._conclude(Status(Phase.ENDED, 1, "REBOOTED", REBOOTED.message))
+            return
         runner = self._tools.registry.runner(work.engine, work.entrypoint)
         if run.runner_state:
             runner.load_state(run.runner_state)
@@ -244,7 +248,7 @@ class AttemptThread:
         self._save_last()
         if self._leaving:
             return  # the next agent finds the run as this one did
-        if self._end is not None and status.code in ("", "STOPPED", "GUARD_LOST"):
+        if self._end is not None and status.code in ("", "STOPPED", "GUARD_LOST", REBOOTED.code):
             self._say_stopped(status.exit_code)
             return
         if status.code:
@@ -257,6 +261,8 @@ class AttemptThread:
                 {"exit_code": str(status.exit_code)},
             )
         outcome = Outcome.STOPPED if status.code == "STOPPED" else Outcome.FAILED
+        if status.code == REBOOTED.code:
+            outcome = rebooted_outcome(self._run)
         self._tell_end(outcome, reason, status.exit_code, ended_ms)
 
     def _restored(self) -> bool:

@@ -27,6 +27,14 @@ RUNS_GRACE_MS = 3_000
 _LIVE_STATES = (RunState.ACCEPTED, RunState.STAGING, RunState.RUNNING)
 
 
+REBOOTED = Reason("REBOOTED", "The machine restarted while it ran.")
+
+
+def rebooted_outcome(run: Run) -> Outcome:
+    """How a run ended that was cut off by its machine: a job that may run twice is queued again without blame."""
+    return Outcome.REFUSED if run.lease.work.on_partition == "rerun" else Outcome.FAILED
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What became true in a turn, and is to be acted upon. Empty when it could not be saved."""
@@ -97,14 +105,12 @@ class Register:
 
     def end_rebooted(self, gone: Sequence[Run], now_ms: int) -> None:
         """These ended with their machine's boot."""
-        reason = Reason("REBOOTED", "The machine restarted while it ran.")
         ended = [
             replace(
                 run,
                 state=RunState.ENDED,
-                # a job that may run twice is queued again without blame
-                outcome=Outcome.REFUSED if run.lease.work.on_partition == "rerun" else Outcome.FAILED,
-                reason=reason,
+                outcome=rebooted_outcome(run),
+                reason=REBOOTED,
                 exit_code=1,
                 ended_ms=now_ms,
             )

@@ -21,6 +21,7 @@ from hub_node.agent.attempt import AttemptThread, Tools
 from hub_node.agent.facts import Ended, Fact
 from hub_node.agent.register import RUNS_GRACE_MS, Register, Turn
 from hub_node.conversation import Truth
+from hub_node.data import checkpoints
 from hub_node.ports import RunJournal
 from hub_node.records import Orders, ReadLogOrder, Run, RunState
 from hub_node.runners.process import boot_id
@@ -98,7 +99,10 @@ class State:
 
     # ---- the start --------------------------------------------------------------------------------------------------
     def _end_rebooted(self) -> None:
-        """Ask engines that may still have runs of another boot to end them, then count those runs as over."""
+        """Ask engines that may still have runs of another boot to end them, then count those runs as over.
+
+        One that left a checkpoint ends by its own thread, which saves that first.
+        """
         assert self._tools is not None
         gone = self._register.rebooted(boot_id())
         stops = [self._chores.submit(_stop_leftover, self._tools, run) for run in gone]
@@ -108,7 +112,9 @@ class State:
                 stop.result(max(0.1, until_s - time.monotonic()))
             except (FederationError, TimeoutError, OSError, ValueError) as problem:
                 log.warning("a leftover run could not be stopped: %s", problem)
-        self._register.end_rebooted(gone, _now_ms())
+        places = self._tools.staging.places
+        left = [run for run in gone if checkpoints.left_something(places(run.lease.job_id, run.lease.epoch))]
+        self._register.end_rebooted([run for run in gone if run not in left], _now_ms())
 
     def _adopt(self) -> None:
         live = self._register.live

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import random
 import shutil
 import stat
 import threading
@@ -26,10 +27,11 @@ from pathlib import Path
 from typing import Protocol
 
 from federation.archive.limits import Limits, check_name, disk_failed
+from federation.backoff import pause_s
 from federation.errors import Code, FederationError, invalid
 from federation.objects.links import download, upload
 from hub_node.config import Saving
-from hub_node.data.staging import DOWNLOAD_PAUSES_S, Places, wait_until
+from hub_node.data.staging import DOWNLOAD_PAUSE_S, DOWNLOAD_PAUSE_S_MAX, DOWNLOADS_MAX, Places, wait_until
 from hub_node.records import Checkpoint, Epoch, LeaseOrder, OutputFile
 
 FILES_MAX = 1_000
@@ -183,6 +185,14 @@ def _still(frozen: Path, file: Seen) -> None:
         raise Moving
 
 
+def left_something(places: Places) -> bool:
+    """Whether an attempt's folder holds anything to save."""
+    try:
+        return any(places.checkpoint.iterdir())
+    except OSError:
+        return False
+
+
 # ---- out ------------------------------------------------------------------------------------------------------------
 class Saver:
     """Saves one attempt's checkpoints, one at a time, each on a thread of its own. For the attempt's thread, but `hurry`."""
@@ -315,12 +325,14 @@ def restore(keeper: Keeper, progress: Callable[[str], None], called_off: Callabl
     would make its older ones worthless. TIMED_OUT when it was called off.
     """
     lease, places = keeper.lease, keeper.places
-    if (places.folder / "checkpoint.json").exists() or (lease.epoch.incarnation, lease.epoch.n) <= (1, 1):
-        return  # asked before, by an agent that died meanwhile; or there is no older attempt
+    if any((places.folder / name).exists() for name in ("checkpoint.json", "guard.json")):
+        return  # asked before, by an agent that died meanwhile: the program may run already
+    if (lease.epoch.incarnation, lease.epoch.n) <= (1, 1):
+        return  # there is no older attempt
     if any(places.checkpoint.iterdir()):
         _remember(places, "")  # fetched by an agent that died before it could note that
         return
-    pauses = list(DOWNLOAD_PAUSES_S)
+    failures = 0
     refused: dict[str, None] = {}
     name: str | None = None
     while name is None:
@@ -329,10 +341,11 @@ def restore(keeper: Keeper, progress: Callable[[str], None], called_off: Callabl
         except FederationError as error:
             if error.code is Code.PROTOCOL_UNSUPPORTED:
                 break  # a control plane of before
-            if error.code not in _TRIED_AGAIN or not pauses:
+            failures += 1
+            if error.code not in _TRIED_AGAIN or failures == DOWNLOADS_MAX:
                 raise
             progress("checkpoint, waiting for the store")
-            wait_until(called_off, pauses.pop(0))
+            wait_until(called_off, pause_s(failures, DOWNLOAD_PAUSE_S, DOWNLOAD_PAUSE_S_MAX, random.random()))
     if not name and refused:
         keeper.say("it begins from nothing")
     _remember(places, name or "")

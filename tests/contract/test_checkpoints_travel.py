@@ -366,7 +366,8 @@ def test_nobody_begins_from_nothing_because_the_store_is_away(
     first, second = attempt(1), attempt(2)
     first.write(state="1")
     first.finish()
-    monkeypatch.setattr("hub_node.data.checkpoints.DOWNLOAD_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr("hub_node.data.checkpoints.DOWNLOAD_PAUSE_S_MAX", 0.01)
+    monkeypatch.setattr("hub_node.data.checkpoints.DOWNLOADS_MAX", 3)
     shelf.problem, asked = an_error(Code.STORE_UNAVAILABLE), shelf.asked
     with pytest.raises(FederationError) as caught:
         second.begin()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import re
 import secrets
 import signal
@@ -16,12 +17,13 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import grpc.aio
+import psutil
 import pytest
 
 from federation.app.settings import Objects
@@ -34,6 +36,7 @@ from federation.objects.links import upload
 from federation.objects.store import ObjectStore
 from federation.scheduling.plan import Plan, Preemption
 from federation.v1 import common_pb2, hub_pb2, job_pb2
+from hub_node.journal import Journal
 from tests.support.eventually import eventually
 from tests.support.plane import AISHA, CAIRO, SHENZHEN, Plane, a_plane, a_session, a_submit
 
@@ -147,6 +150,8 @@ class Scene:
             version=1, name=name, engine="command", entrypoint="python3", arguments=["-c", textwrap.dedent(text)]
         )
         message.preemptible = bool(spec.get("preemptible"))
+        if spec.get("rerun"):
+            message.idempotent, message.on_partition = True, common_pb2.ON_PARTITION_RERUN
         message.hubs.allow.extend(spec.get("allow") or [])  # type: ignore[arg-type]  # a list of hubs
         message.demand.per_task.append(common_pb2.Resource(name="cpu", amount=1_000))
         batch = a_submit(message.SerializeToString(), first_id=secrets.randbelow(10**9))
@@ -278,6 +283,35 @@ async def test_an_agent_killed_while_it_sends_leaves_no_half_checkpoint(scene: S
             await soon(lambda: len(scene.shelf.newest(guest, (1, 2))) == 2, "the whole checkpoint")
             newest, _ = scene.shelf.newest(guest, (1, 2))
             assert [(file.path, file.size_bytes) for file in newest.files] == [("big", BIG_BYTES), ("small", 1)]
+
+
+def lose_power(scene: Scene, hub_id: str, agent: subprocess.Popen[bytes]) -> None:
+    """Agent, guard and program end without a word, and the machine's next boot is another one."""
+    agent.kill()
+    agent.wait(60)
+    state = scene.folder / hub_id / "state"
+    for said in state.glob("attempts/*/*/guard.json"):
+        guard = json.loads(said.read_text())
+        for process in [*psutil.Process(guard["pid"]).children(recursive=True), psutil.Process(guard["pid"])]:
+            process.kill()
+        said.write_text(json.dumps(guard | {"boot_id": "the-boot-before"}))
+    journal = Journal(state)
+    journal.save([replace(run, boot_id="the-boot-before") for run in journal.load().values()])
+    journal.close()
+
+
+async def test_what_a_rebooted_hub_finds_on_its_disk_is_saved_before_the_job_waits_again(scene: Scene) -> None:
+    """Nothing was sent before the power went; the job, which may run twice, goes on from the last number that was written."""
+    with an_agent(scene, "cairo", every="0s") as agent:
+        guest = await scene.submit("guest", COUNTER, rerun=True)
+        await scene.counting(guest)
+        lose_power(scene, "cairo", agent)
+        assert scene.shelf.newest(guest, (1, 2)) == ()
+        (state,) = (scene.folder / "cairo" / "state").glob("attempts/*/1-1/checkpoint/state")
+        left = int(state.read_text())
+        with an_agent(scene, "cairo"):
+            await soon(lambda: scene.job(guest).state is JobState.SUCCEEDED, "the job's end")
+        assert number(scene.log(guest, "1-2"), "begins at") == left > 0
 
 
 async def test_whose_attempt_is_over_saves_nothing_more(scene: Scene) -> None:
