@@ -96,6 +96,8 @@ class Loaded:
     leases: tuple[Lease, ...]
     hubs: tuple[Hub, ...]
     agents: tuple[Agent, ...]
+    restored: EventRow | None = None
+    """The fact (`RESTORED`) that a backup took the store's place in this incarnation; None: it never did."""
 
 
 DAY_MS = 86_400_000

@@ -29,6 +29,12 @@ SESSION_GONE = frozenset({Code.SESSION_UNKNOWN, Code.SESSION_SUPERSEDED})
 """The session is opened again, with the full list."""
 
 
+FEATURES = ("tells-all",)
+"""What we can do beyond the first protocol: tell a restored control plane all we know."""
+TOLD_BYTES_MAX = 8 << 20
+"""Of what only a restored control plane asks for, in one message; what does not fit is older, or follows with the next."""
+
+
 @dataclass(frozen=True, slots=True)
 class Introduction:
     """Who we are, for OpenSession."""
@@ -51,6 +57,8 @@ class Truth:
     runs: Mapping[str, Run] = field(default_factory=dict)
     orders_revision: int = 0
     answers: int = 0
+    released: tuple[Run, ...] | None = None
+    """What the control plane had released, while it asks for that; newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,8 @@ class Conversation:
         self._seq = 0
         self._told: dict[str, Run] = {}
         self._full = False
+        self._all = False
+        self._specs: frozenset[str] = frozenset()
         self._first = True
 
     def opening(self, truth: Truth, nodes: Sequence[NodeReport], now_ms: int) -> hub_pb2.OpenSessionRequest:
@@ -86,6 +96,7 @@ class Conversation:
             agent_version=installed_version(),
             protocol_min=PROTOCOL_MIN,
             protocol_max=PROTOCOL_MAX,
+            features=FEATURES,
             instance_id=about.instance_id,
             nodes=[wire.node_to(node) for node in nodes],
             engines=about.engines,
@@ -101,7 +112,7 @@ class Conversation:
         self.session_id, self._seq = answer.session_id, 0
         self.hold_ms = min(HOLD_MS, answer.hold_ms or HOLD_MS)
         self._told = dict(told.runs)
-        self._first, self._full = True, False
+        self._first, self._full, self._all, self._specs = True, False, False, frozenset()
 
     def call(
         self, truth: Truth, nodes: Sequence[NodeReport], round_trip_ms: int, now_ms: int
@@ -112,18 +123,26 @@ class Conversation:
         changed = tuple(
             run
             for run in truth.runs.values()
-            if run.state is RunState.ENDED or told.get(run.lease_id) != run or usage(run, now_ms)
+            if run.state is RunState.ENDED
+            or told.get(run.lease_id) != run
+            or run.lease_id in self._specs
+            or usage(run, now_ms)
         )
+        reports = self._reports(changed, now_ms)
+        tells_all = self._all and truth.released is not None
+        if self._specs or tells_all:
+            self._remind(reports, truth, tells_all, now_ms)
         request = hub_pb2.SyncHubRequest(
             session_id=self.session_id,
             sync_seq=self._seq,
             orders_revision=truth.orders_revision,
-            changed=self._reports(changed, now_ms),
+            changed=reports,
             runs_digest=wire.digest_of(truth.runs.values()),
             nodes=[wire.node_to(node) for node in nodes],
             hold_ms=self.hold_ms,
             round_trip_ms=round_trip_ms,
             full=self._full,
+            tells_all=tells_all,
         )
         return Call(self._seq, changed, now_ms), request
 
@@ -134,12 +153,32 @@ class Conversation:
         for lease_id in [one for one in self._told if one not in truth.runs]:
             del self._told[lease_id]
         if call.seq == self._seq:
-            self._full = answer.send_full
+            self._full, self._all = answer.send_full, answer.send_all
+            self._specs = frozenset(answer.send_specs)
         if answer.superseded:
             return None
         orders = replace(wire.orders_from(answer, call.sent_ms), first=self._first)
         self._first = False
         return orders
+
+    def _remind(self, reports: list[hub_pb2.RunReport], truth: Truth, tells_all: bool, now_ms: int) -> None:
+        """Add what a restored control plane forgot: what leases said, all use, specs as it asks, how released runs ended."""
+        left_bytes = TOLD_BYTES_MAX
+        for report in reports:
+            run = truth.runs[report.lease_id]
+            wanted = report.lease_id in self._specs and len(run.lease.spec_bytes) <= left_bytes
+            if wanted or tells_all:
+                report.lease.CopyFrom(wire.lease_to(run, now_ms, with_spec=wanted))
+                left_bytes -= report.lease.ByteSize()
+            if tells_all:
+                wire.add_usage(report, usage(replace(run, usage_stored=-1), now_ms))
+        for run in (truth.released or ()) if tells_all else ():
+            report = wire.report_to(run, usage(replace(run, usage_stored=-1), now_ms))
+            report.released = True
+            left_bytes -= report.ByteSize()
+            if left_bytes < 0:
+                break
+            reports.append(report)
 
     def _reports(self, runs: Iterable[Run], now_ms: int) -> list[hub_pb2.RunReport]:
         return [wire.report_to(run, usage(run, now_ms), self._log_bytes(run)) for run in runs]

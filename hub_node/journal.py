@@ -20,16 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from federation.errors import Code, Fault, FederationError
+from hub_node.ports import RELEASED_MAX
 from hub_node.records import Epoch, LeaseOrder, Outcome, OutputFile, Reason, Run, RunState, Seen, Work
 
 SHAPE = 1
-_INSTANCE_FILE = "instance.json"
+INSTANCE_FILE = "instance.json"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS runs (
     lease_id TEXT NOT NULL, incarnation INTEGER NOT NULL, n INTEGER NOT NULL, job_id TEXT NOT NULL,
     state TEXT NOT NULL, outcome TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (lease_id, incarnation, n)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS released (lease_id TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 """
 
 
@@ -44,7 +46,7 @@ class Journal:
         """
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = state_dir / "journal.db"
-        self._lock = self._take_lock(state_dir)
+        self._lock = take_lock(state_dir)
         try:
             self.instance_id = self._instance(state_dir)
             self._db = self._open()
@@ -69,12 +71,20 @@ class Journal:
         incarnation, revision = json.loads(row[0])
         return Seen(incarnation, revision)
 
+    def released(self) -> tuple[Run, ...]:
+        """Runs that were forgotten lately, newest first, without what they ran: how each ended."""
+        try:
+            rows = self._db.execute("SELECT body FROM released ORDER BY rowid DESC").fetchall()
+            return tuple(_decoded(json.loads(body)) for (body,) in rows)
+        except (sqlite3.Error, ValueError, KeyError, TypeError) as problem:
+            raise self._damaged(problem) from problem
+
     def save(self, changed: Iterable[Run] = (), removed: Iterable[Run] = (), seen: Seen | None = None) -> None:
         """One transaction, on the disk when it returns. Raises: FederationError STORE_FULL, STORE_UNAVAILABLE."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.executemany("DELETE FROM runs WHERE lease_id = ?", [(run.lease_id,) for run in removed])
+                self._forget(tuple(removed))
                 self._db.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", map(_row, changed))
                 if seen is not None:
                     self._set("seen", json.dumps([seen.incarnation, seen.revision]))
@@ -86,31 +96,24 @@ class Journal:
         except sqlite3.Error as problem:
             raise self._failed(problem) from problem
 
+    def _forget(self, removed: tuple[Run, ...]) -> None:
+        """How they ended stays, for a control plane that is restored from a backup; secrets and arguments go."""
+        if not removed:
+            return
+        self._db.executemany("DELETE FROM runs WHERE lease_id = ?", [(run.lease_id,) for run in removed])
+        ended = [(run.lease_id, _body(_bare(run))) for run in removed]
+        self._db.executemany("INSERT OR REPLACE INTO released VALUES (?, ?)", ended)
+        self._db.execute("DELETE FROM released WHERE rowid <= (SELECT max(rowid) FROM released) - ?", (RELEASED_MAX,))
+
     def close(self) -> None:
         """Let go of the file and the lock."""
         self._db.close()
         os.close(self._lock)
 
     # ---- opening ----------------------------------------------------------------------------------------------------
-    @staticmethod
-    def _take_lock(state_dir: Path) -> int:
-        lock = os.open(state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise FederationError(
-                Code.CONFIGURATION_INVALID,
-                f"Another agent runs on the state folder {str(state_dir)!r}.",
-                fault=Fault.CALLER,
-                hint="Stop it, or give this agent a state_dir and an agent_id of its own.",
-                metadata={"state_dir": str(state_dir)},
-            ) from None
-        return lock
-
     def _instance(self, state_dir: Path) -> str:
         """Made once with the state folder. It outlives the journal file, so that a lost journal is noticed."""
-        file = state_dir / _INSTANCE_FILE
+        file = state_dir / INSTANCE_FILE
         if file.exists():
             if not self.path.exists() or self.path.stat().st_size == 0:
                 raise self._damaged(FileNotFoundError("the file is gone"))
@@ -163,7 +166,7 @@ class Journal:
             )
 
     def _keep_instance(self) -> None:
-        file = self.path.parent / _INSTANCE_FILE
+        file = self.path.parent / INSTANCE_FILE
         if file.exists():
             return
         partial = file.with_suffix(".partial")
@@ -210,10 +213,35 @@ class Journal:
         )
 
 
+def take_lock(state_dir: Path) -> int:
+    """The right to a state folder, as a descriptor. Raises: FederationError while an agent has it."""
+    lock = os.open(state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise FederationError(
+            Code.CONFIGURATION_INVALID,
+            f"Another agent runs on the state folder {str(state_dir)!r}.",
+            fault=Fault.CALLER,
+            hint="Stop it, or give this agent a state_dir and an agent_id of its own.",
+            metadata={"state_dir": str(state_dir)},
+        ) from None
+    return lock
+
+
 def _row(run: Run) -> tuple[object, ...]:
     lease = run.lease
-    body = json.dumps(_encoded(run), separators=(",", ":"))
-    return (lease.lease_id, lease.epoch.incarnation, lease.epoch.n, lease.job_id, run.state, run.outcome, body)
+    return (lease.lease_id, lease.epoch.incarnation, lease.epoch.n, lease.job_id, run.state, run.outcome, _body(run))
+
+
+def _body(run: Run) -> str:
+    return json.dumps(_encoded(run), separators=(",", ":"))
+
+
+def _bare(run: Run) -> Run:
+    work = replace(run.lease.work, arguments=(), requirements="", variables={}, secret_variables={})
+    return replace(run, lease=replace(run.lease, work=work, spec_bytes=b"", package_url=""), runner_state="")
 
 
 def _encoded(run: Run) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from hub_node.records import Run, Seen
 
 RUNS_MAX = 10_000
 """A control plane that never releases anything must not fill a hub's disk."""
+RELEASED_MAX = 10_000
+"""Runs whose end is kept after their release: a control plane that is restored from a backup asks for it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,9 @@ class RunJournal(Protocol):
 
     def seen(self) -> Seen:
         """The newest orders carried out."""
+
+    def released(self) -> tuple[Run, ...]:
+        """Runs that were forgotten lately, newest first, without what they ran: how each ended."""
 
     def save(self, changed: Iterable[Run] = (), removed: Iterable[Run] = (), seen: Seen | None = None) -> None:
         """One transaction, on the disk when it returns. Raises: FederationError STORE_FULL, STORE_UNAVAILABLE."""

@@ -140,6 +140,9 @@ class LeaseOrder:
     tracking_uri: str
     devices: tuple[tuple[int, ...], ...] = ()
     """By task, the places of its GPUs among those that this agent offers; empty: admission chooses."""
+    request_id: str = ""
+    """Under which it was submitted, and below the job that it belongs to: for a control plane that forgot."""
+    parent_job_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,8 @@ class Orders:
     releases: tuple[ReleaseOrder, ...] = ()
     log_reads: tuple[ReadLogOrder, ...] = ()
     send_full: bool = False
+    send_all: bool = False
+    """With `send_full`: also what was released. The control plane's store was restored from a backup."""
     usage_stored: Mapping[str, int] = field(default_factory=dict)
 
 

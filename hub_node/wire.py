@@ -91,6 +91,7 @@ def orders_from(answer: hub_pb2.SyncHubResponse, sent_ms: int) -> Orders:
             for one in answer.log_reads
         ),
         send_full=answer.send_full,
+        send_all=answer.send_all,
         usage_stored=dict(answer.usage_stored),
     )
 
@@ -122,6 +123,8 @@ def lease_from(lease: hub_pb2.Lease, sent_ms: int) -> LeaseOrder:
         package_url=lease.package_url,
         tracking_uri=lease.tracking_uri,
         devices=tuple(tuple(one.places) for one in lease.devices),
+        request_id=lease.request_id,
+        parent_job_id=lease.parent_job_id,
     )
 
 
@@ -196,6 +199,32 @@ def report_to(run: Run, usage: Iterable[tuple[int, int, int]] = (), log_bytes: i
         usage=[hub_pb2.UsageInterval(index=index, start_ms=start, end_ms=end) for index, start, end in usage],
         log_bytes=log_bytes,
     )
+
+
+def lease_to(run: Run, now_ms: int, with_spec: bool) -> hub_pb2.Lease:
+    """What a run's lease said, for a control plane that forgot it."""
+    lease = run.lease
+    owner = common_pb2.Owner(
+        home_hub=lease.home_hub, project=lease.work.project, issuer=lease.issuer, subject=lease.subject
+    )
+    return hub_pb2.Lease(
+        lease_id=lease.lease_id,
+        job_id=lease.job_id,
+        epoch=epoch_to(lease.epoch),
+        spec=lease.spec_bytes if with_spec else b"",
+        owner=owner,
+        nodes=lease.nodes,
+        valid_for_ms=max(0, run.deadline_ms - now_ms),
+        devices=[common_pb2.TaskDevices(places=places) for places in lease.devices],
+        request_id=lease.request_id,
+        parent_job_id=lease.parent_job_id,
+    )
+
+
+def add_usage(report: hub_pb2.RunReport, usage: Iterable[tuple[int, int, int]]) -> None:
+    """Say these stretches of use, and no others."""
+    del report.usage[:]
+    report.usage.extend(hub_pb2.UsageInterval(index=index, start_ms=start, end_ms=end) for index, start, end in usage)
 
 
 def digest_of(runs: Iterable[Run]) -> str:

@@ -25,6 +25,7 @@ from federation.service import policies
 from federation.service import sync as service_sync
 from federation.service.desk import Desk
 from federation.service.logs import CHUNK_BYTES_MAX, LogChunk, LogRead
+from federation.service.submit import request_id_of
 from federation.service.sync import Orders
 from federation.service.world import Unit
 from federation.v1 import hub_pb2, hub_pb2_grpc
@@ -114,7 +115,7 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
                     self.desk.logs.put_back(read)
                 return hub_pb2.SyncHubResponse(incarnation=orders.incarnation, superseded=True)
             held_ms = int((time.monotonic() - began_s) * 1000)
-            return self._answer(orders, reads, held_ms)
+            return await self._answer(orders, reads, held_ms)
         finally:
             if self._held.get(session_id) is held:
                 del self._held[session_id]
@@ -158,13 +159,21 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         finally:
             end()
 
-    def _answer(self, orders: Orders, reads: list[LogRead], held_ms: int) -> hub_pb2.SyncHubResponse:
-        return answer_out(orders, reads, held_ms, self.desk.clock.now_ms(), self._lease_links)
+    async def _answer(self, orders: Orders, reads: list[LogRead], held_ms: int) -> hub_pb2.SyncHubResponse:
+        store, starts = self.desk.store, [job.id for _, job in orders.starts]
+        asked: dict[str, str] = {}
+        if starts:  # a look into the store is not for the loop
+            asked = await asyncio.to_thread(lambda: {job_id: request_id_of(store, job_id) for job_id in starts})
 
-    def _lease_links(self, job: Job) -> LeaseLinks:
+        def links(job: Job) -> LeaseLinks:
+            return self._lease_links(job, asked.get(job.id, ""))
+
+        return answer_out(orders, reads, held_ms, self.desk.clock.now_ms(), links)
+
+    def _lease_links(self, job: Job, request_id: str) -> LeaseLinks:
         digest, objects = job.spec.package_digest, self.desk.objects
         package_url = objects.presign_get(package_key(digest), LINK_TTL_S) if digest and objects is not None else ""
-        return LeaseLinks(package_url, self._tracking_uri() if job.spec.tracking else "")
+        return LeaseLinks(package_url, self._tracking_uri() if job.spec.tracking else "", request_id)
 
     def _tracking_uri(self) -> str:
         return "" if self.desk.tracking is None else self.desk.tracking.uri()

@@ -15,10 +15,12 @@ from federation.v1 import common_pb2, hub_pb2
 
 @dataclass(frozen=True, slots=True)
 class LeaseLinks:
-    """Where a start finds what it needs; empty: nowhere."""
+    """What a start is told beside its lease and spec. Where it finds what it needs; empty: nowhere."""
 
     package_url: str = ""
     tracking_uri: str = ""
+    request_id: str = ""
+    """Under which the job was submitted: its hub can say it to a control plane that forgot."""
 
 
 def beat_in(request: hub_pb2.SyncHubRequest, hub_id: str) -> Heartbeat:
@@ -31,6 +33,7 @@ def beat_in(request: hub_pb2.SyncHubRequest, hub_id: str) -> Heartbeat:
         request.full,
         request.round_trip_ms,
         request.sync_seq,
+        request.tells_all,
     )
 
 
@@ -69,6 +72,8 @@ def answer_out(
             for read in reads
         ],
         send_full=orders.send_full,
+        send_all=orders.send_all,
+        send_specs=orders.send_specs,
         usage_stored=orders.usage_stored,
         held_ms=held_ms,
     )
@@ -88,6 +93,8 @@ def _lease_out(lease: Lease, job: Job, links: LeaseLinks, now_ms: int) -> hub_pb
         tracking_uri=links.tracking_uri,
         start=True,
         devices=devices_out(lease.devices),
+        request_id=links.request_id,
+        parent_job_id=job.parent_job_id,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
-import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -22,8 +23,9 @@ from federation.domain.hub import (
     LinkState,
     Node,
 )
-from federation.domain.ids import JobId, LeaseId, checked_name
+from federation.domain.ids import JobId, LeaseId, checked_name, checked_request_id
 from federation.domain.job import (
+    REPLICAS_MAX,
     SPEC_BYTES_MAX,
     Claim,
     Epoch,
@@ -46,12 +48,15 @@ from federation.objects.checkpoints import Saved, SavedFile
 from federation.service.attempts import Attempt
 from federation.service.hubs import HubView
 from federation.service.policies import PolicyView
+from federation.service.restoring import Told, body_digest
 from federation.service.submit import Submission, Submitted
 from federation.service.sync import RunReport
 from federation.v1 import common_pb2, hub_pb2, job_pb2
 
 SPEC_VERSION = 1
 REASON_ENTRIES_MAX, REASON_TEXT_MAX = 32, 500
+TOLD_TEXT_MAX = 200
+_ID = re.compile(r"[a-z]{1,16}-[A-Za-z0-9]{1,64}")
 E = TypeVar("E", bound=enum.IntEnum)
 _STATES = {state: common_pb2.JobState.Value(f"JOB_STATE_{state}") for state in JobState}
 _STATES_BACK: dict[int, JobState] = {number: state for state, number in _STATES.items()}
@@ -158,7 +163,7 @@ def _checked(*amounts: tuple[str, str, int]) -> Resources:
 
 def submission_in(message: job_pb2.Submission, owner: Owner) -> Submission:
     """One member of a batch. A spec that does not hold becomes the member's `problem`; the rest of the batch goes on."""
-    digest = hashlib.sha256(message.spec + b"\0" + message.parent_job_id.encode()).hexdigest()
+    digest = body_digest(message.spec, message.parent_job_id)
     try:
         spec = spec_in(parsed_spec(message.spec))
     except FederationError as problem:
@@ -426,7 +431,36 @@ def report_in(message: hub_pb2.RunReport, hub_id: str) -> RunReport:
         tracking_run_id=message.tracking_run_id[:64],
         outputs=tuple(OutputFile(one.path, one.size_bytes, one.sha256) for one in message.outputs),
         usage=tuple((one.index, one.start_ms, one.end_ms) for one in message.usage),
+        told=told_in(message) if message.HasField("lease") else None,
+        released=message.released,
     )
+
+
+def told_in(message: hub_pb2.RunReport) -> Told:
+    """What a hub's journal says of a lease, for a restored store. A spec that cannot be one leaves its bytes alone."""
+    said, spec = message.lease, None
+    owner = Owner(*(text[:TOLD_TEXT_MAX] for text in _owner_parts(said.owner)))
+    if said.spec and _ID.fullmatch(message.job_id) and _ID.fullmatch(message.lease_id):
+        with contextlib.suppress(FederationError):
+            spec = spec_in(parsed_spec(said.spec))
+            owner = Owner(owner.home_hub, spec.project, owner.issuer, owner.subject)
+    request_id = ""
+    with contextlib.suppress(FederationError):
+        request_id = checked_request_id(said.request_id) if said.request_id else ""
+    return Told(
+        owner=owner,
+        nodes=tuple(name[:TOLD_TEXT_MAX] for name in said.nodes[:REPLICAS_MAX]),
+        devices=tuple(tuple(one.places) for one in said.devices[:REPLICAS_MAX]),
+        left_ms=max(0, said.valid_for_ms),
+        spec=spec,
+        spec_bytes=said.spec[:SPEC_BYTES_MAX],
+        request_id=request_id,
+        parent_job_id=said.parent_job_id[:TOLD_TEXT_MAX],
+    )
+
+
+def _owner_parts(owner: common_pb2.Owner) -> tuple[str, str, str, str]:
+    return owner.home_hub, owner.project, owner.issuer, owner.subject
 
 
 # ---- hubs, outwards -------------------------------------------------------------------------------------------------

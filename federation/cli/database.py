@@ -16,9 +16,16 @@ from federation.cli.tokens import Config, control_settings
 from federation.errors import Code, Fault, FederationError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from federation.store.backup import Summary
+    from hub_node.journal_backup import JournalSummary
 
 _SQLITE = "sqlite:///"
+AgentState = Annotated[
+    Path | None,
+    typer.Option("--agent", metavar="STATE_DIR", help="Of the agent with this state folder, not of the control plane."),
+]
 AgentsComplete = Annotated[
     bool,
     typer.Option(
@@ -41,11 +48,15 @@ def backup(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; it holds jobs' secret variables.")],
     config: Config = None,
+    agent: AgentState = None,
 ) -> None:
-    """Write a checked copy of the store, also while the control plane serves."""
+    """Write a checked copy of the store, also while the control plane serves; or of an agent's journal, while it runs."""
     from federation.cli.show import print_one
     from federation.store.backup import back_up
 
+    if agent is not None:
+        _say_journal(context, journal_backup().back_up(agent, file.absolute()))
+        return
     made = back_up(_store(config), file.absolute())
     print_one(_document(made), session_of(context).form, text=f"{made.path} is whole: {_words(made)}")
 
@@ -58,11 +69,15 @@ def restore(
     in_place: Annotated[
         bool, typer.Option("--in-place", help="The store's file was put back by other means: only say so to the hubs.")
     ] = False,
+    agent: AgentState = None,
 ) -> None:
     """Put a backup in the store's place, after the control plane has ended. What was there is kept beside it."""
     from federation.cli.show import print_one
     from federation.store import backup as copies
 
+    if agent is not None and file is not None:
+        _say_journal(context, journal_backup().restore(agent, file.absolute(), now_ms()))
+        return
     path = _store(config)
     if (file is None) is not in_place:
         raise FederationError(
@@ -103,6 +118,35 @@ def upgrade(context: typer.Context, config: Config = None) -> None:
     migrations.upgrade(f"{_SQLITE}{path}")
     found = copies.summary_of(path)
     print_one(_document(found), session_of(context).form, text=f"{path} is at schema {found.revision}: {_words(found)}")
+
+
+def journal_backup() -> ModuleType:
+    """The agent's half; loaded when it is asked for."""
+    from hub_node import journal_backup as copies
+
+    return copies
+
+
+def _say_journal(context: typer.Context, found: JournalSummary) -> None:
+    from federation.cli.show import print_one
+
+    value = {
+        "id": str(found.path),
+        "instance": found.instance_id,
+        "runs": found.runs,
+        "released": found.released,
+        "left_out": list(found.left_out),
+        "aside": str(found.aside or ""),
+    }
+    lines = [f"{found.path} is whole: {found.runs} runs, {found.released} that were released"]
+    if found.aside is not None:
+        lines.append(f"what was there before: {found.aside}")
+    if found.left_out:
+        lines.append(
+            f"left out, because they may have run since: {', '.join(found.left_out)}; "
+            "the federation waits until their leases must be over"
+        )
+    print_one(value, session_of(context).form, text="\n".join(lines))
 
 
 def _store(config: Path | None) -> Path:

@@ -29,4 +29,5 @@ class ReasonCode(enum.StrEnum):
     FAIRNESS_TURN = "FAIRNESS_TURN"  # others are first
     UNKNOWN_DATASET = "UNKNOWN_DATASET"  # no hub announces it
     CLAIM_HELD = "CLAIM_HELD"  # others are ending there to make room for it
+    RESTORED = "RESTORED"  # it may run already: it may have been started since the backup that was restored
     RUNNING = "RUNNING"  # it does not wait: it runs there

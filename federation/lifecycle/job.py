@@ -33,6 +33,8 @@ class Trigger(enum.StrEnum):
     RUN_REFUSED = "RunRefused"
     RUN_ABSENT = "RunAbsent"
     """The agent's full list lacks a run that it had."""
+    LEASE_ADOPTED = "LeaseAdopted"
+    """Its hub runs a later attempt than a restored store knows of: that attempt is the job's from now on."""
     LEASE_RENEWED = "LeaseRenewed"
     LEASE_EXPIRED = "LeaseExpired"
     CANCEL_REQUESTED = "CancelRequested"
@@ -50,7 +52,9 @@ J, L, T = JobState, LeaseState, Trigger
 _SAME = {T.RUN_ACCEPTED: None, T.RUN_STOPPING: None, T.LEASE_RENEWED: None}
 _ENDS = {T.RUN_SUCCEEDED: J.SUCCEEDED, T.RUN_FAILED: J.FAILED, T.RUN_STOPPED: J.FAILED, T.RUN_REFUSED: J.QUEUED}
 _RUNS = {T.RUN_STAGING: J.STAGING, T.RUN_STARTED: J.RUNNING}
+_ADOPTED = {T.LEASE_ADOPTED: J.LEASED}
 _LEASED = {
+    **_ADOPTED,
     **_SAME,
     **_RUNS,
     **_ENDS,
@@ -61,6 +65,7 @@ _LEASED = {
 
 JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
     J.QUEUED: {
+        **_ADOPTED,
         T.LEASE_GRANTED: J.LEASED,
         T.CANCEL_REQUESTED: J.CANCELLED,
         T.CLAIM_MADE: None,
@@ -71,6 +76,7 @@ JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
     # A restarted agent may prepare again what had already run: the later word of the same epoch counts.
     J.RUNNING: {**_LEASED, T.PREEMPT_REQUESTED: None},
     J.CANCELLING: {
+        **_ADOPTED,
         **_SAME,
         T.RUN_STAGING: None,
         T.RUN_STARTED: None,
@@ -84,9 +90,9 @@ JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
         T.LEASE_EXPIRED: J.UNKNOWN,
     },
     J.UNKNOWN: {**_LEASED, T.LEASE_EXPIRED: None, T.RUN_ABSENT: None},
-    J.SUCCEEDED: {T.RETRY_REQUESTED: J.QUEUED, T.CANCEL_REQUESTED: None},
-    J.FAILED: {T.RETRY_REQUESTED: J.QUEUED, T.CANCEL_REQUESTED: None},
-    J.CANCELLED: {T.RETRY_REQUESTED: J.QUEUED, T.CANCEL_REQUESTED: None},
+    J.SUCCEEDED: {**_ADOPTED, T.RETRY_REQUESTED: J.QUEUED, T.CANCEL_REQUESTED: None},
+    J.FAILED: {**_ADOPTED, T.RETRY_REQUESTED: J.QUEUED, T.CANCEL_REQUESTED: None},
+    J.CANCELLED: {**_ADOPTED, T.RETRY_REQUESTED: J.QUEUED, T.CANCEL_REQUESTED: None},
 }
 """Job state and trigger -> next state; None: it stays as it is. What is not listed is illegal.
 
@@ -105,6 +111,7 @@ _LEASE_LIVE = {
     T.RUN_STOPPED: L.ENDED,
     T.RUN_REFUSED: L.ENDED,
     T.RUN_ABSENT: L.ACTIVE,  # it may run where nobody can look: it is not to be begun again
+    T.LEASE_ADOPTED: L.ENDED,
     T.LEASE_RENEWED: None,
     T.LEASE_EXPIRED: None,
     T.CANCEL_REQUESTED: L.REVOKING,
@@ -145,7 +152,7 @@ class Fact:
     epoch: Epoch | None = None
     """Which lease it speaks of; None for what a person asked."""
     lease: Lease | None = None
-    """LEASE_GRANTED: the new lease."""
+    """LEASE_GRANTED, LEASE_ADOPTED: the new lease."""
     reason: Reason | None = None
     exit_code: int = 0
     started_ms: int = 0
@@ -166,7 +173,7 @@ class Transition:
 
     record: JobRecord
     ended_lease: Lease | None = None
-    """The lease as it ended in this step; `record.lease` is None then."""
+    """The lease as it ended in this step; `record.lease` is None then, or the one that took its place."""
     changed: bool = True
     orders: bool = False
 
@@ -220,7 +227,12 @@ _HINTS = {
 def _refuse_stale(record: JobRecord, fact: Fact) -> None:
     if fact.epoch is None or fact.trigger is T.LEASE_GRANTED:
         return
-    if record.lease is None or record.lease.epoch != fact.epoch:
+    if fact.trigger is T.LEASE_ADOPTED:
+        known = record.job.epoch
+        stale = known is not None and not known < fact.epoch
+    else:
+        stale = record.lease is None or record.lease.epoch != fact.epoch
+    if stale:
         raise FederationError(
             Code.STALE_EPOCH,
             f"{fact.trigger} speaks of attempt {fact.epoch} of job {record.job.id}, whose lease is over",
@@ -308,6 +320,9 @@ def _step_lease(record: JobRecord, fact: Fact, target: JobState) -> tuple[Lease 
         assert fact.lease is not None, "a grant comes with its lease"
         assert lease is None, "a grant goes to a job that has none"
         return fact.lease, None
+    if fact.trigger is T.LEASE_ADOPTED:
+        assert fact.lease is not None, "an attempt is adopted with its lease"
+        return fact.lease, None if lease is None else replace(lease, state=L.ENDED)
     if lease is None:
         return None, None
     next_state = LEASE_TABLE[lease.state][fact.trigger]
@@ -346,6 +361,11 @@ def _granted(job: Job, fact: Fact) -> Job:
         url="",
         tracking_run_id="",
     )
+
+
+def _adopted(job: Job, fact: Fact) -> Job:
+    """What was known of it is of an earlier attempt, whatever became of that."""
+    return _granted(_requeued(job, fact), fact)
 
 
 def _progressed(job: Job, fact: Fact) -> Job:
@@ -412,6 +432,7 @@ def _requeued(job: Job, _fact: Fact) -> Job:
 
 _APPLY: Mapping[Trigger, Callable[[Job, Fact], Job]] = {
     T.LEASE_GRANTED: _granted,
+    T.LEASE_ADOPTED: _adopted,
     T.RUN_STAGING: _progressed,
     T.RUN_STARTED: _progressed,
     T.RUN_SUCCEEDED: _ended,

@@ -51,7 +51,7 @@ def attempts_of(job: Job, events: Sequence[EventRow]) -> tuple[Attempt, ...]:
     for event in events:
         payload = _payload(event)
         last, after = made[-1], payload.get("to")
-        if event.type == Trigger.LEASE_GRANTED:
+        if event.type in (Trigger.LEASE_GRANTED, Trigger.LEASE_ADOPTED):
             last = replace(last, attempt=str(payload.get("attempt", "")), hub_id=str(payload.get("hub_id", "")))
         if not last.started_ms and ("started_ms" in payload or after == JobState.RUNNING):
             last = replace(last, started_ms=_moment(payload, "started_ms", event))

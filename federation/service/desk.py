@@ -21,7 +21,7 @@ from federation.ports import Clock, IdSource, Store, Tracking
 from federation.scheduling import Policy
 from federation.scheduling.explaining import Explanation
 from federation.scheduling.words import clock
-from federation.service import expiry
+from federation.service import expiry, restoring
 from federation.service.asking import LoopDoor
 from federation.service.checkpoints import Retention
 from federation.service.logs import LogDesk
@@ -122,6 +122,8 @@ class Desk:
                 return Explanation((replace(job.reason, hub_id=job.hub_id),))
             there = Reason(ReasonCode.RUNNING, f"it is {job.state} there", job.hub_id)
             return Explanation((there,))
+        if restoring.held(self.world, job, self.clock.now_ms()):
+            return restoring.explained(self.world, job)
         explanation = self.rounds.explain(job)
         if job.claim is not None:
             explanation = with_claim(explanation, job.claim, self.clock.now_ms())

@@ -6,6 +6,7 @@ from federation.domain.job import Reason
 from federation.lifecycle.agent import aged
 from federation.lifecycle.job import Fact, Trigger, over
 from federation.service.jobs import apply, drop_claim
+from federation.service.restoring import counted_anew
 from federation.service.world import ACTOR_CONTROL, Unit
 
 TICK_MS = 1_000
@@ -26,10 +27,10 @@ def expire(unit: Unit) -> None:
                 payload={"from": agent.link, "to": older.link},
             )
     for lease in list(unit.world.leases.values()):
-        if not over(lease, unit.now_ms):
+        job = unit.world.jobs[lease.job_id]
+        if not over(lease, unit.now_ms) or counted_anew(unit.world, lease, job, unit.now_ms):
             continue
         reason = Reason("LEASE_RAN_OUT", f"hub {lease.hub_id} did not say how the run ended", lease.hub_id)
-        job = unit.world.jobs[lease.job_id]
         apply(unit, job, Fact(Trigger.LEASE_EXPIRED, lease.epoch, reason=reason), cause="time", actor=ACTOR_CONTROL)
     for job in unit.world.claiming():
         if job.claim is not None and unit.now_ms >= job.claim.until_ms:

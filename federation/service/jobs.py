@@ -28,7 +28,7 @@ def apply(unit: Unit, job: Job, fact: Fact, *, cause: str, actor: str) -> Transi
         payload["started_ms"] = after.job.started_ms
     if fact.ended_ms:
         payload["ended_ms"] = fact.ended_ms
-    if fact.trigger is Trigger.LEASE_GRANTED and after.lease is not None:
+    if fact.trigger in (Trigger.LEASE_GRANTED, Trigger.LEASE_ADOPTED) and after.lease is not None:
         payload |= {"lease_id": after.lease.id, "hub_id": after.lease.hub_id, "nodes": after.lease.nodes}
         if after.lease.devices:
             payload["devices"] = after.lease.devices
@@ -39,7 +39,7 @@ def apply(unit: Unit, job: Job, fact: Fact, *, cause: str, actor: str) -> Transi
     unit.put_job(after.job)
     if transition.ended_lease is not None:
         unit.put_lease(transition.ended_lease)
-    elif after.lease is not None and after.lease is not lease:
+    if after.lease is not None and after.lease is not lease:
         unit.put_lease(after.lease)
     if transition.orders and after.lease is not None:
         unit.wake(after.lease.agent_key)

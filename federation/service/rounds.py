@@ -34,6 +34,7 @@ from federation.scheduling.rows import (
     queued_from,
     usage_row,
 )
+from federation.service import restoring
 from federation.service.committing import Accepted, commit_plan
 from federation.service.world import Unit, World
 from federation.service.writer import Writer
@@ -91,6 +92,8 @@ class Rounds:
         """job -> hub -> (why, ask again at; 0: never)."""
         self._runtimes = Runtimes()
         """What jobs ran lately. Kept in memory only: after a start it is learned anew."""
+        self._held: dict[JobId, None] = {}
+        """Waiting jobs that may run already, after a restore: they are not planned."""
         self._claims: set[JobId] = set()
         """Jobs whose claims the planner knows of."""
         self._wake_ms: int | None = None
@@ -119,7 +122,7 @@ class Rounds:
             for agent in world.agents.values():
                 self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
             for job in world.jobs.values():
-                if job.state is JobState.QUEUED:
+                if job.state is JobState.QUEUED and not self._holds(world, job, now_ms):
                     self._gathered.queued(self._row_of(job))
                     self._collect_claim(job)
             for lease in world.leases.values():
@@ -138,7 +141,7 @@ class Rounds:
         world = unit.world
         with self._guard:
             for job in unit.jobs.values():
-                self._collect_job(job, unit.now_ms)
+                self._collect_job(world, job, unit.now_ms)
             for lease in unit.leases.values():
                 if lease.live:
                     self._gathered.lease_started(lease_row(lease, world.jobs[lease.job_id]))
@@ -160,7 +163,17 @@ class Rounds:
             self._claims.remove(job.id)
             self._gathered.claim_ended(job.id)
 
-    def _collect_job(self, job: Job, now_ms: int) -> None:
+    def _holds(self, world: World, job: Job, now_ms: int) -> bool:
+        """Whether the job may not be planned yet; then it is looked at again once a second."""
+        if not restoring.held(world, job, now_ms):
+            self._held.pop(job.id, None)
+            return False
+        self._held[job.id] = None
+        return True
+
+    def _collect_job(self, world: World, job: Job, now_ms: int) -> None:
+        if self._holds(world, job, now_ms):
+            return
         self._collect_claim(job)
         if job.state is JobState.SUCCEEDED and 0 < job.started_ms <= job.ended_ms:
             self._runtimes.ran(queued_from(job), job.ended_ms - job.started_ms)
@@ -191,6 +204,12 @@ class Rounds:
                     self._gathered.queued(self._row_of(job))
                 if not by_hub:
                     del self._refusals[job_id]
+            for job_id in list(self._held):
+                job = unit.world.jobs.get(job_id)
+                if job is None or job.state is not JobState.QUEUED:
+                    del self._held[job_id]
+                elif not self._holds(unit.world, job, unit.now_ms):
+                    self._gathered.queued(self._row_of(job))
             if self.due:  # the clock may have been set since the loop began to wait
                 self._wake.set()
 

@@ -48,6 +48,12 @@ def request_keys(principal: str, members: Sequence[Submission]) -> list[tuple[st
     return [(principal, member.request_id) for member in members]
 
 
+def request_id_of(store: Store, job_id: str) -> str:
+    """Under which request id a job came; empty where its first fact is gone."""
+    first = next(iter(store.events_of("job", job_id, 1)), None)
+    return first.cause if first is not None and first.type in ("JobSubmitted", "JobAdopted") else ""
+
+
 class SubmitJobs:
     """The use case. A dataset or hub that nobody has is refused before anything is queued."""
 

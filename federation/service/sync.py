@@ -28,7 +28,9 @@ from federation.errors import Code, Fault, FederationError
 from federation.lifecycle import agent as lifecycle_agent
 from federation.lifecycle.job import Fact, Trigger
 from federation.ports import Store
+from federation.service import restoring
 from federation.service.jobs import apply, find
+from federation.service.restoring import Told, Verdict, Word
 from federation.service.world import Unit
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,10 @@ class RunReport:
     tracking_run_id: str = ""
     usage: tuple[tuple[int, int, int], ...] = ()
     """(index, start_ms, end_ms)."""
+    told: Told | None = None
+    """What its lease said, where the agent was asked for it."""
+    released: bool = False
+    """It had been released by a control plane of before; told again after a restore."""
 
     @property
     def ended(self) -> bool:
@@ -74,6 +80,8 @@ class Heartbeat:
     round_trip_ms: int = -1
     sync_seq: int = 0
     """Raised with every call of the session; 0: not told."""
+    tells_all: bool = False
+    """With `full`: the list has also what the control plane of before had released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +111,25 @@ class Orders:
     releases: list[tuple[LeaseId, Epoch]] = field(default_factory=list)
     usage_stored: dict[str, int] = field(default_factory=dict)
     send_full: bool = False
+    send_all: bool = False
+    """With `send_full`: also what was released before."""
+    send_specs: list[LeaseId] = field(default_factory=list)
+    """Runs of jobs that a restored store does not know."""
     superseded: bool = False
     """A newer call of the session was heard before this one: nothing of it was taken, and nothing is said."""
 
     @property
     def urgent(self) -> bool:
         """Whether the answer should leave now rather than be held."""
-        return bool(self.starts or self.revokes or self.releases or self.send_full or self.usage_stored or self.renewed)
+        return bool(
+            self.starts
+            or self.revokes
+            or self.releases
+            or self.send_full
+            or self.send_specs
+            or self.usage_stored
+            or self.renewed
+        )
 
 
 def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Sequence[RunReport]) -> Orders:
@@ -122,6 +142,7 @@ def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Se
         unit.put_hub(replace(unit.world.hubs[arriving.hub_id], title=title))
     if arriving.key not in unit.world.agents:
         _check_room_for_agent(unit, arriving.hub_id)
+    restoring.arrived(unit, arriving.key)
     before = unit.world.agents.get(arriving.key)
     agent = lifecycle_agent.admit(before, arriving, unit.now_ms)
     unit.put_agent(agent)
@@ -178,8 +199,14 @@ def sync(unit: Unit, store: Store, beat: Heartbeat) -> Orders:
         sync_seq=max(beat.sync_seq, before.sync_seq),
     )
     agent = _heard(unit, agent, save=agent.nodes != before.nodes)
+    if beat.full and (beat.tells_all or restoring.TELLS_ALL not in agent.features):
+        restoring.told_all(unit, agent.key)
     orders = _take(unit, store, agent, beat.changed, beat.full)
-    orders.send_full = not beat.full and beat.runs_digest != digest_of(_expected(unit, agent.key, beat.changed))
+    awaited = agent.key in unit.world.awaited
+    orders.send_all = awaited
+    orders.send_full = awaited or (
+        not beat.full and beat.runs_digest != digest_of(_expected(unit, agent.key, beat.changed))
+    )
     return orders
 
 
@@ -234,9 +261,17 @@ def _take(unit: Unit, store: Store, agent: Agent, runs: Sequence[RunReport], ful
     usage_stored: dict[str, int] = {}
     releases: list[tuple[LeaseId, Epoch]] = []
     revokes: list[Revocation] = []
+    wanted: list[LeaseId] = []
     for report in runs:
         lease = unit.world.leases.get(report.lease_id)
         current = lease is not None and lease.epoch == report.epoch and lease.agent_key == agent.key
+        if not current and restoring.of_before(unit.world, report.epoch):
+            verdict = restoring.adopt(unit, store, agent, _word(report))
+            wanted += [report.lease_id] if verdict is Verdict.SPEC_WANTED else []
+            if verdict in (Verdict.SPEC_WANTED, Verdict.LATER):
+                continue
+            lease = unit.world.leases.get(report.lease_id)
+            current = verdict is Verdict.ADOPTED
         if report.usage:
             _post_usage(unit, store, agent, report, usage_stored)
         if current:
@@ -249,13 +284,21 @@ def _take(unit: Unit, store: Store, agent: Agent, runs: Sequence[RunReport], ful
         else:
             reason = Reason("LEASE_OVER", "the federation gave this attempt up")
             revokes.append(Revocation(report.lease_id, report.epoch, reason))
-    if full:
+    if full and agent.key not in unit.world.awaited:
         _absent(unit, agent, {report.lease_id for report in runs})
     orders = _orders(unit, agent)
+    orders.send_specs = wanted[: restoring.SPECS_ASKED_MAX]
     orders.usage_stored |= usage_stored
     orders.releases += releases
     orders.revokes += revokes
     return orders
+
+
+def _word(report: RunReport) -> Word:
+    began_ms = min(
+        (start_ms for start_ms in (report.started_ms, *(one[1] for one in report.usage)) if start_ms > 0), default=0
+    )
+    return Word(report.lease_id, report.job_id, report.epoch, report.told, began_ms, report.released)
 
 
 def _report(unit: Unit, agent: Agent, job: Job, report: RunReport) -> None:
@@ -285,12 +328,18 @@ def _moment(said_ms: int, now_ms: int) -> int:
 
 
 def _absent(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
-    """The full list lacks runs that this agent had: its memory of them is gone."""
+    """The full list lacks runs that this agent had: its memory of them is gone.
+
+    A lease of before a restore that it never acknowledged, and that is not in a list of all it knows, was never taken.
+    """
     for lease in unit.world.held_by(agent.key):
-        if lease.id in present or lease.state is LeaseState.GRANTED:
+        before = restoring.of_before(unit.world, lease.epoch)
+        if lease.id in present or (lease.state is LeaseState.GRANTED and not before):
             continue
         reason = Reason("RUN_ABSENT", "the hub no longer knows this run", agent.hub_id)
         fact = Fact(Trigger.RUN_ABSENT, lease.epoch, reason=reason)
+        if lease.state is LeaseState.GRANTED and restoring.TELLS_ALL in agent.features:
+            fact = Fact(Trigger.RUN_REFUSED, lease.epoch, reason=Reason("RESTORED", "it was never taken", agent.hub_id))
         apply(unit, unit.world.jobs[lease.job_id], fact, cause="SyncHub", actor=_actor(agent))
 
 
@@ -343,6 +392,8 @@ def _post_usage(unit: Unit, store: Store, agent: Agent, report: RunReport, store
 def _orders(unit: Unit, agent: Agent) -> Orders:
     orders = Orders(agent.key, unit.world.incarnation, unit.next_seq() - 1)
     for lease in unit.world.held_by(agent.key):
+        if lease.state is LeaseState.GRANTED and restoring.of_before(unit.world, lease.epoch):
+            continue  # its agent may have had it since the backup: it says so, or the job waits again
         if lease.state is LeaseState.GRANTED:
             orders.starts.append((lease, unit.world.jobs[lease.job_id]))
         elif lease.state is LeaseState.REVOKING:

@@ -26,6 +26,20 @@ _ABSENT: Any = object()
 _json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """A backup took the store's place at the beginning of this incarnation; `restoring.py` says what follows."""
+
+    at_ms: int
+    agents_complete: bool
+    """Whether every agent that had joined before is in it."""
+
+    @classmethod
+    def told_by(cls, fact: EventRow | None) -> Restoration | None:
+        """What the store's own fact says."""
+        return cls(fact.at_ms, bool(json.loads(fact.payload).get("agents_complete"))) if fact is not None else None
+
+
 @dataclass
 class World:
     """Live jobs, live leases, hubs, agents, and the indexes that the use cases need."""
@@ -43,6 +57,9 @@ class World:
     sessions: dict[str, AgentKey] = field(default_factory=dict)
     claims_of_agent: dict[AgentKey, dict[JobId, None]] = field(default_factory=dict)
     """Waiting jobs for which others are ending; agents without any are left out."""
+    restoration: Restoration | None = None
+    awaited: dict[AgentKey, None] = field(default_factory=dict)
+    """After a restore: agents that have not yet told all they know."""
 
     @classmethod
     def rebuilt(cls, loaded: Loaded, now_ms: int) -> World:
@@ -57,6 +74,9 @@ class World:
             world.index_claim(job.id, None, job.claim)
         for lease in loaded.leases:
             world.index_lease(lease)
+        world.restoration = Restoration.told_by(loaded.restored)
+        if world.restoration is not None:
+            world.awaited = dict.fromkeys(world.agents)
         return world
 
     def index_lease(self, lease: Lease) -> None:
@@ -186,6 +206,15 @@ class Unit:
         _put(self.world.agents, agent.key, agent, self._undo)
         if save:
             _put(self.agents, agent.key, agent, self._undo)
+
+    def await_agent(self, key: AgentKey, told: bool = False) -> None:
+        """After a restore: the agent is to tell all it knows; or it has."""
+        awaited, before = self.world.awaited, dict(self.world.awaited)
+        self._undo.append(lambda: setattr(self.world, "awaited", before))
+        if told:
+            awaited.pop(key, None)
+        else:
+            awaited[key] = None
 
     def put_request(self, row: RequestRow) -> None:
         """Remember an answer."""

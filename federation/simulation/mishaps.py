@@ -86,6 +86,7 @@ class FaultyJournal:
         self.mishap = Mishap.NONE
         self.out_of_order = Mishap.NONE
         self._runs: dict[str, Run] = {}
+        self._released: dict[str, Run] = {}
         self._seen = Seen()
 
     def load(self) -> dict[str, Run]:
@@ -96,6 +97,10 @@ class FaultyJournal:
         """The newest orders carried out."""
         return self._seen
 
+    def released(self) -> tuple[Run, ...]:
+        """Runs that were forgotten, newest first."""
+        return tuple(reversed(self._released.values()))
+
     def save(self, changed: Iterable[Run] = (), removed: Iterable[Run] = (), seen: Seen | None = None) -> None:
         """One transaction, or none of it."""
         mishap, self.mishap = self.mishap or self.out_of_order, Mishap.NONE
@@ -105,6 +110,7 @@ class FaultyJournal:
             raise ProcessEndedError
         for run in removed:
             self._runs.pop(run.lease_id, None)
+            self._released[run.lease_id] = run
         for run in changed:
             self._runs[run.lease_id] = run
         self._seen = self._seen if seen is None else seen

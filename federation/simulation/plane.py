@@ -24,7 +24,7 @@ from federation.service import jobs as service_jobs
 from federation.service import sync as service_sync
 from federation.service.committing import commit_plan
 from federation.service.rounds import Rounds
-from federation.service.submit import SubmitJobs
+from federation.service.submit import SubmitJobs, request_id_of
 from federation.service.sync import Orders
 from federation.service.world import Unit, World
 from federation.service.writer import Entry, Writer
@@ -249,8 +249,11 @@ class SimulatedPlane:
         self._say(Orders(held.key, self.world.incarnation, 0, superseded=True), held.answer, 0)
 
     def _say(self, orders: Orders, answer: Answer, held_ms: int) -> None:
-        response = answer_out(orders, (), held_ms, self.clock.now_ms(), lambda _: LeaseLinks())
+        response = answer_out(orders, (), held_ms, self.clock.now_ms(), self._links)
         answer(response.SerializeToString())
+
+    def _links(self, job: Job) -> LeaseLinks:
+        return LeaseLinks(request_id=request_id_of(self.store, job.id))
 
     # ---- the writer -------------------------------------------------------------------------------------------------
     def _ask(

@@ -19,7 +19,7 @@ from federation.domain.job import Job, JobState
 from federation.domain.lease import Lease
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, FederationError
-from federation.ports import EventRow, JobFilter, Loaded, Page, RequestRow, Transaction, UsedRow
+from federation.ports import STORE_ENTITY, EventRow, JobFilter, Loaded, Page, RequestRow, Transaction, UsedRow
 from federation.store import codec, faults
 from federation.store.database import Database
 from federation.store.statements import IN_MAX, padded
@@ -164,6 +164,7 @@ class SqlStore:
             leases=tuple(sorted(codec.decoded(codec.lease_of, leases), key=lambda lease: lease.id)),
             hubs=tuple(sorted(codec.decoded(codec.hub_of, hubs), key=lambda hub: hub.id)),
             agents=tuple(sorted(codec.decoded(codec.agent_of, agents), key=lambda agent: agent.key)),
+            restored=next(iter(self.events_of(STORE_ENTITY, str(self._incarnation), 1)), None),
         )
 
     @contextlib.contextmanager

@@ -554,6 +554,8 @@ class RunReport(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     LOG_BYTES_FIELD_NUMBER: _builtins.int
     TRACKING_RUN_ID_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """The lease it runs under."""
     job_id: _builtins.str
@@ -576,6 +578,8 @@ class RunReport(_message.Message):
     """Bytes of log written so far."""
     tracking_run_id: _builtins.str
     """The attempt's MLflow run; empty when there is none."""
+    released: _builtins.bool
+    """The control plane of before had released it: told again after a restore, with how it ended."""
     @_builtins.property
     def epoch(self) -> _common_pb2.Epoch:
         """The lease's version."""
@@ -591,6 +595,10 @@ class RunReport(_message.Message):
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageInterval]:
         """Closed stretches of use that were not yet acknowledged."""
+
+    @_builtins.property
+    def lease(self) -> Global___Lease:
+        """What its lease said: owner, nodes, devices, what is left of it; spec and request id where `send_specs` asked for them."""
 
     def __init__(
         self,
@@ -610,10 +618,12 @@ class RunReport(_message.Message):
         usage: _abc.Iterable[Global___UsageInterval] | None = ...,
         log_bytes: _builtins.int = ...,
         tracking_run_id: _builtins.str = ...,
+        lease: Global___Lease | None = ...,
+        released: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "reason", b"reason"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lease", b"lease", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_ms", b"ended_ms", "epoch", b"epoch", "exit_code", b"exit_code", "job_id", b"job_id", "lease_id", b"lease_id", "log_bytes", b"log_bytes", "outcome", b"outcome", "outputs", b"outputs", "progress", b"progress", "reason", b"reason", "started_ms", b"started_ms", "state", b"state", "tracking_run_id", b"tracking_run_id", "url", b"url", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_ms", b"ended_ms", "epoch", b"epoch", "exit_code", b"exit_code", "job_id", b"job_id", "lease", b"lease", "lease_id", b"lease_id", "log_bytes", b"log_bytes", "outcome", b"outcome", "outputs", b"outputs", "progress", b"progress", "reason", b"reason", "released", b"released", "started_ms", b"started_ms", "state", b"state", "tracking_run_id", b"tracking_run_id", "url", b"url", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -666,6 +676,7 @@ class SyncHubRequest(_message.Message):
     HOLD_MS_FIELD_NUMBER: _builtins.int
     ROUND_TRIP_MS_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
+    TELLS_ALL_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """From OpenSession."""
     sync_seq: _builtins.int
@@ -682,6 +693,8 @@ class SyncHubRequest(_message.Message):
     """The round trip measured at the last sync that was not held; -1 when there is none."""
     full: _builtins.bool
     """`changed` is the full list of unreleased runs."""
+    tells_all: _builtins.bool
+    """With `full`: the list has also the runs that were released lately, and what each lease said."""
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunReport]:
         """Runs that changed since the last acknowledged sync."""
@@ -702,10 +715,11 @@ class SyncHubRequest(_message.Message):
         hold_ms: _builtins.int = ...,
         round_trip_ms: _builtins.int = ...,
         full: _builtins.bool = ...,
+        tells_all: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "full", b"full", "hold_ms", b"hold_ms", "nodes", b"nodes", "orders_revision", b"orders_revision", "round_trip_ms", b"round_trip_ms", "runs_digest", b"runs_digest", "session_id", b"session_id", "sync_seq", b"sync_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "full", b"full", "hold_ms", b"hold_ms", "nodes", b"nodes", "orders_revision", b"orders_revision", "round_trip_ms", b"round_trip_ms", "runs_digest", b"runs_digest", "session_id", b"session_id", "sync_seq", b"sync_seq", "tells_all", b"tells_all"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -729,6 +743,8 @@ class Lease(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     GRANT_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PARENT_JOB_ID_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """Its id."""
     job_id: _builtins.str
@@ -745,6 +761,10 @@ class Lease(_message.Message):
     """MLflow's address; empty when tracking is off or cut."""
     start: _builtins.bool
     """Whether the hub may still start it: false once the run is known to the control plane."""
+    request_id: _builtins.str
+    """The request id that the job was submitted under: a restored store learns it again from the hub."""
+    parent_job_id: _builtins.str
+    """The job that this one belongs to; empty when there is none."""
     @_builtins.property
     def epoch(self) -> _common_pb2.Epoch:
         """Its version."""
@@ -780,10 +800,12 @@ class Lease(_message.Message):
         start: _builtins.bool = ...,
         grant: _common_pb2.Grant | None = ...,
         devices: _abc.Iterable[_common_pb2.TaskDevices] | None = ...,
+        request_id: _builtins.str = ...,
+        parent_job_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "grant", b"grant", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "epoch", b"epoch", "grant", b"grant", "job_id", b"job_id", "lease_id", b"lease_id", "nodes", b"nodes", "owner", b"owner", "package_url", b"package_url", "spec", b"spec", "start", b"start", "tracking_uri", b"tracking_uri", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "epoch", b"epoch", "grant", b"grant", "job_id", b"job_id", "lease_id", b"lease_id", "nodes", b"nodes", "owner", b"owner", "package_url", b"package_url", "parent_job_id", b"parent_job_id", "request_id", b"request_id", "spec", b"spec", "start", b"start", "tracking_uri", b"tracking_uri", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -964,6 +986,8 @@ class SyncHubResponse(_message.Message):
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     USAGE_STORED_FIELD_NUMBER: _builtins.int
     HELD_MS_FIELD_NUMBER: _builtins.int
+    SEND_ALL_FIELD_NUMBER: _builtins.int
+    SEND_SPECS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.int
     """The store's incarnation; an answer from an older one than seen before is dropped."""
     orders_revision: _builtins.int
@@ -974,6 +998,8 @@ class SyncHubResponse(_message.Message):
     """This call was ended by a newer one of the same session; it carries no orders."""
     held_ms: _builtins.int
     """How long this answer was held by the server, for the agent's round trip."""
+    send_all: _builtins.bool
+    """With `send_full`: the list must also have what was released lately. The store was restored from a backup."""
     @_builtins.property
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]:
         """Leases to start."""
@@ -998,6 +1024,10 @@ class SyncHubResponse(_message.Message):
     def usage_stored(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Usage intervals are stored up to and with this index, by lease."""
 
+    @_builtins.property
+    def send_specs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leases of jobs that the restored store does not know: the next sync must carry their specs, as many as fit."""
+
     def __init__(
         self,
         *,
@@ -1012,10 +1042,12 @@ class SyncHubResponse(_message.Message):
         superseded: _builtins.bool = ...,
         usage_stored: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         held_ms: _builtins.int = ...,
+        send_all: _builtins.bool = ...,
+        send_specs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_ms", b"held_ms", "incarnation", b"incarnation", "leases", b"leases", "log_reads", b"log_reads", "orders_revision", b"orders_revision", "releases", b"releases", "renewals", b"renewals", "revokes", b"revokes", "send_full", b"send_full", "superseded", b"superseded", "usage_stored", b"usage_stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_ms", b"held_ms", "incarnation", b"incarnation", "leases", b"leases", "log_reads", b"log_reads", "orders_revision", b"orders_revision", "releases", b"releases", "renewals", b"renewals", "revokes", b"revokes", "send_all", b"send_all", "send_full", b"send_full", "send_specs", b"send_specs", "superseded", b"superseded", "usage_stored", b"usage_stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,12 +52,14 @@ class Register:
         self._admission = admission
         self._seen: Seen = journal.seen()
         self._answers = 0
+        self._released: tuple[Run, ...] | None = None
+        """While the control plane asks for it: what it had released before."""
         self._held: list[Fact] = []
         self._disk_full = False
 
     def truth(self) -> Truth:
         """What was last saved."""
-        return Truth(dict(self.runs), self._seen.revision, self._answers)
+        return Truth(dict(self.runs), self._seen.revision, self._answers, self._released)
 
     @property
     def live(self) -> list[Run]:
@@ -78,6 +80,7 @@ class Register:
                 if reconcile.is_stale(item, seen.incarnation, seen.revision):
                     continue
                 seen = Seen(item.incarnation, item.revision)
+                self._released = self._journal.released() if item.send_all else None
                 found = self._judged(reconcile.reconcile(item, runs, now_ms), runs, ending)
                 commands += found
                 runs = reconcile.applied(runs, found, now_ms)

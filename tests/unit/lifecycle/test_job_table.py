@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from federation.domain.ids import LeaseId
 from federation.domain.job import Epoch, JobState, OnPartition, OutputFile, Reason
 from federation.domain.lease import KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, LeaseState
 from federation.errors import Code, FederationError
@@ -48,6 +49,9 @@ def a_fact(trigger: Trigger, record: JobRecord) -> Fact:
     """The plainest fact of its kind."""
     if trigger is Trigger.LEASE_GRANTED:
         return Fact(trigger, Epoch(1, 1), lease=a_lease(record.job))
+    if trigger is Trigger.LEASE_ADOPTED:
+        later = a_lease(record.job, LeaseState.ACTIVE, Epoch(1, 2))
+        return Fact(trigger, Epoch(1, 2), lease=replace(later, id=LeaseId("lease-later")))
     if trigger is Trigger.CLAIM_MADE:
         return Fact(trigger, claim=a_claim())
     if trigger in (Trigger.CANCEL_REQUESTED, Trigger.RETRY_REQUESTED, Trigger.CLAIM_DROPPED):
@@ -63,7 +67,8 @@ def test_every_state_meets_every_trigger(state: JobState, way: str, trigger: Tri
     """What the table lists leads to a state that keeps every promise; what it does not list is refused, unchanged."""
     record = a_record(state, way)
     fact = a_fact(trigger, record)
-    stale = record.lease is None and fact.epoch is not None and trigger is not Trigger.LEASE_GRANTED
+    brings_lease = trigger in (Trigger.LEASE_GRANTED, Trigger.LEASE_ADOPTED)
+    stale = record.lease is None and fact.epoch is not None and not brings_lease
     second = trigger is Trigger.CLAIM_MADE and way == "claiming"
     if stale or second or trigger not in JOB_TABLE[state]:
         with pytest.raises(FederationError) as caught:
@@ -74,6 +79,31 @@ def test_every_state_meets_every_trigger(state: JobState, way: str, trigger: Tri
     leases = [after.lease] if after.lease else []
     assert broken([] if after.job.state.terminal else [after.job], leases, {an_agent().key: an_agent()}) == []
     assert after.job.claim is None or after.job.state is JobState.QUEUED
+
+
+@pytest.mark.parametrize("epoch", [Epoch(1, 1), Epoch(1, 0), Epoch(0, 9)])
+def test_only_a_later_attempt_is_adopted(epoch: Epoch) -> None:
+    """The attempt that is known, and every earlier one, is no news."""
+    record = a_record(JobState.RUNNING)
+    with pytest.raises(FederationError) as caught:
+        step(record, Fact(Trigger.LEASE_ADOPTED, epoch, lease=a_lease(record.job, epoch=epoch)), NOON_MS)
+    assert caught.value.code is Code.STALE_EPOCH
+
+
+def test_an_adopted_attempt_takes_the_place_of_the_one_before() -> None:
+    """Its lease ends, its result is not the job's any more, and what was asked of it is over with it."""
+    record = a_record(JobState.CANCELLING)
+    transition = step(record, a_fact(Trigger.LEASE_ADOPTED, record), NOON_MS)
+    job, lease, ended = transition.record.job, transition.record.lease, transition.ended_lease
+    assert lease is not None
+    assert ended is not None
+    assert (job.state, job.epoch, lease.state, ended.state) == (
+        JobState.LEASED,
+        Epoch(1, 2),
+        LeaseState.ACTIVE,
+        LeaseState.ENDED,
+    )
+    assert ended.id != lease.id
 
 
 ENDS = {
