@@ -46,7 +46,7 @@ _ZERO, _MARK = "\0", "\ufdd0"
 """PostgreSQL's text cannot hold a zero byte; it is kept as a mark, which Unicode gives to nobody, and a letter."""
 _ESCAPES = ((_MARK, _MARK + "m"), (_ZERO, _MARK + "0"))
 _PIECE = 500
-"""Rows that are looked through at once."""
+"""Rows that are taken in at once."""
 Row = tuple[Any, ...]
 
 
@@ -284,10 +284,9 @@ class _Rows:
 
     def fetchall(self) -> list[Row]:
         """All rows."""
-        rows = self._cursor.fetchall()
-        for start in range(0, len(rows), _PIECE):
-            if _has(rows[start : start + _PIECE], _MARK):
-                rows[start : start + _PIECE] = [_restored(row) for row in rows[start : start + _PIECE]]
+        rows: list[Row] = []
+        while piece := self._cursor.fetchmany(_PIECE):  # taking in a million at once would hold up all threads
+            rows += [_restored(row) for row in piece] if _has(piece, _MARK) else piece
         return rows
 
 
