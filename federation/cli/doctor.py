@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from federation.cli.hops import BAD, HOPS, OK, WARN, Finding, failed, walk, way_of
+from federation.cli.hops import BAD, OK, WARN, Finding, failed, walk, way_of
 from federation.cli.session import now_ms
 from federation.domain.lease import SKEW_BOUND_MS
 from federation.errors import KINDS, Code, Fault, FederationError
@@ -33,7 +33,7 @@ CLOCK_CALLS = 3
 SKEW_WARN_MS = 5_000
 DISK_FREE_MIN_BYTES = 2 * 2**30
 JAVA_MIN = 17
-_KEYS = ("id", "level", "tried", "found", "took_ms", "fault", "do", "code")
+_KEYS = ("id", "level", "tried", "found", "took_ms", "fault", "do", "code", "not_tried")
 _WHOSE = {
     Fault.CALLER: "this machine or its settings",
     Fault.NETWORK: "the network between",
@@ -73,8 +73,8 @@ def _print(finding: Finding) -> None:
         print(f"{'':<15} whose: {_WHOSE[Fault(finding.fault)]}", flush=True)
     if finding.do:
         print(f"{'':<15} do: {finding.do}", flush=True)
-    if finding.level == BAD and finding.id in HOPS:
-        print(f"{'':<15} not tried: {', '.join(HOPS[HOPS.index(finding.id) + 1 :]) or 'nothing'}", flush=True)
+    if finding.not_tried:
+        print(f"{'':<15} not tried: {', '.join(finding.not_tried)}", flush=True)
 
 
 def examine(session: Session, agent_file: Path | None = None) -> Iterator[Finding]:
@@ -121,7 +121,8 @@ def calls(client: Client, agent: AgentConfig | None, clock_ms: Callable[[], int]
         info = client.server_info()
     except FederationError as error:
         if error.metadata.get("grpc_status") != "UNIMPLEMENTED":
-            yield failed("grpc", tried, error, _since_ms(began_s))
+            behind = ("protocol", "token", "clock")
+            yield replace(failed("grpc", tried, error, _since_ms(began_s)), not_tried=behind)
             return
     yield Finding("grpc", OK, "it answers", tried=tried, took_ms=_since_ms(began_s))
     yield _protocol(info, agent)
@@ -221,6 +222,8 @@ def _clock(client: Client, clock_ms: Callable[[], int]) -> Finding:
     certain_ms = abs(ahead_ms) - best_ms / 2
     way = "ahead of" if ahead_ms > 0 else "behind"
     said = f"this machine's is {_seconds(abs(ahead_ms))} {way} the control plane's (± {_seconds(best_ms / 2)})"
+    if certain_ms <= 1:
+        said = f"they agree (± {_seconds(best_ms / 2)})"
     if certain_ms <= SKEW_WARN_MS:
         return Finding("clock", OK, said, tried=tried, took_ms=took_ms)
     bound = f"{SKEW_BOUND_MS // 1000} s"

@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from federation.errors import KINDS, Code, Fault, FederationError, invalid
@@ -48,6 +48,8 @@ class Finding:
     code: str = ""
     status: int = CANNOT_REACH
     """What `brhub doctor` ends with where this is what breaks."""
+    not_tried: tuple[str, ...] = ()
+    """Hops that lie behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,11 @@ class Way:
     def target(self) -> str:
         """HOST:PORT."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def behind(self, hop: str) -> tuple[str, ...]:
+        """What is reached only over that hop."""
+        absent = {"" if self.proxy else "proxy", "" if self.tls else "tls"}
+        return tuple(one for one in HOPS[HOPS.index(hop) + 1 :] if one not in absent)
 
 
 def way_of(settings: Settings) -> Way:
@@ -96,9 +103,10 @@ def walk(way: Way) -> Iterator[Finding]:
     with contextlib.closing(_Line(way)) as line:
         for hop in line.hops():
             found = hop()
-            yield found
             if found.level == BAD:
+                yield replace(found, not_tried=way.behind(found.id))
                 return
+            yield found
 
 
 def _context(roots: str) -> ssl.SSLContext:
