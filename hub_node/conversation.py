@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from federation import backoff
 from federation.client.settings import installed_version
 from federation.errors import Code
 from federation.v1 import hub_pb2
@@ -199,5 +200,6 @@ def carried(orders: Orders) -> bool:
 
 def pause_s(code: Code, failures: int, chance: float) -> float:
     """How long to wait after so many failures in a row, s: growing, and shortened by up to half by `chance` in [0, 1)."""
-    longest_s = PAUSE_S_SLOW if code in PERSON_MUST_ACT else min(PAUSE_S_MAX, PAUSE_S * 2 ** min(failures - 1, 10))
-    return longest_s * (0.5 + chance / 2)
+    if code in PERSON_MUST_ACT:
+        return backoff.pause_s(1, PAUSE_S_SLOW, PAUSE_S_SLOW, chance)
+    return backoff.pause_s(failures, PAUSE_S, PAUSE_S_MAX, chance)
