@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +48,7 @@ def brhub(capfd: pytest.CaptureFixture[str]) -> Brhub:
     def run(*words: object) -> Said:
         capfd.readouterr()
         status = main([str(word) for word in words])
+        logging.disable(logging.NOTSET)  # `simulate` turns it off for its process, and this one goes on
         return Said(status, *capfd.readouterr())
 
     return run

@@ -11,8 +11,11 @@ import pytest
 
 from federation.cli.session import now_ms
 from federation.store import open_store, sqlite
+from hub_node.journal import Journal
+from hub_node.records import RunState
 from tests.contract.store_builders import agent, fact, full_job, hub, job, keep, lease
 from tests.unit.cli.conftest import Brhub
+from tests.unit.hub_node.runs import a_run
 
 
 @pytest.fixture
@@ -236,6 +239,18 @@ def test_upgrade_says_where_the_schema_is(brhub: Brhub, path: Path) -> None:
     _of_a_newer_version(path)
     said = brhub("db", "upgrade")
     assert (said.status, "newer version" in said.err) == (5, True)
+
+
+def test_an_agents_journal_goes_the_same_way(brhub: Brhub, tmp_path: Path) -> None:
+    """Copied while the agent has it, refused while it has it, put back afterwards; what may have run since is named."""
+    journal = Journal(tmp_path / "state")
+    journal.save([a_run("job-running", runner_state="{}"), a_run("job-staging", state=RunState.STAGING)])
+    made = brhub("db", "backup", "--agent", tmp_path / "state", tmp_path / "copy.db", "-o", "json")
+    assert (made.status, made.document["runs"]) == (0, 2)
+    assert brhub("db", "restore", "--agent", tmp_path / "state", tmp_path / "copy.db").status == 2
+    journal.close()
+    back = brhub("db", "restore", "--agent", tmp_path / "state", tmp_path / "copy.db", "-o", "json").document
+    assert (back["runs"], back["left_out"], back["instance"]) == (1, ["job-staging"], journal.instance_id)
 
 
 def test_a_store_that_is_no_file_has_tools_of_its_own(
