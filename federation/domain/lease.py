@@ -90,5 +90,6 @@ def room_expected_ms(claim: Claim) -> int:
     return claim.until_ms - KILL_GRACE_MS - SKEW_BOUND_MS
 
 
-NO_REFUSALS = frozenset({"LEASE_RAN_OUT", "RESTORED", PREEMPTED})
+LEASE_RAN_OUT = "LEASE_RAN_OUT"
+NO_REFUSALS = frozenset({LEASE_RAN_OUT, "RESTORED", PREEMPTED})
 """Why a job waits again though its hub did not say no: it was cut off, or the job made room for another."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from federation.domain.job import Claim, Epoch, Job, JobState, OnPartition, OutputFile, Reason
-from federation.domain.lease import KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, Lease, LeaseState
+from federation.domain.lease import KILL_GRACE_MS, LEASE_RAN_OUT, PREEMPTED, SKEW_BOUND_MS, Lease, LeaseState
 from federation.errors import Code, Fault, FederationError
 
 
@@ -97,7 +97,7 @@ JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
 """Job state and trigger -> next state; None: it stays as it is. What is not listed is illegal.
 
 What depends on the job's own word is decided in `_target`: an expired lease, a cancel that finds the lease long over,
-and the end of a run that was preempted. A job that is UNKNOWN and was asked to end is read in the row of CANCELLING
+and the end of a run that was preempted, or whose lease ran out at its hub. A job that is UNKNOWN and was asked to end is read in the row of CANCELLING
 (`_row`); a silent run is not preempted, because nobody can say when it ends.
 """
 
@@ -193,7 +193,11 @@ def step(record: JobRecord, fact: Fact, now_ms: int) -> Transition:
     _refuse_unfit(job, fact)
     target = _target(record, fact, now_ms)
     new_lease, ended = _step_lease(record, fact, target)
-    apply = _made_room if _ends_preempted(record, fact) else _APPLY.get(fact.trigger, _keep)
+    apply = _APPLY.get(fact.trigger, _keep)
+    if _ends_preempted(record, fact):
+        apply = _made_room
+    elif _ends_to_rerun(record, fact):
+        apply = _waits_again
     new_job = apply(job, fact)
     if target is not job.state:
         new_job = replace(new_job, state=target, state_since_ms=now_ms)
@@ -270,12 +274,21 @@ def _ends_preempted(record: JobRecord, fact: Fact) -> bool:
     return fact.trigger in _ENDS_BY_PREEMPTION or never_began
 
 
+def _ends_to_rerun(record: JobRecord, fact: Fact) -> bool:
+    """Whether a hub ended a run because its lease ran out, and the job said that it may then run again.
+
+    The hub may say so before the server would have counted the lease as over: what the job asked for is the same.
+    """
+    ran_out = fact.trigger is T.RUN_FAILED and fact.reason is not None and fact.reason.code == LEASE_RAN_OUT
+    return ran_out and record.job.spec.on_partition is OnPartition.RERUN and _row(record) is not J.CANCELLING
+
+
 def _target(record: JobRecord, fact: Fact, now_ms: int) -> JobState:
     """The job's next state: the table's word, but for what depends on what the job itself said."""
     job, lease = record.job, record.lease
     row = _row(record)
     target = JOB_TABLE[row][fact.trigger]
-    if _ends_preempted(record, fact):
+    if _ends_preempted(record, fact) or _ends_to_rerun(record, fact):
         return J.QUEUED
     if fact.trigger is T.LEASE_EXPIRED:
         again = job.spec.on_partition is OnPartition.RERUN or job.spec.idempotent
@@ -409,6 +422,10 @@ def _made_room(job: Job, _fact: Fact) -> Job:
     message = f"made room for {job.hub_id}'s own users; waits to run again"
     reason = Reason(PREEMPTED, message, job.hub_id)
     return replace(job, reason=reason, started_ms=0, exit_code=0, tracking_run_id="")
+
+
+def _waits_again(job: Job, fact: Fact) -> Job:
+    return replace(job, reason=fact.reason, started_ms=0, exit_code=0, tracking_run_id="")
 
 
 def _claimed(job: Job, fact: Fact) -> Job:

@@ -243,6 +243,38 @@ def test_an_expired_lease_does_what_the_job_said(
     assert (after.lease is None) == (expected is not JobState.UNKNOWN)
 
 
+@pytest.mark.parametrize("state", [JobState.LEASED, JobState.STAGING, JobState.RUNNING, JobState.UNKNOWN])
+@pytest.mark.parametrize(
+    ("said", "code", "expected"),
+    [
+        (OnPartition.RERUN, "LEASE_RAN_OUT", JobState.QUEUED),
+        (OnPartition.RERUN, "EXIT_STATUS", JobState.FAILED),
+        (OnPartition.STOP, "LEASE_RAN_OUT", JobState.FAILED),
+        (OnPartition.KEEP, "LEASE_RAN_OUT", JobState.FAILED),
+    ],
+)
+def test_a_hub_that_ended_a_run_for_its_lease_is_heard_as_the_job_said(
+    state: JobState, said: OnPartition, code: str, expected: JobState
+) -> None:
+    """Told before the server would have given the lease up: `rerun` waits again, as it would have then."""
+    record = a_record(state, on_partition=said, idempotent=True)
+    record = replace(record, job=replace(record.job, started_ms=NOON_MS, exit_code=7))
+    fact = Fact(Trigger.RUN_FAILED, Epoch(1, 1), reason=Reason(code, "so"), exit_code=143)
+    after = step(record, fact, NOON_MS)
+    job = after.record.job
+    assert (job.state, after.record.lease, job.reason) == (expected, None, fact.reason)
+    assert after.ended_lease is not None
+    if expected is JobState.QUEUED:
+        assert (job.started_ms, job.exit_code) == (0, 0)
+
+
+def test_a_cancelled_run_whose_lease_ran_out_does_not_run_again() -> None:
+    """The wish that it end is the stronger one."""
+    record = a_record(JobState.CANCELLING, on_partition=OnPartition.RERUN, idempotent=True)
+    fact = Fact(Trigger.RUN_FAILED, Epoch(1, 1), reason=Reason("LEASE_RAN_OUT", "so"))
+    assert step(record, fact, NOON_MS).record.job.state is JobState.FAILED
+
+
 def test_an_unknown_job_can_be_closed_once_its_run_is_over_for_certain() -> None:
     """Before the guard's deadline, grace and skew a cancel waits for the hub; after them a person may close the file."""
     record = a_record(JobState.UNKNOWN)
