@@ -32,7 +32,6 @@ from federation.objects.store import ObjectStore
 from federation.ports import Tracking
 from federation.scheduling import Policy
 from federation.service.desk import Desk, Outside
-from federation.service.takeover import restart_leases
 from federation.store import leadership_of, open_store
 from federation.v1 import hub_pb2, hub_pb2_grpc, job_pb2, job_pb2_grpc
 
@@ -84,7 +83,7 @@ class ControlPlane:
             await asyncio.to_thread(self.objects.ensure_bucket)
         self.desk.start()
         if self.leadership is not None:
-            await asyncio.to_thread(self._took_over, self.leadership.clock_gain_ms)
+            log.info("leading; every live lease is counted anew")
         gate = Gate(self.tokens)
         self.health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack the aio module
         public = self._server(gate)
@@ -119,10 +118,6 @@ class ControlPlane:
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         self.servers.append(server)
         return server
-
-    def _took_over(self, clock_gain_ms: int) -> None:
-        restarted = self.desk.writer.run(lambda unit: restart_leases(unit, clock_gain_ms))
-        log.info("leading; %s leases restarted", restarted)
 
     def _bind(self, server: grpc.aio.Server, address: str) -> int:
         files = self.settings.tls_files

@@ -19,6 +19,9 @@ STOP_GRACE_MS = 10_000
 PREEMPTED = "PREEMPTED"
 """Why a lease is revoked whose job makes room for another and then waits again."""
 
+LEASE_RAN_OUT = "LEASE_RAN_OUT"
+"""Why a job is UNKNOWN, has failed or waits again: nobody said how its run ended, and it is over for certain."""
+
 
 class LeaseState(enum.StrEnum):
     """GRANTED: the agent has not yet said that it has it. REVOKING: it was told to end. ENDED: it said that it has."""
@@ -90,6 +93,5 @@ def room_expected_ms(claim: Claim) -> int:
     return claim.until_ms - KILL_GRACE_MS - SKEW_BOUND_MS
 
 
-LEASE_RAN_OUT = "LEASE_RAN_OUT"
 NO_REFUSALS = frozenset({LEASE_RAN_OUT, "RESTORED", PREEMPTED})
 """Why a job waits again though its hub did not say no: it was cut off, or the job made room for another."""

@@ -37,6 +37,8 @@ class Trigger(enum.StrEnum):
     """Its hub runs a later attempt than a restored store knows of: that attempt is the job's from now on."""
     LEASE_RENEWED = "LeaseRenewed"
     LEASE_EXPIRED = "LeaseExpired"
+    LEASE_RESTARTED = "LeaseRestarted"
+    """A control plane that was away counts it anew, at full length: what its clock did meanwhile nobody knows."""
     CANCEL_REQUESTED = "CancelRequested"
     RETRY_REQUESTED = "RetryRequested"
     CLAIM_MADE = "ClaimMade"
@@ -49,7 +51,7 @@ class Trigger(enum.StrEnum):
 
 J, L, T = JobState, LeaseState, Trigger
 
-_SAME = {T.RUN_ACCEPTED: None, T.RUN_STOPPING: None, T.LEASE_RENEWED: None}
+_SAME = {T.RUN_ACCEPTED: None, T.RUN_STOPPING: None, T.LEASE_RESTARTED: None}
 _ENDS = {T.RUN_SUCCEEDED: J.SUCCEEDED, T.RUN_FAILED: J.FAILED, T.RUN_STOPPED: J.FAILED, T.RUN_REFUSED: J.QUEUED}
 _RUNS = {T.RUN_STAGING: J.STAGING, T.RUN_STARTED: J.RUNNING}
 _ADOPTED = {T.LEASE_ADOPTED: J.LEASED}
@@ -62,6 +64,7 @@ _LEASED = {
     T.LEASE_EXPIRED: J.UNKNOWN,
     T.RUN_ABSENT: J.UNKNOWN,
 }
+_KNOWN = {**_LEASED, T.LEASE_RENEWED: None, T.PREEMPT_REQUESTED: None}
 
 JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
     J.QUEUED: {
@@ -71,17 +74,16 @@ JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
         T.CLAIM_MADE: None,
         T.CLAIM_DROPPED: None,
     },
-    J.LEASED: {**_LEASED, T.PREEMPT_REQUESTED: None},
-    J.STAGING: {**_LEASED, T.PREEMPT_REQUESTED: None},
+    J.LEASED: _KNOWN,
+    J.STAGING: _KNOWN,
     # A restarted agent may prepare again what had already run: the later word of the same epoch counts.
-    J.RUNNING: {**_LEASED, T.PREEMPT_REQUESTED: None},
+    J.RUNNING: _KNOWN,
     J.CANCELLING: {
         **_ADOPTED,
         **_SAME,
         T.RUN_STAGING: None,
         T.RUN_STARTED: None,
         T.CANCEL_REQUESTED: None,
-        T.PREEMPT_REQUESTED: None,
         T.RUN_SUCCEEDED: J.SUCCEEDED,
         T.RUN_FAILED: J.FAILED,
         T.RUN_STOPPED: J.CANCELLED,
@@ -97,8 +99,9 @@ JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
 """Job state and trigger -> next state; None: it stays as it is. What is not listed is illegal.
 
 What depends on the job's own word is decided in `_target`: an expired lease, a cancel that finds the lease long over,
-and the end of a run that was preempted, or whose lease ran out at its hub. A job that is UNKNOWN and was asked to end is read in the row of CANCELLING
-(`_row`); a silent run is not preempted, because nobody can say when it ends.
+and the end of a run that was preempted, or whose lease ran out at its hub. A job that is UNKNOWN and was asked to end is
+read in the row of CANCELLING (`row_of`); a silent run is not preempted, because nobody can say when it ends, and not
+renewed, so that it ends at all.
 """
 
 _LEASE_LIVE = {
@@ -112,15 +115,15 @@ _LEASE_LIVE = {
     T.RUN_REFUSED: L.ENDED,
     T.RUN_ABSENT: L.ACTIVE,  # it may run where nobody can look: it is not to be begun again
     T.LEASE_ADOPTED: L.ENDED,
-    T.LEASE_RENEWED: None,
     T.LEASE_EXPIRED: None,
+    T.LEASE_RESTARTED: None,
     T.CANCEL_REQUESTED: L.REVOKING,
     T.PREEMPT_REQUESTED: L.REVOKING,
 }
 
 LEASE_TABLE: Mapping[LeaseState, Mapping[Trigger, LeaseState | None]] = {
     L.GRANTED: _LEASE_LIVE,
-    L.ACTIVE: _LEASE_LIVE,
+    L.ACTIVE: {**_LEASE_LIVE, T.LEASE_RENEWED: None},
     L.REVOKING: {
         **_LEASE_LIVE,
         T.RUN_ACCEPTED: None,
@@ -133,7 +136,11 @@ LEASE_TABLE: Mapping[LeaseState, Mapping[Trigger, LeaseState | None]] = {
     },
     L.ENDED: {},
 }
-"""Lease state and trigger -> next state; None: it stays. A lease also ends when its job's attempt does (`_step_lease`)."""
+"""Lease state and trigger -> next state; None: it stays. What is not listed is illegal, whatever the job's row says.
+
+A lease also ends when its job's attempt does (`_step_lease`). Only what its hub has taken is renewed, and not what it is
+to end.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +169,7 @@ class Fact:
     tracking_run_id: str = ""
     outputs: tuple[OutputFile, ...] = ()
     expires_ms: int = 0
-    """LEASE_RENEWED: the new end."""
+    """LEASE_RENEWED, LEASE_RESTARTED: the new end."""
     claim: Claim | None = None
     """CLAIM_MADE: what is kept for the job."""
 
@@ -182,7 +189,7 @@ def step(record: JobRecord, fact: Fact, now_ms: int) -> Transition:
     """The state after `fact`. Pure; raises ILLEGAL_TRANSITION or STALE_EPOCH and then nothing has changed."""
     job, lease = record.job, record.lease
     _refuse_stale(record, fact)
-    if fact.trigger not in JOB_TABLE[_row(record)]:
+    if fact.trigger not in JOB_TABLE[row_of(record)] or (lease and fact.trigger not in LEASE_TABLE[lease.state]):
         raise FederationError(
             Code.ILLEGAL_TRANSITION,
             f"job {job.id} is {job.state} and {_CANNOT.get(fact.trigger, f'{fact.trigger} cannot follow')}",
@@ -280,13 +287,13 @@ def _ends_to_rerun(record: JobRecord, fact: Fact) -> bool:
     The hub may say so before the server would have counted the lease as over: what the job asked for is the same.
     """
     ran_out = fact.trigger is T.RUN_FAILED and fact.reason is not None and fact.reason.code == LEASE_RAN_OUT
-    return ran_out and record.job.spec.on_partition is OnPartition.RERUN and _row(record) is not J.CANCELLING
+    return ran_out and record.job.spec.on_partition is OnPartition.RERUN and row_of(record) is not J.CANCELLING
 
 
 def _target(record: JobRecord, fact: Fact, now_ms: int) -> JobState:
     """The job's next state: the table's word, but for what depends on what the job itself said."""
     job, lease = record.job, record.lease
-    row = _row(record)
+    row = row_of(record)
     target = JOB_TABLE[row][fact.trigger]
     if _ends_preempted(record, fact) or _ends_to_rerun(record, fact):
         return J.QUEUED
@@ -308,7 +315,7 @@ def _target(record: JobRecord, fact: Fact, now_ms: int) -> JobState:
 _HEARD = frozenset({T.RUN_ACCEPTED, T.RUN_STAGING, T.RUN_STARTED, T.RUN_STOPPING})
 
 
-def _row(record: JobRecord) -> JobState:
+def row_of(record: JobRecord) -> JobState:
     """Where in the table a record stands: doubt about a run does not undo the wish that it end."""
     lease = record.lease
     asked_to_end = lease is not None and lease.state is L.REVOKING and not lease.preempted
@@ -318,6 +325,14 @@ def _row(record: JobRecord) -> JobState:
 def over(lease: Lease, now_ms: int) -> bool:
     """Whether a run under `lease` has ended for certain: its guard's deadline, kill grace and skew are past."""
     return now_ms >= lease.expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS
+
+
+def found_over(job: Job) -> bool:
+    """Whether a control plane that lived through a lease's whole length has written down that nobody spoke in time.
+
+    That time has passed for good: a later start does not give it back, so that a person may still close the file.
+    """
+    return job.state is J.UNKNOWN and job.reason is not None and job.reason.code == LEASE_RAN_OUT
 
 
 _WISHES = {
@@ -343,6 +358,8 @@ def _step_lease(record: JobRecord, fact: Fact, target: JobState) -> tuple[Lease 
         next_state = L.ENDED  # whatever ended the job's attempt ended its right too
     if fact.trigger is T.LEASE_RENEWED:
         lease = replace(lease, expires_ms=max(lease.expires_ms, fact.expires_ms))
+    elif fact.trigger is T.LEASE_RESTARTED:
+        lease = replace(lease, expires_ms=fact.expires_ms)  # no hub holds it longer than a full length from now
     stronger = fact.trigger is T.CANCEL_REQUESTED and lease.preempted
     if stronger or (next_state is L.REVOKING and lease.state is not L.REVOKING):
         reason = fact.reason or _WISHES[fact.trigger]
@@ -414,7 +431,7 @@ def _cancelled(job: Job, fact: Fact) -> Job:
 
 
 def _preempted(job: Job, fact: Fact) -> Job:
-    return job if job.state is J.CANCELLING else replace(job, reason=fact.reason or _WISHES[T.PREEMPT_REQUESTED])
+    return replace(job, reason=fact.reason or _WISHES[T.PREEMPT_REQUESTED])
 
 
 def _made_room(job: Job, _fact: Fact) -> Job:

@@ -76,7 +76,8 @@ class Desk:
             self.writer.after_commit(self.retention.heard)
 
     def start(self) -> None:
-        """Begin: writer, rounds, expiry."""
+        """Begin: writer, rounds, expiry. Nothing is answered before every live lease is counted anew, and that is saved."""
+        self.writer.first(expiry.restart)
         self.rounds.start(self.world)
         self.writer.start()
         self._ticker.start()
@@ -136,9 +137,10 @@ class Desk:
         return replace(explanation, reasons=reasons)
 
     def _tick(self) -> None:
+        watch = expiry.Watch(self.clock.now_ms())
         while not self._ending.wait(expiry.TICK_MS / 1000):
             try:
-                self.writer.run(expiry.expire)
+                watch.looked(self.writer.run(watch.look))
                 self.writer.run(self.rounds.ask_again)
             except FederationError:
                 continue  # the store is away: the writer has said so, and the next tick tries again

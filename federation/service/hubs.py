@@ -1,13 +1,15 @@
-"""Hubs: look, drain, and take that back."""
+"""Hubs: look, welcome, drain, and take that back. `apply` is the only door through which the service steps a hub."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from federation.domain.hub import Agent, Hub, HubState
+from federation.domain.hub import HUBS_MAX, Agent, Hub
 from federation.domain.ids import HubId
 from federation.domain.lease import Lease
-from federation.errors import Code, not_found
+from federation.errors import Code, Fault, FederationError, not_found
+from federation.lifecycle.hub import HubFact, HubTrigger, step
 from federation.service.jobs import drop_claim
 from federation.service.world import Unit
 
@@ -42,15 +44,42 @@ def views(unit: Unit) -> list[HubView]:
     return [view(unit, hub_id) for hub_id in sorted(unit.world.hubs)]
 
 
+def apply(unit: Unit, hub: Hub, fact: HubFact, *, cause: str, actor: str) -> bool:
+    """Step `hub` by `fact` and save what follows; whether anything did."""
+    after = step(hub, fact)
+    if after is hub:
+        return False
+    unit.put_hub(after)
+    payload: Mapping[str, object] = {"from": hub.state, "to": after.state, "note": fact.note, "title": after.title}
+    unit.event("hub", hub.id, fact.trigger, cause=cause, actor=actor, payload=payload)
+    return True
+
+
+def welcome(unit: Unit, hub_id: HubId, title: str, actor: str) -> None:
+    """One of its agents opens a session: the hub is a member from now on, under the title that it gives itself."""
+    hub = unit.world.hubs.get(hub_id)
+    if hub is not None:
+        if title:
+            apply(unit, hub, HubFact(HubTrigger.RENAMED, title=title), cause="OpenSession", actor=actor)
+        return
+    if len(unit.world.hubs) >= HUBS_MAX:  # what a hub may offer is its part of what all may
+        raise FederationError(
+            Code.LIMIT_EXCEEDED,
+            f"the federation has {len(unit.world.hubs)} hubs: {hub_id} would be one too many",
+            fault=Fault.FEDERATION,
+            hint="Put an agent in front of its machines that belongs to a hub that there is.",
+            metadata={"hub_id": hub_id, "limit": str(HUBS_MAX)},
+        )
+    unit.put_hub(Hub(hub_id, title or hub_id))
+    unit.event("hub", hub_id, "HubJoined", cause="OpenSession", actor=actor)
+
+
 def drain(unit: Unit, hub_id: str, note: str, actor: str, undo: bool = False) -> HubView:
     """Start nothing new at a hub, or take that back. Repeating it changes nothing; what runs goes on."""
     hub = find_hub(unit, hub_id)
-    state = HubState.ACTIVE if undo else HubState.DRAINING
-    if hub.state is not state:
-        unit.put_hub(replace(hub, state=state, note="" if undo else note))
-        kind = "HubUndrained" if undo else "HubDrained"
-        unit.event("hub", hub.id, kind, cause="DrainHub", actor=actor, payload={"note": note})
-        for job in unit.world.claiming() if not undo else ():
+    fact = HubFact(HubTrigger.UNDRAINED if undo else HubTrigger.DRAINED, note=note)
+    if apply(unit, hub, fact, cause="DrainHub", actor=actor) and not undo:
+        for job in unit.world.claiming():
             if job.claim is not None and job.claim.hub_id == hub.id:
                 drop_claim(unit, job, "HUB_DRAINING", f"hub {hub.id} takes no new work", cause="DrainHub", actor=actor)
     return view(unit, hub_id)

@@ -11,9 +11,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from federation.domain.hub import AGENTS_MAX, AGENTS_PER_HUB_MAX, HUBS_MAX, Agent, Hub, Node
+from federation.domain.hub import AGENTS_MAX, AGENTS_PER_HUB_MAX, Agent, Node
 from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
-from federation.domain.job import Epoch, Job, OnPartition, OutputFile, Reason
+from federation.domain.job import Epoch, Job, JobState, OnPartition, OutputFile, Reason
 from federation.domain.lease import (
     LEASE_MS_BATCH,
     LEASE_MS_LAB,
@@ -28,7 +28,7 @@ from federation.errors import Code, Fault, FederationError
 from federation.lifecycle import agent as lifecycle_agent
 from federation.lifecycle.job import Fact, Trigger
 from federation.ports import Store
-from federation.service import restoring
+from federation.service import hubs, restoring
 from federation.service.jobs import apply, find
 from federation.service.restoring import Told, Verdict, Word
 from federation.service.world import Unit
@@ -134,12 +134,7 @@ class Orders:
 
 def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Sequence[RunReport]) -> Orders:
     """A new session: it ends the agent's older one, brings the full list of runs, and is told everything anew."""
-    if arriving.hub_id not in unit.world.hubs:
-        _check_room_for_hub(unit, arriving.hub_id)
-        unit.put_hub(Hub(arriving.hub_id, title or arriving.hub_id))
-        unit.event("hub", arriving.hub_id, "HubJoined", cause="OpenSession", actor=_actor(arriving))
-    elif title and unit.world.hubs[arriving.hub_id].title != title:
-        unit.put_hub(replace(unit.world.hubs[arriving.hub_id], title=title))
+    hubs.welcome(unit, arriving.hub_id, title, _actor(arriving))
     if arriving.key not in unit.world.agents:
         _check_room_for_agent(unit, arriving.hub_id)
     restoring.arrived(unit, arriving.key)
@@ -159,18 +154,6 @@ def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Se
     return _take(unit, store, agent, runs, full=True)
 
 
-def _check_room_for_hub(unit: Unit, hub_id: HubId) -> None:
-    """What a hub may offer is its part of what all may: there must be no more of them."""
-    if len(unit.world.hubs) >= HUBS_MAX:
-        raise FederationError(
-            Code.LIMIT_EXCEEDED,
-            f"the federation has {len(unit.world.hubs)} hubs: {hub_id} would be one too many",
-            fault=Fault.FEDERATION,
-            hint="Put an agent in front of its machines that belongs to a hub that there is.",
-            metadata={"hub_id": hub_id, "limit": str(HUBS_MAX)},
-        )
-
-
 def _check_room_for_agent(unit: Unit, hub_id: HubId) -> None:
     """Agents are never forgotten, so a hub that invents names must meet a limit."""
     agents = unit.world.agents
@@ -186,7 +169,7 @@ def _check_room_for_agent(unit: Unit, hub_id: HubId) -> None:
 
 
 def sync(unit: Unit, store: Store, beat: Heartbeat) -> Orders:
-    """Take the heartbeat's news; the orders of this moment. SESSION_UNKNOWN when nobody has opened this session here."""
+    """Take the heartbeat's news; the orders of this moment. SESSION_UNKNOWN, SESSION_SUPERSEDED when it is not the agent's."""
     before = _session(unit, beat.session_id)
     if 0 < beat.sync_seq < before.sync_seq:
         # The network turned two calls round. What this one says was true before what is known: a full list of then
@@ -218,7 +201,7 @@ def orders_of(unit: Unit, session_id: str) -> Orders:
 def _heard(unit: Unit, agent: Agent, save: bool = False) -> Agent:
     """The agent spoke. Saved when its link is better for it, so that a restart and the planner know."""
     before = unit.world.agents[agent.key]
-    agent = lifecycle_agent.heard(agent, before.session_id, unit.now_ms)
+    agent = lifecycle_agent.heard(agent, agent.session_id, unit.now_ms)
     unit.put_agent(agent, save=save or before.link is not agent.link)
     if before.link is not agent.link:
         unit.event(
@@ -238,16 +221,11 @@ def digest_of(runs: Sequence[tuple[str, Epoch]]) -> str:
 
 
 def _session(unit: Unit, session_id: str) -> Agent:
-    key = unit.world.sessions.get(session_id)
-    if key is None:
-        raise FederationError(
-            Code.SESSION_UNKNOWN,
-            "this session is not open here",
-            fault=Fault.FEDERATION,
-            hint="Open a session; runs go on meanwhile.",
-            metadata={"session_id": session_id[:80]},
-        )
-    return unit.world.agents[key]
+    """The agent whose session that is, as it was; SESSION_UNKNOWN, SESSION_SUPERSEDED."""
+    agent = unit.world.session_of(session_id)
+    lifecycle_agent.heard(agent, session_id, unit.now_ms)
+    assert agent is not None, "a call of nobody's session is refused"
+    return agent
 
 
 def _expected(unit: Unit, key: AgentKey, changed: Sequence[RunReport]) -> list[tuple[str, Epoch]]:
@@ -400,7 +378,7 @@ def _orders(unit: Unit, agent: Agent) -> Orders:
             reason = Reason(lease.revoke_code or "CANCEL_REQUESTED", lease.revoke_message or "asked to end")
             grace_ms = agent.reclaim_ms if lease.preempted else STOP_GRACE_MS
             orders.revokes.append(Revocation(lease.id, lease.epoch, reason, grace_ms))
-        elif lease.on_partition is not OnPartition.KEEP:
+        elif lease.on_partition is not OnPartition.KEEP and unit.world.jobs[lease.job_id].state is not JobState.UNKNOWN:
             _renew(unit, lease, orders)
     return orders
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from federation.domain.hub import Agent, Hub, LinkState
+from federation.domain.hub import Agent, Hub
 from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
 from federation.domain.job import Claim, Job
 from federation.domain.lease import Lease
 from federation.domain.usage import UsageInterval
+from federation.lifecycle.agent import restarted
 from federation.ports import EventRow, Loaded, RequestRow, Transaction
 
 K = TypeVar("K")
@@ -55,6 +56,8 @@ class World:
     leases_of_node: dict[tuple[AgentKey, str], dict[LeaseId, None]] = field(default_factory=dict)
     """A commit looks at a few nodes, also where an agent has thousands. Nodes without any are left out."""
     sessions: dict[str, AgentKey] = field(default_factory=dict)
+    superseded: dict[AgentKey, str] = field(default_factory=dict)
+    """The session that an agent's present one took the place of: whoever still speaks under it is told so."""
     claims_of_agent: dict[AgentKey, dict[JobId, None]] = field(default_factory=dict)
     """Waiting jobs for which others are ending; agents without any are left out."""
     restoration: Restoration | None = None
@@ -68,7 +71,7 @@ class World:
         for hub in loaded.hubs:
             world.hubs[hub.id] = hub
         for agent in loaded.agents:
-            world.agents[agent.key] = _regraced(agent, now_ms)
+            world.agents[agent.key] = restarted(agent, now_ms)
         for job in loaded.jobs:
             world.jobs[job.id] = job
             world.index_claim(job.id, None, job.claim)
@@ -110,6 +113,13 @@ class World:
         if after is not None:
             self.claims_of_agent.setdefault(after.agent_key, {})[job_id] = None
 
+    def session_of(self, session_id: str) -> Agent | None:
+        """The agent whose session that is, or was until another took its place; None: nobody's."""
+        key = self.sessions.get(session_id)
+        if key is None and session_id:
+            key = next((one for one, older in self.superseded.items() if older == session_id), None)
+        return None if key is None else self.agents[key]
+
     def lease_for(self, job_id: JobId) -> Lease | None:
         """The job's live lease."""
         lease_id = self.lease_of_job.get(job_id)
@@ -131,10 +141,6 @@ class World:
     def claiming(self) -> list[Job]:
         """Every waiting job that has a claim."""
         return [self.jobs[job_id] for of_agent in self.claims_of_agent.values() for job_id in of_agent]
-
-
-def _regraced(agent: Agent, now_ms: int) -> Agent:
-    return replace(agent, last_sync_ms=now_ms, link=LinkState.SUSPECT, session_id="")
 
 
 class Unit:
@@ -201,6 +207,7 @@ class Unit:
         before = self.world.agents.get(agent.key)
         if before is not None and before.session_id != agent.session_id:
             _put(self.world.sessions, before.session_id, None, self._undo)
+            _put(self.world.superseded, agent.key, before.session_id or None, self._undo)
         if agent.session_id:
             _put(self.world.sessions, agent.session_id, agent.key, self._undo)
         _put(self.world.agents, agent.key, agent, self._undo)

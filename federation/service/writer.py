@@ -119,6 +119,12 @@ class Writer:
         """Have `listener` called on the writer thread with every unit that was committed. Before `start` only."""
         self._after.append(listener)
 
+    def first(self, command: Command[T]) -> T:
+        """Run `command` here and now, in a batch of its own, before anything else is. Before `start` only."""
+        future: Future[T] = Future()
+        self.process((Entry(command, future),))
+        return future.result()
+
     def start(self) -> None:
         """Begin."""
         self._thread.start()

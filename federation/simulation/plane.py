@@ -132,11 +132,16 @@ class SimulatedPlane:
         for listener in self.listeners:
             self.writer.after_commit(listener)
         self.rounds = Rounds(self.writer, self.clock, self._ids, self._policy, recall=self.store.used_since)
-        self.rounds.take_in(self.world)
         self._submit = SubmitJobs(self.store, self._ids)
         self._inbox: list[Entry] = []
         self._held: dict[str, _Held] = {}
         self._turning = self._planning = False
+        try:
+            self.writer.first(expiry.restart)
+        except (FederationError, ProcessEndedError, DurabilityLost) as end:
+            self.crash(f"{type(end).__name__} at its first write")
+            return
+        self.rounds.take_in(self.world)
         self._tick()
 
     def crash(self, why: str) -> None:

@@ -264,12 +264,16 @@ def test_another_machine_does_not_begin_what_the_first_may_have_begun(control: C
 
 
 def test_a_newer_session_ends_the_older(control: ControlUnderTest) -> None:
-    """The same machine restarted: what its old session still says is not heard."""
-    control.join()
-    control.join(replace(an_agent(), session_id="session-2"))
-    with pytest.raises(FederationError) as caught:
-        control.sync()
-    assert caught.value.code is Code.SESSION_UNKNOWN
+    """The same machine restarted: what its old session still says is not heard, and the one before that is nobody's."""
+    first, second, third = (replace(an_agent(), session_id=f"session-{n}") for n in (1, 2, 3))
+    codes = []
+    control.join(first)
+    for session in (second, third):
+        control.join(session)
+        with pytest.raises(FederationError) as caught:
+            control.sync(agent=first)
+        codes.append(caught.value.code)
+    assert codes == [Code.SESSION_SUPERSEDED, Code.SESSION_UNKNOWN]
 
 
 def test_the_server_asks_for_the_full_list_when_digests_differ(control: ControlUnderTest) -> None:

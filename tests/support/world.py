@@ -111,6 +111,7 @@ class ControlUnderTest:
         """Start, or start again, from the store."""
         self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
         self.writer = InlineWriter(self.store, self.world, self.clock, self.switchboard)
+        self.writer.first(expiry.restart)
         self.rounds = Rounds(self.writer, self.clock, self.ids, self.policy, recall=self.store.used_since)
         self.rounds.take_in(self.world)
         self._submit = SubmitJobs(self.store, self.ids)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import diagrams
 from tests.tidy.repository import ROOT, all_files, name_of
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
@@ -96,3 +97,8 @@ def test_links_and_paths_are_found(tmp_path: Path) -> None:
     assert broken_links(page) == ["gone.md", "#nope"]
     text = "`federation/store/` and `brhub up`\n```\nhub_node/agent.py   the loop\n```\n"
     assert {"federation/store", "hub_node/agent.py"} == named_paths(text)
+
+
+def test_the_lifecycles_page_is_what_its_tables_say() -> None:
+    """A table was changed: `python -m tests.support.diagrams` draws it anew."""
+    assert diagrams.PAGE.read_text(encoding="utf-8") == diagrams.page()
