@@ -85,10 +85,19 @@ def _picture(machine: Machine) -> str:
             if len(states) > 1:
                 leaves |= dict.fromkeys(states, "ANY")
                 lines += ['    state "any of these" as ANY {', *(f"        {state}" for state in states), "    }"]
+    everywhere = {event: {row.get(event) for row in machine.table.values()} for event in machine.events}
+    for event, targets in everywhere.items():
+        if len(targets) == 1 and targets <= set(machine.states):
+            lines.append(f"    [*] --> {node_of[next(iter(targets))]}: {event}, from any state")
     edges: dict[tuple[str, str], list[str]] = {}
     for state, row in machine.table.items():
         for event, target in row.items():
-            if target is None or isinstance(target, Code) or node_of[target] == node_of[state]:
+            if (
+                target is None
+                or isinstance(target, Code)
+                or node_of[target] == node_of[state]
+                or len(everywhere[event]) == 1
+            ):
                 continue
             of_pair = edges.setdefault((leaves.get(state, node_of[state]), node_of[target]), [])
             of_pair += [event] if event not in of_pair else []
