@@ -18,7 +18,7 @@ from types import FrameType
 from federation.errors import FederationError
 from federation.policy.data import data_policy
 from federation.policy.share import SharePolicy, load_share_policy
-from hub_node import probe
+from hub_node import probe, steady
 from hub_node.admission import Admission, offered
 from hub_node.agent.attempt import Tools
 from hub_node.agent.state import State
@@ -72,6 +72,7 @@ def connect(config: AgentConfig) -> Parts:
     """Everything in its place, nothing running yet. Raises: FederationError."""
     journal = Journal(config.state_dir)
     try:
+        steady.keep_in(config.state_dir)
         policy = load_share_policy(config.policy_file) if config.policy_file is not None else SharePolicy()
         devices = probe.gpus()
         capacity = probe.capacity(config.state_dir, devices)

@@ -23,7 +23,7 @@ import grpc
 from federation.client import Settings, transport
 from federation.errors import Code, Fault, FederationError, from_rpc_error
 from federation.v1 import hub_pb2, hub_pb2_grpc
-from hub_node import wire
+from hub_node import steady, wire
 from hub_node.conversation import (
     PERSON_MUST_ACT,
     SESSION_GONE,
@@ -202,7 +202,7 @@ class Link:
     def _open(self) -> None:
         with self._wake:
             truth, self._dirty = self._truth, False
-        request = self._conversation.opening(truth, self._nodes(), _now_ms())
+        request = self._conversation.opening(truth, self._nodes(), steady.now_ms())
         began_s = time.monotonic()
         answer: hub_pb2.OpenSessionResponse = self._unary(self._stub.OpenSession, request)
         self._round_trip_ms = int((time.monotonic() - began_s) * 1000)
@@ -235,7 +235,7 @@ class Link:
         nodes: tuple[NodeReport, ...] = ()
         if time.monotonic() >= self._nodes_due_s:
             nodes, self._nodes_due_s = self._nodes(), time.monotonic() + NODES_EVERY_S
-        said, request = self._conversation.call(truth, nodes, self._round_trip_ms, _now_ms())
+        said, request = self._conversation.call(truth, nodes, self._round_trip_ms, steady.now_ms())
         began_s = time.monotonic()
         future = self._stub.SyncHub.future(
             request, timeout=request.hold_ms / 1000 + CALL_S, metadata=self._metadata, wait_for_ready=False
@@ -312,7 +312,3 @@ class Link:
             log.error("the control plane refuses this agent: %s", error)
         else:
             log.warning("the control plane cannot be reached, runs go on: %s", error)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

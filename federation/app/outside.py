@@ -6,17 +6,18 @@ import os
 import threading
 import time
 
+from federation.clocks import SteadyClock
+
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's: 32 letters that nobody mistakes for each other; text order is number order."""
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
-class SystemClock:
-    """UTC, from the machine."""
+class SystemClock(SteadyClock):
+    """UTC, from the machine; setting its clock changes no lease. What was set is followed slowly, or at the next start."""
 
-    def now_ms(self) -> int:
-        """Milliseconds since the Unix epoch."""
-        return time.time_ns() // 1_000_000
+    def __init__(self) -> None:
+        super().__init__(follows=True)
 
 
 class SortableIds:

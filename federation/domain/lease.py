@@ -16,6 +16,8 @@ SKEW_BOUND_MS = 30_000
 """Nobody else starts a job before its lease's end + kill grace + skew bound."""
 STOP_GRACE_MS = 10_000
 """Between SIGTERM and SIGKILL of what was cancelled or given up; what is preempted has its hub's reclaim time."""
+ANOTHER_MACHINE = "ANOTHER_MACHINE"
+"""Why a run is absent that may go on all the same: its agent's name is another machine's now."""
 PREEMPTED = "PREEMPTED"
 """Why a lease is revoked whose job makes room for another and then waits again."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from federation.domain.job import Claim, Epoch, Job, JobState, OnPartition, OutputFile, Reason
-from federation.domain.lease import KILL_GRACE_MS, LEASE_RAN_OUT, PREEMPTED, SKEW_BOUND_MS, Lease, LeaseState
+from federation.domain.lease import ANOTHER_MACHINE, KILL_GRACE_MS, LEASE_RAN_OUT, PREEMPTED, SKEW_BOUND_MS, Lease, LeaseState
 from federation.errors import Code, Fault, FederationError
 
 
@@ -277,7 +277,8 @@ def _ends_preempted(record: JobRecord, fact: Fact) -> bool:
     """Whether a run has ended that was told to make room. One that its hub never heard of has ended too."""
     if record.lease is None or not record.lease.preempted:
         return False
-    never_began = fact.trigger is T.RUN_ABSENT and record.job.state is J.LEASED
+    absent = fact.trigger is T.RUN_ABSENT and not (fact.reason is not None and fact.reason.code == ANOTHER_MACHINE)
+    never_began = absent and record.job.state is J.LEASED
     return fact.trigger in _ENDS_BY_PREEMPTION or never_began
 
 

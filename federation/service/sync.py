@@ -15,6 +15,7 @@ from federation.domain.hub import AGENTS_MAX, AGENTS_PER_HUB_MAX, Agent, Node
 from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
 from federation.domain.job import Epoch, Job, JobState, OnPartition, OutputFile, Reason
 from federation.domain.lease import (
+    ANOTHER_MACHINE,
     LEASE_MS_BATCH,
     LEASE_MS_LAB,
     NO_REFUSALS,
@@ -328,10 +329,11 @@ def _doubt(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
     is over.
     """
     for lease in unit.world.held_by(agent.key):
-        if lease.id not in present and lease.state is LeaseState.GRANTED:
+        job = unit.world.jobs[lease.job_id]
+        if lease.id not in present and job.state is JobState.LEASED:
             message = "another machine speaks for the agent that was to run it, and does not know it"
-            fact = Fact(Trigger.RUN_ABSENT, lease.epoch, reason=Reason("RUN_ABSENT", message, agent.hub_id))
-            apply(unit, unit.world.jobs[lease.job_id], fact, cause="OpenSession", actor=_actor(agent))
+            fact = Fact(Trigger.RUN_ABSENT, lease.epoch, reason=Reason(ANOTHER_MACHINE, message, agent.hub_id))
+            apply(unit, job, fact, cause="OpenSession", actor=_actor(agent))
 
 
 def _post_usage(unit: Unit, store: Store, agent: Agent, report: RunReport, stored: dict[str, int]) -> None:

@@ -136,7 +136,7 @@ class SimulatedAgent:
         self.when_gone()
 
     def _now_ms(self) -> int:
-        return self.place.machine.clock.now_ms()
+        return self.place.machine.steady.now_ms()
 
     # ---- turns ------------------------------------------------------------------------------------------------------
     def _put(self, item: Orders | Fact) -> None:

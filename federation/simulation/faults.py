@@ -46,6 +46,7 @@ class FaultKind(enum.StrEnum):
     STORE_FULL = "store-full"
     STORE_AWAY = "store-away"
     CLOCK_DRIFT = "clock-drift"
+    HUB_CLOCK_SET = "hub-clock-set"
     POWER_LOSS = "power-loss"
     RUNNER_HANGS = "runner-hangs"
     RUNNER_DIES = "runner-dies"
@@ -193,6 +194,16 @@ def _drift(victims: Victims) -> None:
     _agent(victims).place.machine.clock.drift_by(victims.stage.chance.uniform(-200.0, 200.0))
 
 
+def _set_by(victims: Victims) -> int:
+    """By a second to two days, either way."""
+    chance = victims.stage.chance
+    return int(chance.choice((-1, 1)) * SECOND_MS * 172_800.0 ** chance.random())
+
+
+def _hub_clock_set(victims: Victims) -> None:
+    _agent(victims).place.machine.clock.set_by(_set_by(victims))
+
+
 def _power_loss(victims: Victims) -> Callable[[], None] | None:
     agent = _agent(victims)
     machine = agent.place.machine
@@ -245,6 +256,7 @@ _EPISODES: Mapping[FaultKind, _Episode] = {
     FaultKind.STORE_FULL: _Episode(_store_out_of_order(Mishap.FULL), SECOND_MS, 10 * MINUTE_MS),
     FaultKind.STORE_AWAY: _Episode(_store_out_of_order(Mishap.AWAY), SECOND_MS, 10 * MINUTE_MS),
     FaultKind.CLOCK_DRIFT: _Episode(_drift),
+    FaultKind.HUB_CLOCK_SET: _Episode(_hub_clock_set),
     FaultKind.POWER_LOSS: _Episode(_power_loss, 10 * SECOND_MS, 40 * MINUTE_MS),
     FaultKind.RUNNER_HANGS: _Episode(_runner_hangs),
     FaultKind.RUNNER_DIES: _Episode(_runner_dies),

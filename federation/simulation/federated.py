@@ -96,7 +96,7 @@ class _Federation:
         self.plane = SimulatedPlane(stage, LocalClock(stage), self.store, Policy(promise_after_ms=0))
         hubs = tuple(f"hub-{number}" for number in range(1, scenario.hubs + 1))
         self.people = People(stage, self.network, self.plane, self.people_line, hubs)
-        self.promises = Promises(stage, self.store, self.people, self.plane.clock)
+        self.promises = Promises(stage, self.store, self.people, self.plane.now_ms)
         self.plane.listeners.append(self.promises.committed)
         self.plane.when_gone = self._plane_again
         self.counts: Mapping[FaultKind, int] = {}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from federation.clocks import SteadyClock
 from federation.simulation.stage import Life, LocalClock, Stage
 from hub_node.ports import Phase, Status
 from hub_node.records import Run
@@ -67,6 +68,8 @@ class Machine:
     def __init__(self, stage: Stage, name: str, clock: LocalClock, witness: Witness) -> None:
         self.name = name
         self.clock = clock
+        self.steady = SteadyClock(clock.now_ms, clock.boot_ms)
+        """What the agents of this boot go by: see `hub_node/steady.py`."""
         self.powered = True
         self._stage = stage
         self._witness = witness
@@ -81,7 +84,7 @@ class Machine:
         return f"{self.name}-boot-{self._boots}"
 
     def start(self, run: Run, deadline_ms: int) -> Program:
-        """The attempt's program, begun now unless it was begun before. `deadline_ms` by the machine's wall clock."""
+        """The attempt's program, begun now unless it was begun before. `deadline_ms` by the machine's steady clock."""
         key = (run.lease.job_id, str(run.lease.epoch))
         present = self._programs.get(key)
         if present is not None:
@@ -100,7 +103,7 @@ class Machine:
         return self._programs.get((run.lease.job_id, str(run.lease.epoch)))
 
     def extend(self, program: Program, runtime_ms: int, lease_ms: int) -> None:
-        """New deadlines by the wall clock; the guard holds them on CLOCK_BOOTTIME, and a runtime limit never moves on."""
+        """New deadlines by the steady clock; the guard holds them on CLOCK_BOOTTIME, and a runtime limit never moves on."""
         wanted = self._on_boot_clock(runtime_ms)
         program.runtime_boot_ms = min(program.runtime_boot_ms or wanted, wanted)
         program.lease_boot_ms = self._on_boot_clock(lease_ms)
@@ -144,6 +147,7 @@ class Machine:
         self.powered = True
         self._boots += 1
         self.clock.reboot()
+        self.steady = SteadyClock(self.clock.now_ms, self.clock.boot_ms)
         self._stage.tell(self.name, "boots")
 
     def kill(self, program: Program) -> None:
@@ -155,8 +159,8 @@ class Machine:
         """What truly runs here."""
         return [program for program in self._programs.values() if not program.cause]
 
-    def _on_boot_clock(self, wall_ms: int) -> int:
-        return max(1, self.clock.boot_ms() + wall_ms - self.clock.now_ms()) if wall_ms > 0 else 0
+    def _on_boot_clock(self, moment_ms: int) -> int:
+        return max(1, self.clock.boot_ms() + moment_ms - self.steady.now_ms()) if moment_ms > 0 else 0
 
     def _watch(self, program: Program) -> None:
         for due_ms, cause in ((program.lease_boot_ms, "LEASE_RAN_OUT"), (program.runtime_boot_ms, "RUNTIME_LIMIT")):
@@ -175,6 +179,9 @@ class Machine:
         if program.cause or program.asked:
             return
         program.asked = True
+        now_ms = self.clock.boot_ms()
+        due_ms = min(filter(None, (program.lease_boot_ms, program.runtime_boot_ms)), default=now_ms + grace_ms)
+        grace_ms = min(grace_ms, max(due_ms - now_ms, 0) + GUARD_GRACE_MS)
         self._stage.tell(self.name, f"asks {program.key[0]} to end: {cause}")
         delay_ms = grace_ms if program.deaf else min(grace_ms, self._stage.chance.random() * STOP_MS_MAX)
         self._stage.after(delay_ms, lambda: self._end(program, cause, 143), program.life)

@@ -15,6 +15,7 @@ from typing import Any
 
 from federation.api.syncing import LeaseLinks, answer_out, beat_in
 from federation.api.translate import agent_in, report_in, submission_in, submitted_out
+from federation.clocks import SteadyClock
 from federation.domain.ids import AgentKey, HubId
 from federation.domain.job import Job, Owner
 from federation.errors import FederationError
@@ -99,9 +100,10 @@ class _Asked:
 class SimulatedPlane:
     """See the module. `receive` is its door; `crash` ends it, `boot` begins the next process."""
 
-    def __init__(self, stage: Stage, clock: LocalClock, store: FaultyStore, policy: Policy) -> None:
+    def __init__(self, stage: Stage, machine_clock: LocalClock, store: FaultyStore, policy: Policy) -> None:
         self._stage = stage
-        self.clock = clock
+        self.machine_clock = machine_clock
+        self.clock = SteadyClock(machine_clock.now_ms, machine_clock.boot_ms, follows=True)
         self.store = store
         self._policy = policy
         self._ids = CountingIds()
@@ -120,12 +122,17 @@ class SimulatedPlane:
             "CancelJob": self._cancel_job,
         }
 
+    def now_ms(self) -> int:
+        """By the clock of the process that runs."""
+        return self.clock.now_ms()
+
     def boot(self) -> None:
         """Begin, or begin again, from the store."""
         assert not self.life.alive
         self.life = Life()
         self.boots += 1
         self._stage.tell(WHO, f"boots {self.boots}")
+        self.clock = SteadyClock(self.machine_clock.now_ms, self.machine_clock.boot_ms, follows=True)
         self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
         self._notes = _Notes()
         self.writer = _InlineWriter(self.store, self.world, self.clock, self._notes)

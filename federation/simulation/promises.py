@@ -6,11 +6,12 @@ simulated world can see at once. The first promise that does not hold ends the s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from federation.domain.ids import JobId, LeaseId
 from federation.domain.job import Job, JobState
 from federation.domain.lease import KILL_GRACE_MS, LEASE_MS_BATCH, SKEW_BOUND_MS
 from federation.lifecycle.invariants import broken
-from federation.ports import Clock
 from federation.service.world import Unit, World
 from federation.simulation.agent import SimulatedAgent
 from federation.simulation.machine import GUARD_GRACE_MS, Program
@@ -25,14 +26,14 @@ SLACK_MS = 5_000
 class Promises:
     """See the module. A `machine.Witness`, and a listener of the writer."""
 
-    def __init__(self, stage: Stage, store: FaultyStore, people: People, plane_clock: Clock) -> None:
+    def __init__(self, stage: Stage, store: FaultyStore, people: People, plane_now_ms: Callable[[], int]) -> None:
         self.agents: dict[str, SimulatedAgent] = {}
         """By machine."""
         self.checks = 0
         self._stage = stage
         self._store = store
         self._people = people
-        self._plane_clock = plane_clock
+        self._plane_now_ms = plane_now_ms
         self._running: dict[str, Program] = {}
         """Job -> what truly runs of it."""
         self._on_machine: dict[str, dict[tuple[str, str], int]] = {}
@@ -92,7 +93,7 @@ class Promises:
                 )
                 lease = self._store.get_lease(LeaseId(program.run.lease.lease_id))
                 assert lease is not None
-                late_ms = self._plane_clock.now_ms() - lease.expires_ms - GUARD_GRACE_MS
+                late_ms = self._plane_now_ms() - lease.expires_ms - GUARD_GRACE_MS
                 self._hold(late_ms <= SLACK_MS, f"job {job_id} ran {late_ms} ms longer than its lease allows")
             case "CANCEL_REQUESTED":
                 self._hold(wish is None or wish.cancelled, f"job {job_id} was cancelled and nobody asked")

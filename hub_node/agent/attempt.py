@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from federation.backoff import pause_s
 from federation.errors import Code, FederationError
+from hub_node import steady
 from hub_node.agent.facts import Ended, Fact, Moved, ProgramEnded, Progressed, Started
 from hub_node.agent.register import REBOOTED, rebooted_outcome
 from hub_node.config import Saving
@@ -24,7 +25,6 @@ from hub_node.link import Link
 from hub_node.ports import Attempt, Extendable, Phase, Runner, Status
 from hub_node.reconcile import too_late
 from hub_node.records import Outcome, OutputFile, Reason, Run
-from hub_node.runners.process import boot_id
 from hub_node.runners.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class AttemptThread:
         except Exception as problem:  # a mistake of ours must not leave a lease without an end
             log.exception("run %s", self._run.lease_id)
             reason = Reason(Code.INTERNAL.value, f"The agent made a mistake: {problem!r}.")
-            self._tell_end(Outcome.FAILED, reason, 1, _now_ms())
+            self._tell_end(Outcome.FAILED, reason, 1, steady.now_ms())
 
     def _walk(self) -> None:
         run = self._run
@@ -139,7 +139,7 @@ class AttemptThread:
         if self._end is not None and not run.runner_state:
             self._say_stopped(143)
             return
-        if run.boot_id not in ("", boot_id()):
+        if run.boot_id not in ("", steady.boot_id()):
             self._conclude(Status(Phase.ENDED, 1, "REBOOTED", REBOOTED.message))
             return
         runner = self._tools.registry.runner(work.engine, work.entrypoint)
@@ -176,7 +176,7 @@ class AttemptThread:
         if self._called_off():
             return False
         self._saver.began()
-        self._started_ms = started_ms = _now_ms()
+        self._started_ms = started_ms = steady.now_ms()
         if self._fresh and too_late(lease, run.deadline_ms, started_ms):
             self._refuse_late()
             return None
@@ -198,7 +198,7 @@ class AttemptThread:
         self._runner = runner
         runner.start(attempt)
         tracked = variables.get("MLFLOW_RUN_ID", "")
-        tools.tell(Started(run.lease_id, started_ms, runner.save_state(), boot_id(), tracked))
+        tools.tell(Started(run.lease_id, started_ms, runner.save_state(), steady.boot_id(), tracked))
         if self._end is not None:
             runner.stop(self._end[1])  # it may have been asked before there was anything to ask
         return True
@@ -239,7 +239,7 @@ class AttemptThread:
 
     def _conclude(self, status: Status) -> None:
         """The program is over: what that means for the run."""
-        ended_ms = _now_ms()
+        ended_ms = steady.now_ms()
         if status.code == "" and status.exit_code == 0:
             outputs = results.collect(self._places.output)
             self._tools.tell(ProgramEnded(self._run.lease_id, Outcome.SUCCEEDED, ended_ms, outputs))
@@ -274,7 +274,7 @@ class AttemptThread:
                 return True
             text = f"What its last attempt left could not be fetched: {error.message} {error.hint}".strip()
             reason = Reason("CHECKPOINT_UNREACHABLE", text, {"code": error.code.value, **error.metadata})
-            self._tell_end(Outcome.REFUSED, reason, 1, _now_ms())
+            self._tell_end(Outcome.REFUSED, reason, 1, steady.now_ms())
             return False
         return True
 
@@ -325,14 +325,14 @@ class AttemptThread:
         assert self._end is not None, "only a run that was asked to end is stopped"
         reason = self._end[0]
         outcome = Outcome.FAILED if reason.code in _FAILED_BY_US else Outcome.STOPPED
-        self._tell_end(outcome, reason, exit_code, _now_ms())
+        self._tell_end(outcome, reason, exit_code, steady.now_ms())
 
     def _say_failed(self, error: FederationError) -> None:
         if self._end is not None:
             self._say_stopped(143)
             return
         text = f"{error.message} {error.hint}".strip()
-        self._tell_end(Outcome.FAILED, Reason(error.code.value, text, dict(error.metadata)), 1, _now_ms())
+        self._tell_end(Outcome.FAILED, Reason(error.code.value, text, dict(error.metadata)), 1, steady.now_ms())
 
     def _tell_end(self, outcome: Outcome, reason: Reason | None, exit_code: int, ended_ms: int) -> None:
         if self._run.lease.work.tracking:
@@ -351,7 +351,3 @@ def _ask(runner: Runner, grace_ms: int) -> None:
         runner.stop(grace_ms)
     except FederationError as error:
         log.warning("a runner could not be asked to end: %s", error)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from federation.errors import FederationError
-from hub_node import reconcile
+from hub_node import reconcile, steady
 from hub_node.admission import Admission
 from hub_node.agent import logs
 from hub_node.agent.attempt import AttemptThread, Tools
@@ -24,7 +24,6 @@ from hub_node.conversation import Truth
 from hub_node.data import checkpoints
 from hub_node.ports import RunJournal
 from hub_node.records import Orders, ReadLogOrder, Run, RunState
-from hub_node.runners.process import boot_id
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class State:
             if self._end_runs.is_set():
                 if not ending_until_s:
                     ending_until_s = time.monotonic() + RUNS_GRACE_MS / 1000 + 20
-                    self._act(self._register.stop_all(_now_ms()))
+                    self._act(self._register.stop_all(steady.now_ms()))
                 if not self._register.live or time.monotonic() > ending_until_s:
                     break
         for thread in self._threads.values():
@@ -104,7 +103,7 @@ class State:
         One that left a checkpoint ends by its own thread, which saves that first.
         """
         assert self._tools is not None
-        gone = self._register.rebooted(boot_id())
+        gone = self._register.rebooted(steady.boot_id())
         stops = [self._chores.submit(_stop_leftover, self._tools, run) for run in gone]
         until_s = time.monotonic() + REBOOT_STOP_S
         for stop in stops:
@@ -114,7 +113,7 @@ class State:
                 log.warning("a leftover run could not be stopped: %s", problem)
         places = self._tools.staging.places
         left = [run for run in gone if checkpoints.left_something(places(run.lease.job_id, run.lease.epoch))]
-        self._register.end_rebooted([run for run in gone if run not in left], _now_ms())
+        self._register.end_rebooted([run for run in gone if run not in left], steady.now_ms())
 
     def _adopt(self) -> None:
         live = self._register.live
@@ -143,7 +142,7 @@ class State:
             return items
 
     def _turn(self, items: Sequence[Orders | Fact | Wake]) -> None:
-        now_ms = _now_ms()
+        now_ms = steady.now_ms()
         came = [item for item in items if not isinstance(item, Wake)]
         turn = self._register.turn(came, now_ms, ending=self._end_runs.is_set())
         self._act(turn)
@@ -212,7 +211,3 @@ def _stop_leftover(tools: Tools, run: Run) -> None:
 
 def _name(run: Run) -> str:
     return f"{run.lease.job_id}/{run.lease.epoch}"
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -212,7 +212,10 @@ class Guard:
     def begin_end(self, cause: str, grace_ms: int) -> None:
         """Ask the whole group, once; `kill_at_ms` is when asking is over."""
         self.cause = cause
-        self.kill_at_ms = boot_ms() + max(0, grace_ms)
+        now_ms, due_ms = boot_ms(), self.next_due_ms()
+        self.kill_at_ms = now_ms + max(0, grace_ms)
+        if due_ms:  # a long grace is no right to run past a deadline: somebody else may begin the job soon after
+            self.kill_at_ms = min(self.kill_at_ms, max(due_ms, now_ms) + self.grace_ms)
         try:
             os.killpg(self.child, signal.SIGTERM)
         except ProcessLookupError:

@@ -28,6 +28,7 @@ from pathlib import Path
 from federation.errors import Code, Fault, FederationError
 from hub_node.ports import Attempt, Phase, Status
 from hub_node.runners import guard
+from hub_node.steady import boot_id, boot_time_ms
 
 LOG_BYTES_MAX = 1024**3
 MEMORY_SLACK_BYTES = 512 * 1024**2
@@ -69,18 +70,6 @@ class Identity:
             pass  # an earlier process of the agent started it
         found = stat_of(self.pid)
         return found is not None and found[0] not in "ZX" and found[1] in (self.start_ticks, 0)
-
-
-def boot_id() -> str:
-    """This boot of the machine."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def boot_time_ms(wall_ms: int) -> int:
-    """A wall-clock moment on CLOCK_BOOTTIME; 0 stays 0. Both clocks are read now."""
-    if wall_ms <= 0:
-        return 0
-    return max(1, guard.boot_ms() + wall_ms - time.time_ns() // 1_000_000)
 
 
 def stat_of(pid: int) -> tuple[str, int, int] | None:

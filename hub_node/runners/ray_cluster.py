@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from dataclasses import dataclass, field
 
 from federation.errors import Code, Fault, FederationError
+from hub_node import steady
 from hub_node.ports import Attempt, Phase, Status
 from hub_node.runners.ray import SUBMIT_S_MAX, driver_words, runtime_env_of
 from hub_node.runners.ray_api import RayApi, RayRefusedError, RaySilentError
@@ -67,7 +67,7 @@ class RayClusterRunner:
         """What Ray says; past the deadline it is also told to end."""
         if self._final is not None:
             return self._final
-        if 0 < self._deadline_ms <= time.time_ns() // 1_000_000 and not self._ran_out:
+        if 0 < self._deadline_ms <= steady.now_ms() and not self._ran_out:
             self._ran_out = "RUNTIME_LIMIT"
             self.stop(0)
         try:

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from federation.errors import Code, Fault, FederationError
+from hub_node import steady
 from hub_node.ports import Phase
 from hub_node.runners import guard
 from hub_node.runners.process import ProcessRunner
@@ -115,7 +116,7 @@ class RayHead(ProcessRunner):
             "folder": str(self.folder), "argv": ["/bin/sh", "-c", _CLEANING_UP, str(self.sockets), *words], "cwd": str(self.sockets), "env": variables,
             "log": str(self.folder / "head.log"), "grace_ms": STOP_GRACE_MS, "memory_bytes_max": 0, "log_bytes_max": 2**30,
         }  # fmt: skip
-        self.live_until(time.time_ns() // 1_000_000 + DEAD_MAN_MS)
+        self.live_until(steady.now_ms() + DEAD_MAN_MS)
         guard.write_json(str(self.folder / "guard-spec.json"), spec)
         self._launch(self.folder)
 
@@ -224,7 +225,7 @@ class RayHeads:
             elif not head.user and time.monotonic() - head.idle_since_s >= self._idle_s and not _busy(head):
                 head.stop(STOP_GRACE_MS)
             else:
-                head.live_until(time.time_ns() // 1_000_000 + DEAD_MAN_MS)
+                head.live_until(steady.now_ms() + DEAD_MAN_MS)
 
     # ---- inside -------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ import pytest
 from federation.errors import FederationError
 from hub_node.ports import Phase, Status
 from hub_node.runners.command import CommandRunner
-from hub_node.runners.process import Identity, boot_id, stat_of
+from hub_node.runners.process import Identity, stat_of
+from hub_node.steady import boot_id
 from tests.support.eventually import eventually
 from tests.unit.hub_node.runs import an_attempt
 
