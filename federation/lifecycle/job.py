@@ -15,7 +15,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from federation.domain.job import Claim, Epoch, Job, JobState, OnPartition, OutputFile, Reason
-from federation.domain.lease import ANOTHER_MACHINE, KILL_GRACE_MS, LEASE_RAN_OUT, PREEMPTED, SKEW_BOUND_MS, Lease, LeaseState
+from federation.domain.lease import (
+    ANOTHER_MACHINE,
+    KILL_GRACE_MS,
+    LEASE_RAN_OUT,
+    PREEMPTED,
+    SKEW_BOUND_MS,
+    Lease,
+    LeaseState,
+)
 from federation.errors import Code, Fault, FederationError
 
 

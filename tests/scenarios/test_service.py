@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from federation.domain.hub import LinkState
-from federation.domain.job import JobState, OnPartition, OutputFile, Reason
+from federation.domain.job import JobState, OnPartition, OutputFile, Owner, Reason
 from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS
 from federation.errors import Code, FederationError
 from federation.lifecycle.job import Trigger
@@ -372,3 +372,18 @@ def test_an_accepted_run_that_its_hub_forgets_is_unknown(control: ControlUnderTe
     control.sync(control.report(job_id, Trigger.RUN_ACCEPTED))
     control.sync(full=True)
     assert control.job(job_id).state is JobState.UNKNOWN
+
+
+def test_a_guest_that_another_machine_does_not_know_has_not_ended(control: ControlUnderTest) -> None:
+    """It was to make room before it began; the machine that may have begun it fell silent: nobody else runs it yet."""
+    control.join(replace(an_agent(), reclaim_ms=0))
+    guest = control.submit(
+        "r1", Owner("shenzhen", "default", "local", "li"), preemptible=True, per_task=some_resources(cpus=4)
+    )
+    control.round()
+    control.submit("r2", Owner("cairo", "default", "local", "amina"), per_task=some_resources(cpus=4))
+    control.round()
+    assert control.lease_of(guest).preempted
+    control.pass_time(60_000)
+    control.join(replace(an_agent(), instance_id="instance-2", session_id="session-2"))
+    assert control.job(guest).state is JobState.UNKNOWN

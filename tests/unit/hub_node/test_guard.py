@@ -300,3 +300,21 @@ def test_command_refuses_what_is_no_program(tmp_path: Path, runner: CommandRunne
         runner.start(an_attempt(tmp_path, entrypoint))
     assert caught.value.metadata["entrypoint"] == entrypoint
     assert not (tmp_path / "guard-spec.json").exists()
+
+
+def test_a_long_grace_is_no_right_to_run_past_a_deadline(tmp_path: Path, runner: CommandRunner) -> None:
+    """Told to end within ten minutes shortly before its lease is over: it has the guard's own grace after that, no more."""
+    name = script(
+        tmp_path,
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)",
+    )
+    attempt = an_attempt(tmp_path, name)
+    now_ms = time.time_ns() // 1_000_000
+    lease = replace(attempt.run.lease, valid_until_ms=now_ms + 3_000)
+    runner.start(replace(attempt, run=replace(attempt.run, lease=lease), grace_ms=500))
+    log = tmp_path / "log"
+    eventually(lambda: log.exists() and log.read_text() != "", 10)
+    runner.stop(600_000)
+    ended(runner, 20)
+    said = json.loads((tmp_path / "exit.json").read_text())
+    assert now_ms + 2_900 <= said["ended_wall_ms"] <= now_ms + 12_000
