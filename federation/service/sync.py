@@ -34,6 +34,8 @@ from federation.service.jobs import apply, find
 from federation.service.restoring import Told, Verdict, Word
 from federation.service.world import Unit
 
+STRETCH_MS = 5 * 60_000
+"""Agents tell of use in stretches of this length, and of a shorter last one (`hub_node/reconcile.py`)."""
 log = logging.getLogger(__name__)
 
 
@@ -345,7 +347,8 @@ def _post_usage(unit: Unit, store: Store, agent: Agent, report: RunReport, store
         return
     job = find(unit, store, lease.job_id)
     newest = lease.usage_stored
-    longest_ms = unit.now_ms - lease.granted_ms + SKEW_BOUND_MS
+    # our clock may have been set back since the grant: one stretch as agents tell them is always believed
+    longest_ms = max(unit.now_ms - lease.granted_ms, STRETCH_MS) + SKEW_BOUND_MS
     for index, start_ms, end_ms in sorted(report.usage):
         if index <= newest:
             continue

@@ -47,6 +47,7 @@ class FaultKind(enum.StrEnum):
     STORE_AWAY = "store-away"
     CLOCK_DRIFT = "clock-drift"
     HUB_CLOCK_SET = "hub-clock-set"
+    PLANE_CLOCK_SET = "plane-clock-set"
     POWER_LOSS = "power-loss"
     RUNNER_HANGS = "runner-hangs"
     RUNNER_DIES = "runner-dies"
@@ -204,6 +205,10 @@ def _hub_clock_set(victims: Victims) -> None:
     _agent(victims).place.machine.clock.set_by(_set_by(victims))
 
 
+def _plane_clock_set(victims: Victims) -> None:
+    victims.plane.machine_clock.set_by(_set_by(victims))
+
+
 def _power_loss(victims: Victims) -> Callable[[], None] | None:
     agent = _agent(victims)
     machine = agent.place.machine
@@ -257,6 +262,7 @@ _EPISODES: Mapping[FaultKind, _Episode] = {
     FaultKind.STORE_AWAY: _Episode(_store_out_of_order(Mishap.AWAY), SECOND_MS, 10 * MINUTE_MS),
     FaultKind.CLOCK_DRIFT: _Episode(_drift),
     FaultKind.HUB_CLOCK_SET: _Episode(_hub_clock_set),
+    FaultKind.PLANE_CLOCK_SET: _Episode(_plane_clock_set),
     FaultKind.POWER_LOSS: _Episode(_power_loss, 10 * SECOND_MS, 40 * MINUTE_MS),
     FaultKind.RUNNER_HANGS: _Episode(_runner_hangs),
     FaultKind.RUNNER_DIES: _Episode(_runner_dies),

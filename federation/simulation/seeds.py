@@ -74,15 +74,15 @@ def run_all(scenario: Scenario, seeds: Iterable[int], workers: int) -> Iterator[
         for one in scenarios:
             yield _one(one)
         return
-    waiting = iter(scenarios)
+    waiting = iter(scenarios)  # always the last in a zip: one that it drew and did not use would be lost
     # not fork: whoever calls has threads
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin) as pool:
-        futures = {pool.submit(_one, one) for one, _ in zip(waiting, range(workers * AT_ONCE), strict=False)}
+        futures = {pool.submit(_one, one) for _, one in zip(range(workers * AT_ONCE), waiting, strict=False)}
         while futures:
             done = next(as_completed(futures))
             futures.remove(done)
             yield done.result()
-            futures |= {pool.submit(_one, one) for one, _ in zip(waiting, range(1), strict=False)}
+            futures |= {pool.submit(_one, one) for _, one in zip(range(1), waiting, strict=False)}
 
 
 def _begin() -> None:

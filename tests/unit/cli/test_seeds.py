@@ -111,8 +111,9 @@ def test_a_damaged_results_file_is_refused(tmp_path: Path) -> None:
 def test_workers_give_the_rows_that_one_process_gives() -> None:
     """Two processes, any order of ends: the same rows."""
     scenario = Scenario(0, hours=0.1)
-    one = list(run_all(scenario, range(4), 1))
-    two = sorted(run_all(scenario, range(4), 2), key=lambda row: int(row["seed"]))
+    one = list(run_all(scenario, range(12), 1))
+    two = sorted(run_all(scenario, range(12), 2), key=lambda row: int(row["seed"]))
+    assert [row["seed"] for row in one] == list(range(12))
     assert two == one
     assert json.loads(json.dumps(one)) == one
 
