@@ -15,7 +15,7 @@ from federation.domain.quantities import resources
 from federation.errors import Code, FederationError
 from federation.lifecycle.job import Trigger
 from federation.scheduling.plan import Placement
-from federation.service import sync
+from federation.service import hubs
 from federation.service.jobs import cancel, find
 from federation.service.world import Unit
 from tests.support.builders import a_node, an_agent, some_resources
@@ -128,7 +128,7 @@ def test_a_hundred_greedy_agents_cost_one_look_more(
 
 def test_there_are_so_many_hubs_and_no_more(control: ControlUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each may offer its part of what fits: one past the limit is told so, and those that are there come and go."""
-    monkeypatch.setattr(sync, "HUBS_MAX", 2)
+    monkeypatch.setattr(hubs, "HUBS_MAX", 2)
     control.join(an_agent("tunis", session_id="session-tunis"))
     with pytest.raises(FederationError, match="one too many") as caught:
         control.join(an_agent("shenzhen", session_id="session-shenzhen"))

@@ -173,6 +173,15 @@ class Console:
 
         return self.hubs[eventually(lambda: self.desk.writer.run(found), 20, f"a lease of {job_id}")]
 
+    def silence(self, ms: int) -> None:
+        """Every agent was last heard of so much earlier. A clock that jumped would be taken for one that was set."""
+
+        def command(unit: Unit) -> None:
+            for agent in list(unit.world.agents.values()):
+                unit.put_agent(replace(agent, last_sync_ms=agent.last_sync_ms - ms), save=False)
+
+        self.desk.writer.run(command)
+
     def until_link(self, link: str) -> None:
         """Wait until time has told on every agent's link."""
         eventually(

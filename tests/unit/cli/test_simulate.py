@@ -150,7 +150,7 @@ def test_names_that_the_history_does_not_know_are_noted(brhub: Brhub, history: P
         (["--history", "h"], "--policy"),
         (["--history", "h", "--export", "e"], "--export"),
         (["--history", "none", "--policy", "none"], "none"),
-        (["--seeds", "1..3"], "--seeds"),
+        (["--seeds", "1..3", "--policy", "p"], "seeds"),
     ],
 )
 def test_wrong_usage_is_status_2(brhub: Brhub, words: list[str], named: str) -> None:
