@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -124,8 +125,15 @@ def _summed(rows: Iterable[Mapping[str, Any]], name: str) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
+def _counts(title: str, of: Mapping[str, int]) -> str:
+    """One paragraph, as wide as a narrow terminal."""
+    text = ", ".join(f"{name} {number:,}" for name, number in of.items()) or "none"
+    return textwrap.fill(f"{title:8}{text}", 100, subsequent_indent=" " * 8, break_on_hyphens=False)
+
+
 def _tell(session: Session, scenario: Scenario, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
     from federation.cli.show import print_one
+    from federation.simulation.faults import FaultKind
 
     broken = [row for row in rows if row["broken"]]
     virtual_h = sum(row["virtual_ms"] for row in rows) / 3_600_000
@@ -146,14 +154,16 @@ def _tell(session: Session, scenario: Scenario, rows: Sequence[Mapping[str, Any]
     lines = [
         f"{len(rows):,} seeds of {scenario.hubs} hubs x {scenario.hours:g} h with faults: "
         + (f"{len(broken)} BROKE A PROMISE" if broken else "every promise held"),
-        "jobs    " + (", ".join(f"{name} {number:,}" for name, number in value["jobs"].items()) or "none"),
-        "faults  " + (", ".join(f"{name} {number:,}" for name, number in value["faults"].items()) or "none"),
+        _counts("jobs", value["jobs"]),
+        _counts("faults", value["faults"]),
         f"{value['checks']:,} checks after {value['events']:,} events; {virtual_h:,.1f} h of virtual time in {seconds:.1f} s",
     ]
+    asked_for = "" if len(scenario.kinds) == len(FaultKind) else f" --faults {','.join(scenario.kinds) or 'none'}"
     for row in broken[:BROKEN_TOLD_MAX]:
         lines.append(f"seed {row['seed']}: {row['broken']}")
         lines.append(
-            f"  its story: brhub simulate --seed {row['seed']} --hubs {scenario.hubs} --hours {scenario.hours:g} --trace story.txt"
+            f"  its story: brhub simulate --seed {row['seed']} --hubs {scenario.hubs} --hours {scenario.hours:g}"
+            f"{asked_for} --trace story.txt"
         )
     if len(broken) > BROKEN_TOLD_MAX:
         lines.append(f"and {len(broken) - BROKEN_TOLD_MAX} more")
