@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 
 from federation.client import Settings
 from federation.client.quantity import parse_bytes, parse_duration_ms, parse_milli
+from federation.client.settings import addresses
 from federation.errors import Code, Fault, FederationError
 
 ENGINES = ("spark", "ray", "lab", "command")
@@ -64,7 +65,7 @@ class AgentConfig:
 
     hub_id: str
     server: str
-    """The control plane, HOST:PORT; plain text on loopback only."""
+    """The control plane, HOST:PORT; plain text on loopback only. Several with commas between: whichever leads is found."""
     state_dir: Path
     agent_id: str = "main"
     """Unique within the hub; also the name of this machine's node."""
@@ -128,7 +129,7 @@ def parse(content: Mapping[str, Any], file: Path, environ: Mapping[str, str]) ->
             raise _wrong(file, "engines", f"{engine!r} is not one of {', '.join(ENGINES)} (`fake = true` is a key)")
     return AgentConfig(
         hub_id=reader.name("hub_id"),
-        server=reader.text("server"),
+        server=reader.server(),
         state_dir=reader.path("state_dir") or file.parent / "state",
         agent_id=reader.name("agent_id", "main"),
         title=reader.text("title", ""),
@@ -255,6 +256,12 @@ class _Reader:
         if not isinstance(value, str) or (default is None and not value) or "\0" in value or len(value) > 4_096:
             raise _wrong(self.file, self._prefix + key, "it is missing, or not a text")
         return value
+
+    def server(self) -> str:
+        """One address or several, as a text or a list; with commas between."""
+        if isinstance(self.values.get("server"), list):
+            return ",".join(addresses(",".join(self.texts("server", ()))))
+        return self.text("server")
 
     def name(self, key: str, default: str | None = None) -> str:
         value = self.text(key, default)

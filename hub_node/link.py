@@ -5,7 +5,7 @@ by the server for up to 20 s; when something changes here meanwhile, a newer cal
 back superseded. An answer is passed on before the next call leaves, so that the call says what became of it. Lengths of
 leases count from when the request was sent. Lost links are tried again with growing pauses and chance in them; a session
 that the server no longer knows is opened again with the full list; refusals that a person must end are said once, and tried
-slowly. Deliberately not here: what orders mean (`reconcile.py`), what is true (`agent/`).
+slowly. Of several addresses, whichever answers is asked (`federation/client/lines.py`). Deliberately not here: what orders mean (`reconcile.py`), what is true (`agent/`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from typing import Any
 
 import grpc
 
+from federation.backoff import Rounds
 from federation.client import Settings, transport
+from federation.client.lines import Lines
 from federation.errors import Code, Fault, FederationError, from_rpc_error
 from federation.v1 import hub_pb2, hub_pb2_grpc
 from hub_node import steady, wire
@@ -68,6 +70,14 @@ class _Call:
     done: bool = False
 
 
+class _Line:
+    """A channel to one address, and its stub."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.channel = transport.channel(settings)
+        self.stub = hub_pb2_grpc.HubServiceStub(self.channel)
+
+
 class Link:
     """See the module. Every public method may be called from any thread."""
 
@@ -84,14 +94,7 @@ class Link:
         self._nodes = nodes
         self._on_orders = on_orders
         self._metadata = transport.metadata(settings)
-        target, credentials = transport.credentials(settings)
-        options = transport.options(target, settings.proxy)
-        if credentials is None:
-            self._channel = grpc.insecure_channel(target, options=options)
-        else:
-            self._channel = grpc.secure_channel(target, credentials, options=options)
-        self._server = settings.server
-        self._stub = hub_pb2_grpc.HubServiceStub(self._channel)
+        self._lines = Lines(settings, _Line)
         self._wake = threading.Condition()
         self._truth = Truth()
         self._dirty = False
@@ -100,7 +103,7 @@ class Link:
         self._calls: list[_Call] = []
         self._round_trip_ms = -1
         self._nodes_due_s = 0.0
-        self._complaint = ""
+        self._complaints: set[Code] = set()
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
     # ---- for the agent ----------------------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ class Link:
         with self._wake:
             self._closing.set()
             self._wake.notify_all()
-        self._channel.close()
+        self._lines.line.channel.close()
         if self._thread.is_alive():
             self._thread.join(5)
 
@@ -136,7 +139,7 @@ class Link:
             complete=piece.complete,
             problem=wire.problem_to(piece.problem) if piece.problem is not None else None,
         )
-        self._unary(self._stub.PutLogChunk, chunk)
+        self._unary("PutLogChunk", chunk)
 
     def result_links(self, lease_id: str, epoch: Epoch, files: Sequence[OutputFile]) -> tuple[str, ...]:
         """Where to put each file of a result, in their order. Raises: FederationError."""
@@ -146,7 +149,7 @@ class Link:
             epoch=wire.epoch_to(epoch),
             files=[wire.output_to(one) for one in files],
         )
-        answer: hub_pb2.CreateResultUploadResponse = self._unary(self._stub.CreateResultUpload, request)
+        answer: hub_pb2.CreateResultUploadResponse = self._unary("CreateResultUpload", request)
         by_path = {one.path: one.put_url for one in answer.uploads}
         return tuple(by_path[one.path] for one in files)
 
@@ -158,7 +161,7 @@ class Link:
             epoch=wire.epoch_to(epoch),
             files=[wire.output_to(one) for one in files],
         )
-        answer: hub_pb2.CreateCheckpointUploadResponse = self._unary(self._stub.CreateCheckpointUpload, request)
+        answer: hub_pb2.CreateCheckpointUploadResponse = self._unary("CreateCheckpointUpload", request)
         by_path = {one.path: one.put_url for one in answer.uploads}
         return tuple(by_path[one.path] for one in files)
 
@@ -170,7 +173,7 @@ class Link:
             epoch=wire.epoch_to(epoch),
             files=[wire.output_to(one) for one in files],
         )
-        answer: hub_pb2.CommitCheckpointResponse = self._unary(self._stub.CommitCheckpoint, request)
+        answer: hub_pb2.CommitCheckpointResponse = self._unary("CommitCheckpoint", request)
         return answer.checkpoint_id
 
     def checkpoints(self, lease_id: str, epoch: Epoch) -> tuple[Checkpoint, ...]:
@@ -178,39 +181,45 @@ class Link:
         request = hub_pb2.FindCheckpointsRequest(
             session_id=self._conversation.session_id, lease_id=lease_id, epoch=wire.epoch_to(epoch)
         )
-        answer: hub_pb2.FindCheckpointsResponse = self._unary(self._stub.FindCheckpoints, request)
+        answer: hub_pb2.FindCheckpointsResponse = self._unary("FindCheckpoints", request)
         return tuple(map(wire.checkpoint_from, answer.checkpoints))
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
     def _run(self) -> None:
-        failures = 0
+        rounds = Rounds(len(self._lines))
         while not self._closing.is_set():
+            line = self._lines.line
             try:
                 if not self._conversation.session_id:
                     self._open()
                 self._sync_until_quiet()
-                failures = 0
+                rounds.good()
             except FederationError as error:
                 if self._closing.is_set():
                     return
                 if error.code in SESSION_GONE:
                     self._conversation.session_id = ""
-                failures += 1
                 self._complain(error)
-                self._pause(pause_s(error.code, failures, random.random()))
+                failures = rounds.failed(transport.moves_on(error))
+                left = self._lines.failed(line, error)
+                if left is not None:
+                    left.channel.close()
+                if failures:
+                    self._pause(pause_s(error.code, failures, random.random()))
 
     def _open(self) -> None:
         with self._wake:
             truth, self._dirty = self._truth, False
         request = self._conversation.opening(truth, self._nodes(), steady.now_ms())
         began_s = time.monotonic()
-        answer: hub_pb2.OpenSessionResponse = self._unary(self._stub.OpenSession, request)
+        answer: hub_pb2.OpenSessionResponse = self._unary("OpenSession", request)
         self._round_trip_ms = int((time.monotonic() - began_s) * 1000)
         self._nodes_due_s = time.monotonic() + NODES_EVERY_S
         self._conversation.opened(truth, answer)
-        self._calls, self._complaint = [], ""
+        self._calls = []
+        self._complaints.clear()
         told, trip_ms = len(truth.runs), self._round_trip_ms
-        log.info("session open at %s, %d runs told, round trip %d ms", self._server, told, trip_ms)
+        log.info("session open at %s, %d runs told, round trip %d ms", self._lines.address, told, trip_ms)
 
     def _sync_until_quiet(self) -> None:
         """One sync, and its answer or its replacement by a newer one."""
@@ -237,7 +246,7 @@ class Link:
             nodes, self._nodes_due_s = self._nodes(), time.monotonic() + NODES_EVERY_S
         said, request = self._conversation.call(truth, nodes, self._round_trip_ms, steady.now_ms())
         began_s = time.monotonic()
-        future = self._stub.SyncHub.future(
+        future = self._lines.line.stub.SyncHub.future(
             request, timeout=request.hold_ms / 1000 + CALL_S, metadata=self._metadata, wait_for_ready=False
         )
         call = _Call(said, began_s, future)
@@ -285,9 +294,9 @@ class Link:
         return something
 
     # ---- inside -----------------------------------------------------------------------------------------------------
-    def _unary(self, method: Any, request: Any) -> Any:
+    def _unary(self, method: str, request: Any) -> Any:
         try:
-            return method(request, timeout=CALL_S, metadata=self._metadata)
+            return getattr(self._lines.line.stub, method)(request, timeout=CALL_S, metadata=self._metadata)
         except grpc.RpcError as problem:
             raise from_rpc_error(problem) from problem
         except ValueError as problem:  # grpc's word for a channel that was closed while we called
@@ -304,10 +313,9 @@ class Link:
 
     def _complain(self, error: FederationError) -> None:
         """Each trouble is said once, not at every attempt, though its words change from attempt to attempt."""
-        said = error.code.value
-        if said == self._complaint or error.code in SESSION_GONE:
+        if error.code in self._complaints or error.code in SESSION_GONE:
             return
-        self._complaint = said
+        self._complaints.add(error.code)
         if error.code in PERSON_MUST_ACT:
             log.error("the control plane refuses this agent: %s", error)
         else:

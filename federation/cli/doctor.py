@@ -12,12 +12,12 @@ import importlib.util
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from federation.cli.hops import BAD, OK, WARN, Finding, failed, walk, way_of
+from federation.cli.hops import BAD, HOPS, OK, WARN, Finding, Way, failed, walk, way_of
 from federation.cli.session import now_ms
 from federation.domain.lease import SKEW_BOUND_MS
 from federation.errors import KINDS, Code, Fault, FederationError
@@ -85,31 +85,62 @@ def examine(session: Session, agent_file: Path | None = None) -> Iterator[Findin
             from hub_node.config import load
 
             agent = load(agent_file)
-        settings = agent.link if agent else session.settings()
-        way = way_of(settings)
+        each = (agent.link if agent else session.settings()).each()
+        ways = [way_of(settings) for settings in each]
     except FederationError as error:
         yield failed("settings", "", error)
     else:
-        through = f", by the proxy {way.proxy.address} (from {way.proxy.named_by})" if way.proxy else ""
-        how = "with TLS" if way.tls else "in plain text on this machine"
-        token = "a token" if settings.token else "no token"
-        yield Finding("settings", OK, f"{way.target}, {how}{through}, {token}")
-        yield from _way(settings, agent, walk(way))
+        answering = []
+        for settings, way, findings in zip(each, ways, _walked(ways), strict=True):
+            through = f", by the proxy {way.proxy.address} (from {way.proxy.named_by})" if way.proxy else ""
+            how = "with TLS" if way.tls else "in plain text on this machine"
+            token = "a token" if settings.token else "no token"
+            yield Finding("settings", OK, f"{way.target}, {how}{through}, {token}")
+            answers = True
+            for finding in findings:
+                answers = answers and finding.id in HOPS and finding.level == OK and not finding.not_tried
+                if finding.id != "grpc" or finding.level != OK:
+                    yield finding  # HTTP/2 is half of what a call says
+            answering += [settings] if answers else []
+        yield from _answers(answering, agent)
     yield from _tools()
     yield _disk(agent.state_dir if agent else Path.cwd())
 
 
-def _way(settings: Settings, agent: AgentConfig | None, hops: Iterator[Finding]) -> Iterator[Finding]:
+def _walked(ways: list[Way]) -> Iterator[Iterable[Finding]]:
+    """The hops of each way. Where another address answers, one that does not is no trouble, or a lesser one."""
+    if len(ways) == 1:
+        yield walk(ways[0])
+        return
+    walks = [tuple(walk(way)) for way in ways]
+    answered = any(found[-1].level == OK for found in walks)
+    yield from ([_beside(finding) if answered else finding for finding in found] for found in walks)
+
+
+def _beside(finding: Finding) -> Finding:
+    """A finding on the way to an address that is not needed now."""
+    if finding.level != BAD:
+        return finding
+    if finding.code == "CONNECTION_REFUSED":
+        return replace(finding, level=OK, found=f"{finding.found}: a standby does so until it leads", do="", code="")
+    return replace(finding, level=WARN, do=f"{finding.do} Another address answers: it is needed when that one fails.")
+
+
+def _answers(answering: list[Settings], agent: AgentConfig | None) -> Iterator[Finding]:
     from federation.client import Client, Patience
 
-    for finding in hops:
-        if finding.id == "grpc" and finding.level == OK:
-            break  # HTTP/2 is half of it
-        yield finding
-        if finding.level == BAD:
-            return
-    with Client(settings, Patience(call_s=CALL_S, retry_s=0.0)) as client:
-        yield from calls(client, agent, now_ms)
+    for settings in answering:
+        with Client(settings, Patience(call_s=CALL_S, retry_s=0.0)) as client:
+            yield from calls(client, agent, now_ms)
+    if len(answering) > 1:
+        names = ", ".join(settings.server for settings in answering)
+        yield Finding(
+            "standby",
+            WARN,
+            f"{len(answering)} control planes answer: {names}",
+            "Of one federation only the one that leads answers: name those of one federation.",
+            fault=Fault.CALLER,
+        )
 
 
 def calls(client: Client, agent: AgentConfig | None, clock_ms: Callable[[], int]) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ app = typer.Typer(
 @app.callback()
 def root(
     context: typer.Context,
-    server: Annotated[str, typer.Option(help="HOST:PORT of the federation (else BRHUB_SERVER, else BRHUB_DIR).")] = "",
+    server: Annotated[str, typer.Option(help="HOST:PORT, or several with commas (else BRHUB_SERVER, BRHUB_DIR).")] = "",
     project: Annotated[str, typer.Option(help="The project that use is counted to.")] = "",
     output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.TABLE,
 ) -> None:

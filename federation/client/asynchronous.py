@@ -16,12 +16,30 @@ from typing import Any, Self
 import grpc
 
 from federation.client import steps, transport
+from federation.client.lines import Lines
 from federation.client.settings import Settings, find_settings
 from federation.client.transfer import Mover, Progress
 from federation.client.transport import TERMINAL, Patience
-from federation.client.watching import Watch
+from federation.client.watching import STREAM_S, Watch
 from federation.errors import FederationError, from_rpc_error
 from federation.v1 import hub_pb2, hub_pb2_grpc, job_pb2, job_pb2_grpc
+
+
+class _Line:
+    """A channel to one address, and its stubs."""
+
+    def __init__(self, settings: Settings) -> None:
+        target, credentials = transport.credentials(settings)
+        options = transport.options(target, settings.proxy)
+        self.channel = (
+            grpc.aio.secure_channel(target, credentials, options)
+            if credentials
+            else grpc.aio.insecure_channel(target, options)
+        )
+        self.stubs: dict[str, Any] = {
+            steps.JOBS: job_pb2_grpc.JobServiceStub(self.channel),
+            steps.HUBS: hub_pb2_grpc.HubServiceStub(self.channel),
+        }
 
 
 class AsyncClient:
@@ -30,17 +48,8 @@ class AsyncClient:
     def __init__(self, settings: Settings, patience: Patience | None = None) -> None:
         self.settings = settings
         self.patience = patience or Patience()
-        target, credentials = transport.credentials(settings)
-        options = transport.options(target, settings.proxy)
-        self._channel = (
-            grpc.aio.secure_channel(target, credentials, options)
-            if credentials
-            else grpc.aio.insecure_channel(target, options)
-        )
-        self._stubs: dict[str, Any] = {
-            steps.JOBS: job_pb2_grpc.JobServiceStub(self._channel),
-            steps.HUBS: hub_pb2_grpc.HubServiceStub(self._channel),
-        }
+        self._lines = Lines(settings, _Line)
+        self._left: set[asyncio.Task[None]] = set()
         self._metadata = transport.metadata(settings)
         self._mover = Mover(settings.ca, self.patience, settings.proxy)
 
@@ -51,7 +60,9 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._channel.close(None)
+        for task in self._left:
+            task.cancel()
+        await asyncio.gather(self._lines.line.channel.close(None), *self._left, return_exceptions=True)
         self._mover.close()
 
     async def __aenter__(self) -> Self:
@@ -95,18 +106,21 @@ class AsyncClient:
 
     async def watch(self, job_ids: Sequence[str] = (), timeout_s: float | None = None) -> AsyncIterator[job_pb2.Job]:
         """As `Client.watch`."""
-        watch = Watch(self.patience, time.monotonic(), timeout_s)
+        watch = Watch(self.patience, time.monotonic(), timeout_s, len(self._lines))
         while True:
             request = job_pb2.WatchJobsRequest(job_ids=job_ids)
             timeout = watch.stream_timeout_s(time.monotonic())
-            stream = self._stubs[steps.JOBS].WatchJobs(request, timeout=timeout, metadata=self._metadata)
+            line = self._lines.line
+            stream = line.stubs[steps.JOBS].WatchJobs(request, timeout=timeout, metadata=self._metadata)
             try:
                 async for response in stream:
                     if watch.is_news(response.job):
                         yield response.job
                 pause_s = watch.ended()
             except grpc.RpcError as problem:
-                pause_s = watch.broke(from_rpc_error(problem), time.monotonic())
+                error = from_rpc_error(problem)
+                pause_s = watch.broke(error, time.monotonic())
+                self._failed(line, error)
             finally:
                 stream.cancel()
             await asyncio.sleep(pause_s)
@@ -209,16 +223,23 @@ class AsyncClient:
                 return await asyncio.sleep(seconds)
 
     async def _call(self, step: steps.Call) -> Any:
-        method = getattr(self._stubs[step.service], step.method)
-        began, attempt = time.monotonic(), 0
+        tries = transport.Tries(self.patience, len(self._lines), time.monotonic())
+        timeout_s = self.patience.call_s + step.extra_s
         while True:
+            line = self._lines.line
             try:
-                return await method(step.request, timeout=self.patience.call_s + step.extra_s, metadata=self._metadata)
+                method = getattr(line.stubs[step.service], step.method)
+                return await method(step.request, timeout=timeout_s, metadata=self._metadata)
             except grpc.RpcError as problem:
                 error = from_rpc_error(problem)
-                pause_s = self.patience.pause(attempt)
-                over = time.monotonic() - began + pause_s > self.patience.retry_s
-                if over or not transport.is_retried(error):
-                    raise error from problem
+                self._failed(line, error)
+                pause_s = tries.failed(error, time.monotonic())
             await asyncio.sleep(pause_s)
-            attempt += 1
+
+    def _failed(self, line: _Line, error: FederationError) -> None:
+        """Go on to the next address, where that may help. What others still wait for on the line that is left may come."""
+        left = self._lines.failed(line, error)
+        if left is not None:
+            closing = asyncio.ensure_future(left.channel.close(STREAM_S + self.patience.call_s))
+            self._left.add(closing)
+            closing.add_done_callback(self._left.discard)

@@ -16,12 +16,24 @@ from typing import Any, Self
 import grpc
 
 from federation.client import steps, transport
+from federation.client.lines import Lines
 from federation.client.settings import Settings, find_settings
 from federation.client.transfer import Mover, Progress
 from federation.client.transport import TERMINAL, Patience
 from federation.client.watching import Watch
 from federation.errors import FederationError, from_rpc_error
 from federation.v1 import hub_pb2, hub_pb2_grpc, job_pb2, job_pb2_grpc
+
+
+class _Line:
+    """A channel to one address, and its stubs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.channel = transport.channel(settings)
+        self.stubs: dict[str, Any] = {
+            steps.JOBS: job_pb2_grpc.JobServiceStub(self.channel),
+            steps.HUBS: hub_pb2_grpc.HubServiceStub(self.channel),
+        }
 
 
 class Client:
@@ -38,15 +50,7 @@ class Client:
         self.settings = settings
         self.patience = patience or Patience()
         self._on_silence = on_silence
-        target, credentials = transport.credentials(settings)
-        options = transport.options(target, settings.proxy)
-        self._channel = (
-            grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target, options)
-        )
-        self._stubs: dict[str, Any] = {
-            steps.JOBS: job_pb2_grpc.JobServiceStub(self._channel),
-            steps.HUBS: hub_pb2_grpc.HubServiceStub(self._channel),
-        }
+        self._lines = Lines(settings, _Line)
         self._metadata = transport.metadata(settings)
         self._mover = Mover(settings.ca, self.patience, settings.proxy)
         self._closed = threading.Event()
@@ -59,7 +63,7 @@ class Client:
     def close(self) -> None:
         """Close the connections; calls that wait between two tries end with the error they had."""
         self._closed.set()
-        self._channel.close()
+        self._lines.line.channel.close()
         self._mover.close()
 
     def __enter__(self) -> Self:
@@ -111,18 +115,21 @@ class Client:
 
         Never goes back in a job's `revision`. Raises: FederationError TIMED_OUT after `timeout_s`.
         """
-        watch = Watch(self.patience, time.monotonic(), timeout_s)
+        watch = Watch(self.patience, time.monotonic(), timeout_s, len(self._lines))
         while True:
             request = job_pb2.WatchJobsRequest(job_ids=job_ids)
             timeout = watch.stream_timeout_s(time.monotonic())
-            stream = self._stubs[steps.JOBS].WatchJobs(request, timeout=timeout, metadata=self._metadata)
+            line = self._lines.line
+            stream = line.stubs[steps.JOBS].WatchJobs(request, timeout=timeout, metadata=self._metadata)
             try:
                 for response in stream:
                     if watch.is_news(response.job):
                         yield response.job
                 pause_s = watch.ended()
             except grpc.RpcError as problem:
-                pause_s = watch.broke(from_rpc_error(problem), time.monotonic())
+                error = from_rpc_error(problem)
+                pause_s = watch.broke(error, time.monotonic())
+                self._failed(line, error)
             finally:
                 stream.cancel()
             self._closed.wait(pause_s)
@@ -219,20 +226,30 @@ class Client:
                 return self._closed.wait(seconds)
 
     def _call(self, step: steps.Call) -> Any:
-        method = getattr(self._stubs[step.service], step.method)
-        began, attempt, told = time.monotonic(), 0, False
+        began_s, told = time.monotonic(), False
+        tries = transport.Tries(self.patience, len(self._lines), began_s)
+        timeout_s = self.patience.call_s + step.extra_s
         while True:
+            line = self._lines.line
             try:
-                return method(step.request, timeout=self.patience.call_s + step.extra_s, metadata=self._metadata)
+                method = getattr(line.stubs[step.service], step.method)
+                return method(step.request, timeout=timeout_s, metadata=self._metadata)
             except grpc.RpcError as problem:
                 error = from_rpc_error(problem)
-                pause_s = self.patience.pause(attempt)
-                tried_s = time.monotonic() - began
-                if tried_s + pause_s > self.patience.retry_s or not transport.is_retried(error):
-                    raise error from problem
+                self._failed(line, error)
+                pause_s = tries.failed(error, time.monotonic())
+                tried_s = time.monotonic() - began_s
                 if self._on_silence and not told and tried_s + pause_s > transport.SILENCE_S:
-                    self._on_silence(self.settings.server, self.patience.retry_s - tried_s)
+                    self._on_silence(self.settings.server, max(0.0, self.patience.retry_s - tried_s))
                     told = True
                 if self._closed.wait(pause_s):
                     raise error from problem
-            attempt += 1
+            except ValueError:  # grpc's word for a channel that was closed, here by another thread that went on
+                if self._closed.is_set() or line is self._lines.line:
+                    raise
+
+    def _failed(self, line: _Line, error: FederationError) -> None:
+        """Go on to the next address, where that may help. Other threads' calls on the line that is left try again."""
+        left = None if self._closed.is_set() else self._lines.failed(line, error)
+        if left is not None:
+            left.channel.close()

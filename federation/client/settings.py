@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from federation.errors import Code, Fault, FederationError, invalid
 DISTRIBUTION = "digital-br"
 CLIENT_FILE = "client.json"
 FOLDER = ".brhub"
+ADDRESSES_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,10 @@ class Settings:
     """Where the federation is, and who we are there."""
 
     server: str
-    """"HOST:PORT" (plain on loopback, TLS elsewhere), "https://HOST:PORT" or "http://HOST:PORT"."""
+    """"HOST:PORT" (plain on loopback, TLS elsewhere), "https://HOST:PORT" or "http://HOST:PORT".
+
+    Several, with commas between, where one control plane leads and others stand by: whichever answers is asked.
+    """
     token: str = field(default="", repr=False)
     ca: str = ""
     """A file with the certificates to trust; empty means the system's."""
@@ -36,6 +40,25 @@ class Settings:
     project: str = "default"
     proxy: str = field(default="", repr=False)
     """An HTTP CONNECT proxy, http://HOST:PORT; `none`: no proxy; empty: what the environment says (`proxy.py`)."""
+
+    def each(self) -> tuple[Settings, ...]:
+        """The same for each address alone, in their order. Raises: FederationError INVALID_ARGUMENT, LIMIT_EXCEEDED."""
+        return tuple(replace(self, server=address) for address in addresses(self.server))
+
+
+def addresses(server: str) -> tuple[str, ...]:
+    """The addresses in `server`, each once. Raises: FederationError INVALID_ARGUMENT, LIMIT_EXCEEDED."""
+    found = tuple(dict.fromkeys(word for word in (part.strip() for part in server.split(",")) if word))
+    if not found:
+        raise invalid("no address of a control plane is given", hint="Write HOST:PORT, or several with commas between.")
+    if len(found) > ADDRESSES_MAX:
+        raise invalid(
+            f"{len(found)} addresses of control planes are given",
+            code=Code.LIMIT_EXCEEDED,
+            hint=f"At most {ADDRESSES_MAX} are tried.",
+            limit=str(ADDRESSES_MAX),
+        )
+    return found
 
 
 def find_settings(
@@ -57,7 +80,7 @@ def find_settings(
             hint="Start one with `brhub up`, or set BRHUB_SERVER, or say where it is with BRHUB_DIR.",
             metadata={"path": str(path.absolute())},
         )
-    same = not named or named == saved.get("server")
+    same = not named or (bool(saved) and set(addresses(named)) <= set(addresses(saved["server"])))
     return Settings(
         server=named or saved["server"],
         # a token is only ever sent to the server that it was saved for

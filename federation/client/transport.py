@@ -15,10 +15,10 @@ from pathlib import Path
 import certifi
 import grpc
 
-from federation.backoff import pause_s
+from federation.backoff import Rounds, pause_s
 from federation.client.proxy import is_loopback, proxy_for
 from federation.client.settings import Settings
-from federation.errors import Code, FederationError, invalid
+from federation.errors import Code, Fault, FederationError, invalid
 from federation.v1 import common_pb2
 
 TERMINAL = frozenset({common_pb2.JOB_STATE_SUCCEEDED, common_pb2.JOB_STATE_FAILED, common_pb2.JOB_STATE_CANCELLED})
@@ -31,6 +31,9 @@ KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 15_000, 10_000
 more than one such question in 10 s from each (`federation/app/serving.py`)."""
 NOTICED_S = (KEEPALIVE_MS + KEEPALIVE_TIMEOUT_MS) / 1000
 """A link on which packets vanish is given up after so long: a firewall forgot it, or a cable is out."""
+CONNECT_MS = 2_000
+"""A connection takes at most so long when it is first tried, and up to 3 s after that: one lost packet of its beginning is sent
+again after 1 s, and an address at which packets vanish must cost little."""
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 _RETRIED = frozenset({Code.UNREACHABLE, Code.STORE_UNAVAILABLE, Code.OVERLOADED})
 
@@ -58,6 +61,34 @@ def is_retried(error: FederationError) -> bool:
     return error.code in _RETRIED
 
 
+def moves_on(error: FederationError) -> bool:
+    """Whether another address may know better: nobody answers here, or not one of ours. What leads and is busy stays."""
+    late = error.code is Code.TIMED_OUT and error.fault is Fault.NETWORK
+    return late or error.code in (Code.UNREACHABLE, Code.UNAUTHENTICATED)
+
+
+class Tries:
+    """The tries of one call over so many addresses. Seconds of one monotonic clock."""
+
+    def __init__(self, patience: Patience, addresses: int, now_s: float) -> None:
+        self._patience = patience
+        self._rounds = Rounds(addresses)
+        self._began_s = now_s
+
+    def failed(self, error: FederationError, now_s: float) -> float:
+        """Seconds to wait before the next. Raises: `error` when trying again is of no use, or was tried for long enough.
+
+        Each address is tried once, however long the first ones took.
+        """
+        rounds = self._rounds.failed(moves_on(error))
+        if not is_retried(error) and (rounds or error.code is Code.UNAUTHENTICATED):
+            raise error
+        wait_s = self._patience.pause(rounds - 1) if rounds else 0.0
+        if rounds and now_s - self._began_s + wait_s > self._patience.retry_s:
+            raise error
+        return wait_s
+
+
 def options(target: str, proxy: str = "") -> list[tuple[str, int | str]]:
     """Channel options: a dead link is noticed within NOTICED_S, a new one is tried at once. `proxy` is the setting.
 
@@ -70,7 +101,7 @@ def options(target: str, proxy: str = "") -> list[tuple[str, int | str]]:
         ("grpc.keepalive_permit_without_calls", 1),  # else a program that waits for its next call finds the link dead
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", 3_000),
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -116,6 +147,15 @@ def credentials(settings: Settings) -> tuple[str, grpc.ChannelCredentials | None
     if not tls and not (settings.ca and not settings.server.startswith("http://")):
         return target, None
     return target, grpc.ssl_channel_credentials(root_certificates=trusted(settings.ca))
+
+
+def channel(settings: Settings) -> grpc.Channel:
+    """A channel to the one address of `settings`. Raises: FederationError where that cannot be used."""
+    target, encrypted = credentials(settings)
+    chosen = options(target, settings.proxy)
+    if encrypted is None:
+        return grpc.insecure_channel(target, chosen)
+    return grpc.secure_channel(target, encrypted, chosen)
 
 
 def trusted(ca: str) -> bytes:

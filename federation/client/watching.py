@@ -5,7 +5,8 @@ Pure: times are arguments. Both clients use it; what differs is only how they wa
 
 from __future__ import annotations
 
-from federation.client.transport import Patience, is_retried
+from federation.backoff import Rounds
+from federation.client.transport import Patience, is_retried, moves_on
 from federation.errors import Code, Fault, FederationError
 from federation.v1 import job_pb2
 
@@ -16,12 +17,12 @@ STREAM_S = 120.0
 class Watch:
     """One watch over one or many streams. All times in seconds of one monotonic clock."""
 
-    def __init__(self, patience: Patience, now_s: float, timeout_s: float | None) -> None:
+    def __init__(self, patience: Patience, now_s: float, timeout_s: float | None, addresses: int = 1) -> None:
         self._patience = patience
         self._timeout_s = timeout_s
         self._ends_s = None if timeout_s is None else now_s + timeout_s
         self._broken_s: float | None = None
-        self._failures = 0
+        self._rounds = Rounds(addresses)
         self._seen: dict[str, int] = {}
 
     def stream_timeout_s(self, now_s: float) -> float:
@@ -40,7 +41,8 @@ class Watch:
 
     def is_news(self, job: job_pb2.Job) -> bool:
         """Whether this revision of the job was not seen yet."""
-        self._broken_s, self._failures = None, 0
+        self._broken_s = None
+        self._rounds.good()
         if job.revision <= self._seen.get(job.id, -1):
             return False
         self._seen[job.id] = job.revision
@@ -49,8 +51,7 @@ class Watch:
     def ended(self) -> float:
         """The server closed the stream in order; seconds to wait before the next."""
         self._broken_s = None
-        self._failures += 1
-        return self._patience.pause(self._failures - 1)
+        return self._patience.pause(self._rounds.failed(moves=False) - 1)
 
     def broke(self, error: FederationError, now_s: float) -> float:
         """The stream failed; seconds to wait before the next. Raises: `error` when trying again is of no use."""
@@ -59,7 +60,7 @@ class Watch:
             return 0.0
         # Patience counts from when it broke: a job that does not change for an hour is no silence of the link.
         self._broken_s = now_s if self._broken_s is None else self._broken_s
-        if not is_retried(error) or now_s - self._broken_s > self._patience.retry_s:
+        rounds = self._rounds.failed(moves_on(error))
+        if not is_retried(error) or (rounds and now_s - self._broken_s > self._patience.retry_s):
             raise error
-        self._failures += 1
-        return self._patience.pause(self._failures - 1)
+        return self._patience.pause(rounds - 1) if rounds else 0.0

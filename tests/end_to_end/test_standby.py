@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,11 @@ from pathlib import Path
 import grpc
 import pytest
 
+from federation.client import Client, Patience, Settings
 from federation.client.specfile import spec_from_mapping
 from federation.identity.principal import Principal, PrincipalKind
 from federation.identity.tokens import TokenFile
-from federation.v1 import job_pb2, job_pb2_grpc
+from federation.v1 import common_pb2, job_pb2, job_pb2_grpc
 from tests.support.eventually import eventually
 from tests.support.postgres import running_postgres
 
@@ -66,18 +69,18 @@ class Plane:
 
 
 @contextlib.contextmanager
-def plane(folder: Path, url: str) -> Iterator[Plane]:
-    """A control plane on the store at `url`, ended at the latest here."""
+def plane(folder: Path, url: str, tokens_file: Path | None = None) -> Iterator[Plane]:
+    """A control plane on the store at `url`, ended at the latest here. `tokens_file`: the other one's."""
     folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         target = f"127.0.0.1:{probe.getsockname()[1]}"
-    tokens = TokenFile.create(folder / "tokens.json")
+    file = tokens_file or folder / "tokens.json"
+    tokens = TokenFile(file) if tokens_file else TokenFile.create(file)
     token = tokens.issue(Principal(PrincipalKind.USER, "local", "aisha", "cairo", ("default",)))
     config, log = folder / "control.toml", folder / "log"
     config.write_text(
-        f'[server]\nlisten = "{target}"\ndata_dir = "{folder}"\ntokens_file = "{folder / "tokens.json"}"\n'
-        f'[store]\nurl = "{url}"\n'
+        f'[server]\nlisten = "{target}"\ndata_dir = "{folder}"\ntokens_file = "{file}"\n[store]\nurl = "{url}"\n'
     )
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -141,3 +144,65 @@ def test_standby_takes_over_from_a_leader_that_ended(tmp_path: Path, url: str) -
         assert ended.process.wait(30) == 0
         planes.remove(ended)
         assert eventually(lambda: planes[0].submit("r1"), TAKEOVER_S, "the last one has taken over") == job_id
+
+
+PROGRAM = 'import os, sys; os.write(os.open(sys.argv[1], os.O_APPEND | os.O_CREAT | os.O_WRONLY), b"%s\\n" % os.environb[b"BRHUB_JOB_ID"])'
+AGENT = "import sys; from hub_node.app import agent_main; sys.exit(agent_main(sys.argv[1]))"
+
+
+@contextlib.contextmanager
+def agent(folder: Path, servers: list[str], token: str) -> Iterator[Path]:
+    """The agent of Cairo, which knows both control planes; its log."""
+    folder.mkdir()
+    file, log = folder / "agent.toml", folder / "log"
+    file.write_text(
+        f'hub_id = "cairo"\nserver = {json.dumps(servers)}\ntoken = "{token}"\nstate_dir = "state"\nengines = ["command"]\n'
+    )
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", AGENT, str(file)], stdout=output, stderr=output)
+    try:
+        yield log
+    finally:
+        process.send_signal(signal.SIGUSR1)
+        process.wait(30)
+
+
+def test_agent_and_client_find_the_new_leader(tmp_path: Path, url: str) -> None:
+    """Killed under submits, and nobody says where the new one is: no acknowledged job is lost, doubled, or run twice."""
+    starts = tmp_path / "starts"
+    job = {
+        "version": 1, "name": "one", "engine": "command", "entrypoint": "python3", "runtime_limit": "5m",
+        "arguments": ["-c", PROGRAM, str(starts)], "resources": {"cpus": 0.1, "memory": "64Mi", "disk": "1Mi"},
+    }  # fmt: skip
+    acknowledged: dict[str, str] = {}
+    enough = threading.Event()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(plane(tmp_path / "first", url))
+        tokens_file = tmp_path / "first/tokens.json"
+        second = stack.enter_context(plane(tmp_path / "second", url, tokens_file))
+        leader = leader_of([first, second], START_S)
+        standby = second if leader is first else first
+        servers = [leader.target, standby.target]
+        hub_token = TokenFile(tokens_file).issue(Principal(PrincipalKind.HUB, "local", "cairo", "cairo"))
+        log = stack.enter_context(agent(tmp_path / "agent", servers, hub_token))
+        client = stack.enter_context(Client(Settings(",".join(servers), leader.token), Patience(retry_s=60.0)))
+
+        def submit_on() -> None:
+            while not enough.is_set():
+                name = f"r{len(acknowledged)}"
+                acknowledged[name] = client.submit(job, name)
+
+        submitting = threading.Thread(target=submit_on)
+        submitting.start()
+        eventually(lambda: len(acknowledged) >= 5 and starts.exists(), START_S, "jobs run")
+        before = len(acknowledged)
+        leader.process.kill()
+        eventually(lambda: len(acknowledged) >= before + 5, TAKEOVER_S + 10, "the client found the new leader")
+        enough.set()
+        submitting.join(60)
+        assert [client.submit(job, name) for name in acknowledged] == list(acknowledged.values())
+        for job_id in acknowledged.values():
+            assert client.wait(job_id, 120).state == common_pb2.JOB_STATE_SUCCEEDED
+        assert len(client.list()) == len(acknowledged)
+        assert f"session open at {standby.target}" in log.read_text()
+    assert sorted(starts.read_text().split()) == sorted(acknowledged.values())

@@ -7,6 +7,7 @@ nothing is lost and nothing runs twice.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -35,6 +36,8 @@ from tests.unit.hub_node.scripted import spec_of
 pytestmark = pytest.mark.asyncio
 
 NAME = "control.example.edu"
+SPARE = "spare.example.edu"
+BOTH = f"{SPARE}:7460,{NAME}:7460"
 AGENT = "import sys; from hub_node.app import agent_main; sys.exit(agent_main(sys.argv[1]))"
 PROGRAM = 'import os, sys; os.write(os.open(sys.argv[1], os.O_APPEND | os.O_CREAT | os.O_WRONLY), b"%s\\n" % os.environb[b"BRHUB_JOB_ID"]); print("hello")'
 SUCCEEDED = common_pb2.JOB_STATE_SUCCEEDED
@@ -48,6 +51,7 @@ class Campus:
     folder: Path
     ca: Path
     proxy: Middlebox
+    server: str = f"{NAME}:7460"
 
     @property
     def starts(self) -> list[str]:
@@ -59,7 +63,7 @@ class Campus:
     def client(self) -> Iterator[Client]:
         """A person's connection, by the proxy."""
         token = self.plane.plane.tokens.issue(AISHA)
-        with Client(Settings(f"{NAME}:7460", token, str(self.ca), proxy=self.proxy.url)) as client:
+        with Client(Settings(self.server, token, str(self.ca), proxy=self.proxy.url)) as client:
             yield client
 
     @contextmanager
@@ -68,7 +72,7 @@ class Campus:
         token = self.plane.plane.tokens.issue(CAIRO)
         file = self.folder / "agent.toml"
         file.write_text(
-            f'hub_id = "cairo"\nserver = "{NAME}:7460"\ntoken = "{token}"\nca = "{self.ca}"\n'
+            f'hub_id = "cairo"\nserver = {json.dumps(self.server.split(","))}\ntoken = "{token}"\nca = "{self.ca}"\n'
             'state_dir = "state"\nengines = ["command"]\n'
         )
         plain = {name: text for name, text in os.environ.items() if not name.lower().endswith("_proxy")}
@@ -91,14 +95,14 @@ class Campus:
 
 
 @asynccontextmanager
-async def a_campus(folder: Path, manners: Manners) -> AsyncIterator[Campus]:
+async def a_campus(folder: Path, manners: Manners, server: str = f"{NAME}:7460") -> AsyncIterator[Campus]:
     """A control plane with TLS, and the proxy before it."""
     authority = CertificateAuthority(folder)
-    pair = authority.server(NAME, "localhost")
+    pair = authority.server(NAME, SPARE, "localhost")
     tls = Tls(str(pair.certificate), str(pair.key))
     async with a_plane(folder, tls=tls, roots=authority.ca_file.read_bytes()) as plane:
-        with Middlebox(manners, {NAME: ("127.0.0.1", plane.plane.ports["grpc"])}) as proxy:
-            yield Campus(plane, folder, authority.ca_file, proxy)
+        with Middlebox(manners, {NAME: ("127.0.0.1", plane.plane.ports["grpc"]), SPARE: ("127.0.0.1", 1)}) as proxy:
+            yield Campus(plane, folder, authority.ca_file, proxy, server)
 
 
 def waves(campus: Campus, cuts: str = "") -> list[str]:
@@ -158,6 +162,20 @@ async def test_a_firewall_that_forgets_is_noticed_in_time(tmp_path: Path) -> Non
         assert campus.starts == [first, second]
         assert campus.proxy.counts["vanished"] > 0
         assert took_s < NOTICED_S + 5
+
+
+async def test_the_one_that_leads_is_found_through_a_proxy(tmp_path: Path) -> None:
+    """Of two names the proxy reaches one, then only the other: agent and client go over, every job runs exactly once."""
+    async with a_campus(tmp_path, Manners(), BOTH) as campus:
+        with campus.agent():
+            ids = await asyncio.to_thread(waves, campus)
+            names = campus.proxy.names
+            names[SPARE], names[NAME] = names[NAME], names[SPARE]
+            campus.proxy.cut()
+            before = len(campus.proxy.asked)
+            ids += await asyncio.to_thread(waves, campus)
+        assert sorted(campus.starts) == sorted(ids)
+        assert any(head.startswith(f"CONNECT {SPARE}:7460 ") for head in campus.proxy.asked[before:])
 
 
 async def test_a_held_call_lasts_20_seconds_at_most(tmp_path: Path) -> None:

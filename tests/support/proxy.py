@@ -149,7 +149,13 @@ class Middlebox:
         elif self.manners.cuts:
             await reader.read(1)
             return
-        out_reader, out_writer = await asyncio.open_connection(*there)
+        try:
+            out_reader, out_writer = await asyncio.open_connection(*there)
+        except OSError:
+            if self._to is None:
+                writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+            raise
         if self._to is None:
             writer.write(f"HTTP/1.1 {self.manners.answer}\r\n\r\n".encode())
         stream = _Stream([writer, out_writer], self._loop.time())

@@ -22,6 +22,7 @@ from tests.support.listener import a_listener
 from tests.support.proxy import Manners, Middlebox
 from tests.unit.cli.conftest import Brhub, Said
 from tests.unit.client.small_federation import TOKEN, SmallFederation
+from tests.unit.client.test_lines import a_black_hole, a_closed_port
 
 NAME = "control.example.edu"
 DAY = dt.timedelta(days=1)
@@ -327,3 +328,40 @@ def test_a_slow_link_is_not_a_wrong_clock(small: SmallFederation) -> None:
         (found,) = [one for one in calls(client, None, now_ms) if one.id == "clock"]
     assert (found.level, found.took_ms >= 1_200) == ("ok", True)
     assert found.found.startswith("they agree (± 0.")
+
+
+# ---- several control planes -------------------------------------------------------------------------------------------
+def test_a_standby_that_waits_is_no_trouble(brhub: Brhub, small: SmallFederation) -> None:
+    """Each address is walked; a machine that refuses is well while another answers, and one that is silent is a warning."""
+    with a_closed_port() as waiting, a_black_hole() as silent:
+        said = brhub("doctor", "--server", f"{waiting},{small.settings.server},{silent}", "-o", "json")
+    items = [item for item in said.document["items"] if item["id"] in ("settings", *hops.HOPS, "standby")]
+    assert said.status == 0
+    assert [(item["id"], item["level"]) for item in items] == [
+        *[("settings", "ok"), ("name", "ok"), ("tcp", "ok")],
+        *[("settings", "ok"), ("name", "ok"), ("tcp", "ok")],
+        *[("settings", "ok"), ("name", "ok"), ("tcp", "warn")],
+        *[("grpc", "ok"), ("protocol", "ok"), ("token", "ok"), ("clock", "ok")],
+    ]
+    assert "a standby does so until it leads" in items[2]["found"]
+
+
+def test_nobody_who_leads_is_trouble(brhub: Brhub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no address answers, each hop that breaks is said."""
+    with a_closed_port() as one, a_closed_port() as two:
+        said = brhub("doctor", "--server", f"{one},{two}", "-o", "json")
+    bad = [item["code"] for item in said.document["items"] if item["level"] == "bad"]
+    assert (said.status, bad) == (5, ["CONNECTION_REFUSED"] * 2)
+
+
+def test_two_that_answer_are_told(brhub: Brhub, small: SmallFederation) -> None:
+    """Of one federation only one answers: the other name leads elsewhere."""
+    other = SmallFederation()
+    other.start()
+    try:
+        said = brhub("doctor", "--server", f"{small.settings.server},{other.settings.server}", "-o", "json")
+    finally:
+        other.stop()
+    (found,) = [item for item in said.document["items"] if item["id"] == "standby"]
+    assert (said.status, found["level"]) == (0, "warn")
+    assert other.settings.server in found["found"]

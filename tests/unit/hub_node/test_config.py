@@ -124,3 +124,20 @@ def test_any_content_is_read_or_refused_in_words(content: dict[str, Any]) -> Non
     except FederationError as error:
         said = error.message
     assert said
+
+
+@pytest.mark.parametrize(
+    "server", ["a.example:1,b.example:2", ["a.example:1", "b.example:2"], ["a.example:1, b.example:2", "a.example:1"]]
+)
+def test_several_control_planes_are_a_list_or_a_text(server: Any) -> None:
+    """Each once, in their order."""
+    config = parse({**SMALL, "server": server}, Path("agent.toml"), {})
+    assert [one.server for one in config.link.each()] == ["a.example:1", "b.example:2"]
+
+
+@pytest.mark.parametrize("server", [[], [1], [" "], ""])
+def test_no_control_plane_is_refused(server: Any) -> None:
+    """A list with nothing in it names none."""
+    with pytest.raises(FederationError) as caught:
+        parse({**SMALL, "server": server}, Path("agent.toml"), {})
+    assert caught.value.code in (Code.CONFIGURATION_INVALID, Code.INVALID_ARGUMENT)
