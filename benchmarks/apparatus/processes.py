@@ -35,6 +35,16 @@ class Child:
         )
 
     @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def cpu_s(self) -> float:
+        """CPU time that it has used so far, in user and system mode, without its children's."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def pid(self) -> int:
         """The process, and its group."""
         return self._process.pid
@@ -47,6 +57,13 @@ class Child:
                 return json.loads(line)
         raise RuntimeError(f"{' '.join(self.words)} ended with status {self._process.wait()} before it had answered")
 
+    def kill(self) -> None:
+        """SIGKILL to the group, as a crash would; back when it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        self._close()
+
     def end(self) -> None:
         """SIGTERM to the group, then SIGKILL; back when it is gone."""
         with contextlib.suppress(ProcessLookupError):
@@ -58,6 +75,9 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
         for file in (self._process.stdout, self._log):
             if file is not None:
                 file.close()

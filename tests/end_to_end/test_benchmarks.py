@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.apparatus.filling import filled
+from benchmarks.apparatus.people import checked
 from benchmarks.submit import both_stores, hundred, single
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,3 +51,40 @@ def test_footprint_weighs_running_processes() -> None:
     found = {line["metric"]: line for line in figures_of("footprint", "--quick", "--queued", "200")}
     assert set(found) == {"control_rss_mb", "agent_rss_mb", "help_s"}
     assert all(line["ratio"] > 1 for line in found.values())
+
+
+def test_recovery_starts_a_killed_control_plane_again() -> None:
+    """From exec to the first acknowledged submit takes longer than a bare server's start; the queue is counted."""
+    first, then = figures_of("recovery", "--quick", "--only", "start", "--store", "sqlite", "--queued", "300")
+    assert (first["metric"], then["metric"]) == ("serving_again_s", "slowest_submit_then_s")
+    assert (first["config"]["store"], first["config"]["queued"]) == ("sqlite", 300)
+    assert first["ratio"] > 1
+    assert 0 < then["value"] < 30
+
+
+def test_recovery_loses_nothing_over_kills() -> None:
+    """Every acknowledged job is in the store, every one was started, none twice; what nobody stored would count as lost."""
+    lost, twice = figures_of("recovery", "--only", "kills", "--submits", "60", "--kills", "1")
+    assert (lost["metric"], lost["value"], lost["config"]["acknowledged"]) == ("lost_pct", 0, 60)
+    assert (twice["metric"], twice["value"], twice["config"]["started"]) == ("started_twice", 0, 60)
+
+
+def test_what_is_not_stored_counts_as_lost(tmp_path: Path) -> None:
+    """An answer that the store does not know under its request id."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    filled(url, 1, 1)
+    assert checked(url, {"filled-0": "job-of-nobody"}) == ["job-of-nobody"]
+
+
+def test_agents_come_back_through_the_door() -> None:
+    """A few agents run leases, lose their links and come back; the load of that is counted."""
+    cpu, back, busiest = figures_of("agents", "--quick", "--agents", "4", "--leases", "8", "--outage", "2")
+    assert [one["metric"] for one in (cpu, back, busiest)] == [
+        "control_cpu_cores",
+        "all_back_s",
+        "busiest_second_after",
+    ]
+    assert cpu["config"]["leases_per_s"] > 1
+    assert cpu["value"] > 0
+    assert 0 < back["value"] < 60
+    assert busiest["value"] >= 8  # each of four opens a session and syncs, whatever else
