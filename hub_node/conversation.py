@@ -171,7 +171,6 @@ class Conversation:
             if wanted or tells_all:
                 report.lease.CopyFrom(wire.lease_to(run, now_ms, with_spec=wanted))
                 left_bytes -= report.lease.ByteSize()
-            if tells_all:
                 wire.add_usage(report, usage(replace(run, usage_stored=-1), now_ms))
         for run in (truth.released or ()) if tells_all else ():
             report = wire.report_to(run, usage(replace(run, usage_stored=-1), now_ms))

@@ -14,7 +14,7 @@ from federation.lifecycle.agent import aged
 from federation.lifecycle.commit import lease_ms
 from federation.lifecycle.job import Fact, Trigger, found_over, over
 from federation.service.jobs import apply, drop_claim
-from federation.service.restoring import counted_anew
+from federation.service.restoring import counted_again, counted_anew
 from federation.service.world import ACTOR_CONTROL, Unit
 
 TICK_MS = 1_000
@@ -26,6 +26,7 @@ def restart(unit: Unit) -> None:
     A hub that holds a lease has it for a full length at most from when it last asked. So whatever our clock did while we
     were not there, no lease is over here before it is over at its hub. The price: what a dead hub held waits longer.
     """
+    counted_again(unit.world, unit.now_ms)
     for lease in list(unit.world.leases.values()):
         job = unit.world.jobs[lease.job_id]
         if found_over(job):

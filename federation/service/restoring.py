@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from federation.domain.hub import Agent
 from federation.domain.ids import AgentKey, JobId, LeaseId
@@ -74,7 +74,7 @@ class Verdict(enum.Enum):
 def held(world: World, job: Job, now_ms: int) -> bool:
     """Whether a waiting job may have been started since the backup, so that nobody starts it now."""
     since = world.restoration
-    if since is None or job.state is not JobState.QUEUED or job.created_ms > since.at_ms:
+    if since is None or job.state is not JobState.QUEUED or job.created_ms > since.at_ms or not open_to(world, now_ms):
         return False
     if job.epoch is not None and job.epoch.incarnation == world.incarnation:
         return False  # it has been started since, by us
@@ -85,7 +85,13 @@ def held(world: World, job: Job, now_ms: int) -> bool:
 
 def held_until_ms(since: Restoration, job: Job) -> int:
     """When any lease that was granted before the restore is over for certain."""
-    return since.at_ms + lease_ms(job) + OVER_MS
+    return since.counted_ms + lease_ms(job) + OVER_MS
+
+
+def counted_again(world: World, now_ms: int) -> None:
+    """The clock was set, or nobody looked for a while: what was granted before the restore is counted from now."""
+    if world.restoration is not None:
+        world.restoration = replace(world.restoration, counted_ms=now_ms)
 
 
 def explained(world: World, job: Job) -> Explanation:

@@ -352,6 +352,8 @@ def _post_usage(unit: Unit, store: Store, agent: Agent, report: RunReport, store
     for index, start_ms, end_ms in sorted(report.usage):
         if index <= newest:
             continue
+        if index > newest + 1 and agent.key in unit.world.awaited and restoring.TELLS_ALL in agent.features:
+            break  # a restore forgot stretches before this one: they come with all that the agent is about to tell
         newest = index
         if not (0 <= start_ms <= end_ms and end_ms - start_ms <= longest_ms):
             log.warning(

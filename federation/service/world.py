@@ -34,11 +34,15 @@ class Restoration:
     at_ms: int
     agents_complete: bool
     """Whether every agent that had joined before is in it."""
+    counted_ms: int
+    """From when leases of before are counted: the restore, or the last start since, whatever the clock did meanwhile."""
 
     @classmethod
-    def told_by(cls, fact: EventRow | None) -> Restoration | None:
-        """What the store's own fact says."""
-        return cls(fact.at_ms, bool(json.loads(fact.payload).get("agents_complete"))) if fact is not None else None
+    def told_by(cls, fact: EventRow | None, now_ms: int) -> Restoration | None:
+        """What the store's own fact says, by a control plane that starts."""
+        if fact is None:
+            return None
+        return cls(fact.at_ms, bool(json.loads(fact.payload).get("agents_complete")), now_ms)
 
 
 @dataclass
@@ -77,7 +81,7 @@ class World:
             world.index_claim(job.id, None, job.claim)
         for lease in loaded.leases:
             world.index_lease(lease)
-        world.restoration = Restoration.told_by(loaded.restored)
+        world.restoration = Restoration.told_by(loaded.restored, now_ms)
         if world.restoration is not None:
             world.awaited = dict.fromkeys(world.agents)
         return world

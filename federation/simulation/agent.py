@@ -79,6 +79,8 @@ class SimulatedAgent:
         self.life = Life(alive=False)
         self.heard_ms = stage.now_ms
         """True time at which the control plane last answered a sync."""
+        self.comes_back = True
+        """Whether somebody starts it again."""
         self.when_gone: Callable[[], None] = lambda: None
         """Whoever starts the next process."""
 

@@ -19,6 +19,8 @@ from federation.simulation.mishaps import Mishap
 from federation.simulation.network import Line
 from federation.simulation.plane import SimulatedPlane
 from federation.simulation.stage import Stage
+from federation.simulation.standby import Pair
+from federation.store.memory import Tables
 
 SECOND_MS, MINUTE_MS = 1_000, 60_000
 
@@ -52,15 +54,25 @@ class FaultKind(enum.StrEnum):
     RUNNER_HANGS = "runner-hangs"
     RUNNER_DIES = "runner-dies"
     RUNNER_SILENT = "runner-cannot-be-asked"
+    RESTORE = "restore"
+    STANDBY_TAKEOVER = "standby-takeover"
+    LEADER_CUT = "leader-cut-from-store"
 
 
 class Victims(Protocol):
     """What a fault may befall."""
 
     stage: Stage
-    plane: SimulatedPlane
+    pair: Pair
     agents: list[SimulatedAgent]
     people_line: Line
+
+    @property
+    def plane(self) -> SimulatedPlane:
+        """The control plane that leads, or led last."""
+
+    def restore(self, backup: Tables, lost: bool) -> None:
+        """Put that backup in the store's place; `lost`: nothing of the present one can be read."""
 
     def second_agent(self, of: SimulatedAgent, length_ms: int) -> None:
         """Another machine claims the identity of `of` for a while."""
@@ -189,6 +201,24 @@ def _two_agents(victims: Victims) -> None:
     victims.second_agent(_agent(victims), length_ms)
 
 
+def _takeover(victims: Victims) -> Callable[[], None] | None:
+    """The leader's machine dies, or is stopped for a while and believes afterwards that it leads."""
+    if victims.stage.chance.random() < 0.6:
+        return victims.pair.stop()
+    victims.pair.kill()
+    return None
+
+
+def _leader_cut(victims: Victims) -> Callable[[], None] | None:
+    return victims.pair.cut()
+
+
+def _restore(victims: Victims) -> Callable[[], None]:
+    """A backup is taken now; at the end it takes the store's place."""
+    backup = victims.plane.store.back_up()
+    return partial(victims.restore, backup, victims.stage.chance.random() < 0.5)
+
+
 # ---- machines -------------------------------------------------------------------------------------------------------
 def _drift(victims: Victims) -> None:
     """The crystal is as far off as a bad one: 200 ppm either way."""
@@ -267,4 +297,7 @@ _EPISODES: Mapping[FaultKind, _Episode] = {
     FaultKind.RUNNER_HANGS: _Episode(_runner_hangs),
     FaultKind.RUNNER_DIES: _Episode(_runner_dies),
     FaultKind.RUNNER_SILENT: _Episode(_runner_silent),
+    FaultKind.RESTORE: _Episode(_restore, 10 * SECOND_MS, 90 * MINUTE_MS),
+    FaultKind.STANDBY_TAKEOVER: _Episode(_takeover, 2 * SECOND_MS, 3 * MINUTE_MS),
+    FaultKind.LEADER_CUT: _Episode(_leader_cut, 2 * SECOND_MS, 3 * MINUTE_MS),
 }

@@ -21,9 +21,11 @@ from federation.simulation.machine import Machine
 from federation.simulation.mishaps import FaultyJournal, FaultyStore
 from federation.simulation.network import Line, Network
 from federation.simulation.people import People
-from federation.simulation.plane import SimulatedPlane
+from federation.simulation.plane import Ground, Row, Seat, SimulatedPlane
 from federation.simulation.promises import Promises
 from federation.simulation.stage import BEGINS_MS, BrokenPromiseError, LocalClock, Stage
+from federation.simulation.standby import Pair
+from federation.store.memory import Tables
 
 SECOND_MS, MINUTE_MS, HOUR_MS = 1_000, 60_000, 3_600_000
 SETTLE_STEP_MS = 5 * MINUTE_MS
@@ -93,14 +95,32 @@ class _Federation:
         self.store = FaultyStore()
         self.network = Network(stage)
         self.people_line = Line("people")
-        self.plane = SimulatedPlane(stage, LocalClock(stage), self.store, Policy(promise_after_ms=0))
+        self._ground, self._row = Ground(self.store, Policy(promise_after_ms=0)), Row()
+        self.pair = Pair(stage, self._plane("plane", LocalClock(stage)), self._second_plane)
         hubs = tuple(f"hub-{number}" for number in range(1, scenario.hubs + 1))
-        self.people = People(stage, self.network, self.plane, self.people_line, hubs)
-        self.promises = Promises(stage, self.store, self.people, self.plane.now_ms)
+        self.people = People(stage, self.network, self.pair, self.people_line, hubs)
+        self.promises = Promises(stage, self.store, self.people, self.pair.now_ms)
         self.plane.listeners.append(self.promises.committed)
-        self.plane.when_gone = self._plane_again
+        self.pair.when_taken_over = self.promises.acknowledged_are_kept
         self.counts: Mapping[FaultKind, int] = {}
         self.agents = [self._agent(hub_id) for hub_id in hubs]
+
+    @property
+    def plane(self) -> SimulatedPlane:
+        """The control plane that leads, or led last."""
+        return self.pair.leading
+
+    def _plane(self, who: str, clock: LocalClock) -> SimulatedPlane:
+        plane = SimulatedPlane(self.stage, clock, self._ground, Seat(self.stage, self._row), who)
+        plane.when_gone = partial(self._plane_again, plane)
+        return plane
+
+    def _second_plane(self) -> SimulatedPlane:
+        """On a machine of its own, with a clock of its own."""
+        chance = self.stage.chance
+        return self._plane(
+            "standby", LocalClock(self.stage, chance.uniform(-50, 50), int(chance.uniform(-2_000, 2_000)))
+        )
 
     def _agent(self, hub_id: str, instance: str = "first") -> SimulatedAgent:
         chance = self.stage.chance
@@ -112,7 +132,7 @@ class _Federation:
         line = Line(hub_id, chance.uniform(2, 200), chance.uniform(1, 100))
         offered = (("cpu", "", cpus * 1_000), ("disk", "", 10**12), ("memory", "", 64 * 2**30))
         place = Place(hub_id, "main", machine, FaultyJournal(), line, offered, policy, f"{hub_id}-{instance}")
-        agent = SimulatedAgent(self.stage, self.network, self.plane, place)
+        agent = SimulatedAgent(self.stage, self.network, self.pair, place)
         agent.when_gone = partial(self._agent_again, agent)
         self.promises.agents[machine.name] = agent
         return agent
@@ -144,10 +164,10 @@ class _Federation:
             self.promises.memory_is_the_store(self.plane.world)
 
     # ---- who starts things again -------------------------------------------------------------------------------------
-    def _plane_again(self) -> None:
+    def _plane_again(self, plane: SimulatedPlane) -> None:
         def boot() -> None:
-            if not self.plane.life.alive:
-                self.plane.boot()
+            if plane is self.plane and not plane.life.alive:
+                plane.boot()
                 self.promises.acknowledged_are_kept()
 
         self.stage.after(SECOND_MS + self.stage.chance.random() ** 3 * 20 * MINUTE_MS, boot)
@@ -162,6 +182,19 @@ class _Federation:
     def second_agent(self, of: SimulatedAgent, length_ms: int) -> None:
         """Another machine claims the identity of `of` for a while."""
         other = self._agent(of.place.hub_id, f"second-{self.stage.events}")
-        other.when_gone = lambda: None
+        other.when_gone, other.comes_back = (lambda: None), False
         other.start()
         self.stage.after(length_ms, partial(other.crash, "it was a mistake"))
+
+    def restore(self, backup: Tables, lost: bool) -> None:
+        """Put that backup in the store's place; `lost`: nothing of the present one can be read."""
+        plane, stage = self.plane, self.stage
+        plane.crash("a backup is to be restored")
+        plane.machine_clock.set_by(stage.now_ms - plane.machine_clock.now_ms())  # as the refusal asks
+        if self.store.restore(backup, plane.machine_clock.now_ms(), lost=lost):
+            stage.tell(
+                "operator", f"restores a backup of {len(backup.events)} facts{' of a lost store' if lost else ''}"
+            )
+            self.promises.restored()
+        else:
+            stage.tell("operator", "is refused: the backup was written by a clock that went ahead")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from federation.errors import Code, Fault, FederationError
 from federation.ports import Transaction
+from federation.store import raising
 from federation.store.faults import DurabilityLost, full, unavailable
-from federation.store.memory import MemoryStore, MemoryTransaction
+from federation.store.memory import MemoryStore, MemoryTransaction, Tables
 from hub_node.records import Run, Seen
 
 WHERE = "a simulated disk"
@@ -43,12 +45,40 @@ class FaultyStore(MemoryStore):
         self.mishap = Mishap.NONE
         self.out_of_order = Mishap.NONE
         """FULL or AWAY for as long as it is set."""
+        self.fence: Callable[[], None] = lambda: None
+        """Called when a transaction begins, by whoever's turn it is: a control plane that leads no more may write nothing."""
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[Transaction]:
         """A transaction that may end badly."""
         with self.writing():
+            self.fence()
             yield _FaultyTransaction(self)
+
+    def back_up(self) -> Tables:
+        """A copy of what is committed."""
+        return self.tables.copied()
+
+    def restore(self, backup: Tables, now_ms: int, *, lost: bool) -> bool:
+        """Put a backup in the store's place, as `store/backup.py` does; False: refused, for the clock stands before it.
+
+        `lost`: nothing can be read of the present store. Else it tells the agents that joined since.
+        """
+        if backup.events and now_ms < backup.events[-1].at_ms:
+            return False
+        present, self.tables = self.tables, backup.copied()
+        highest = self.tables.incarnation if lost else max(self.tables.incarnation, present.incarnation)
+        tells_all = not lost and backup.events == present.events[: len(backup.events)]
+        if tells_all:
+            self.tables.hubs = present.hubs | self.tables.hubs
+            self.tables.agents = present.agents | self.tables.agents
+        last_seq = len(self.tables.events)
+        self.tables.incarnation = raising.incarnation_after(highest, now_ms)
+        fact = raising.fact_of(
+            self.tables.incarnation, now_ms, source="backup", last_seq=last_seq, agents_complete=tells_all
+        )
+        self.tables.events.append(replace(fact, seq=last_seq + 1, incarnation=self.tables.incarnation))
+        return True
 
 
 class _FaultyTransaction(MemoryTransaction):

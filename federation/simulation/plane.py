@@ -9,7 +9,7 @@ the next one rebuilds itself from the store. Deliberately not here: any decision
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,8 @@ from federation.service.writer import Entry, Writer
 from federation.simulation.mishaps import FaultyStore, ProcessEndedError
 from federation.simulation.network import Answer, refused
 from federation.simulation.stage import Life, LocalClock, Stage
-from federation.store.faults import DurabilityLost
+from federation.store.faults import DurabilityLost, unavailable
+from federation.store.leadership import SILENT_S_MAX, LeadershipLost
 from federation.v1 import hub_pb2, job_pb2
 
 HOLD_MS_MAX = 20_000
@@ -42,7 +43,8 @@ COMMIT_MS_MAX = 12.0
 ROUND_MS_MAX = 120.0
 TICK_MS = 5_000
 """A living control plane looks at what time brings about every second; so many looks at nothing would be most of a run."""
-WHO = "plane"
+SILENT_MS_MAX = int(SILENT_S_MAX * 1_000)
+_NEVER_MS = 2**62
 
 
 class CountingIds:
@@ -55,6 +57,73 @@ class CountingIds:
         """The next."""
         self._count += 1
         return f"{prefix}-{self._count:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every control plane of one federation stands on."""
+
+    store: FaultyStore
+    policy: Policy
+    ids: CountingIds = field(default_factory=CountingIds)
+
+
+@dataclass(slots=True)
+class Row:
+    """The leader's row in the store."""
+
+    epoch: int = 0
+
+
+class Seat:
+    """One control plane's part in who leads; see `standby.py`."""
+
+    def __init__(self, stage: Stage, row: Row) -> None:
+        self._stage = stage
+        self.row = row
+        self.epoch = 0
+        self.cut = False
+        """Its way to the store is."""
+        self.silent_ms = _NEVER_MS
+        """True time since which it renews nothing."""
+
+    def take(self) -> None:
+        """Lead. STORE_UNAVAILABLE."""
+        self._reach()
+        self.row.epoch += 1
+        self.epoch, self.silent_ms = self.row.epoch, _NEVER_MS
+
+    def fence(self) -> None:
+        """Before each write transaction. STORE_UNAVAILABLE, LeadershipLost."""
+        self._reach()
+        if self.deposed:
+            raise LeadershipLost("another control plane leads")
+
+    def _reach(self) -> None:
+        if self.cut:
+            raise unavailable("the store is out of reach", "Try again.", "a simulated database")
+
+    @property
+    def deposed(self) -> bool:
+        """Another has taken over."""
+        return self.row.epoch != self.epoch
+
+    @property
+    def ends_ms(self) -> int:
+        """True time after which it may not answer."""
+        return self.silent_ms + SILENT_MS_MAX
+
+    def still(self) -> bool:
+        """Whether it leads for certain: asked before every answer."""
+        return self._stage.now_ms <= self.ends_ms
+
+    def hush(self, since_ms: int) -> None:
+        """Its renewals fail, since then."""
+        self.silent_ms = min(self.silent_ms, since_ms)
+
+    def renewed(self) -> None:
+        """They do not."""
+        self.silent_ms = _NEVER_MS
 
 
 class _InlineWriter(Writer):
@@ -100,13 +169,13 @@ class _Asked:
 class SimulatedPlane:
     """See the module. `receive` is its door; `crash` ends it, `boot` begins the next process."""
 
-    def __init__(self, stage: Stage, machine_clock: LocalClock, store: FaultyStore, policy: Policy) -> None:
+    def __init__(self, stage: Stage, machine_clock: LocalClock, ground: Ground, seat: Seat, who: str = "plane") -> None:
         self._stage = stage
         self.machine_clock = machine_clock
         self.clock = SteadyClock(machine_clock.now_ms, machine_clock.boot_ms, follows=True)
-        self.store = store
-        self._policy = policy
-        self._ids = CountingIds()
+        self.store, self._policy, self._ids = ground.store, ground.policy, ground.ids
+        self.seat = seat
+        self.who = who
         self.life = Life(alive=False)
         self.boots = 0
         self.listeners: list[Callable[[Unit], None]] = []
@@ -131,7 +200,8 @@ class SimulatedPlane:
         assert not self.life.alive
         self.life = Life()
         self.boots += 1
-        self._stage.tell(WHO, f"boots {self.boots}")
+        self.store.fence = self.seat.fence
+        self._stage.tell(self.who, f"boots {self.boots}")
         self.clock = SteadyClock(self.machine_clock.now_ms, self.machine_clock.boot_ms, follows=True)
         self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
         self._notes = _Notes()
@@ -144,6 +214,7 @@ class SimulatedPlane:
         self._held: dict[str, _Held] = {}
         self._turning = self._planning = False
         try:
+            self.seat.take()
             self.writer.first(expiry.restart)
         except (FederationError, ProcessEndedError, DurabilityLost) as end:
             self.crash(f"{type(end).__name__} at its first write")
@@ -155,8 +226,9 @@ class SimulatedPlane:
         """The process is gone. What it was asked and had not answered is a broken connection to who asked."""
         if not self.life.alive:
             return
-        self.life.alive = False
-        self._stage.tell(WHO, f"is gone: {why}")
+        self.life.alive, self.life.missed = False, None
+        self.seat.hush(self._stage.now_ms)
+        self._stage.tell(self.who, f"is gone: {why}")
         calls, self._calls = self._calls, {}
         for answer in calls.values():
             answer(refused())
@@ -172,7 +244,9 @@ class SimulatedPlane:
         self._calls[number] = answer
 
         def reply(with_what: bytes | FederationError) -> None:
-            if self._calls.pop(number, None) is not None:
+            if not self.seat.still():
+                self.crash("the leadership was last renewed too long ago")
+            elif self._calls.pop(number, None) is not None:
                 answer(with_what)
 
         try:
@@ -282,10 +356,13 @@ class SimulatedPlane:
     def _turn(self) -> None:
         """One batch: decide, save, then speak."""
         batch, self._inbox, self._turning = self._inbox, [], False
+        self.store.fence = self.seat.fence
         try:
             self.writer.process(batch)
         except (ProcessEndedError, DurabilityLost) as end:
             self.crash(type(end).__name__)
+            return
+        if not self.life.alive:
             return
         woken, self._notes.keys = self._notes.keys, {}
         for session_id, held in list(self._held.items()):

@@ -12,13 +12,16 @@ from federation.domain.ids import JobId, LeaseId
 from federation.domain.job import Job, JobState
 from federation.domain.lease import KILL_GRACE_MS, LEASE_MS_BATCH, SKEW_BOUND_MS
 from federation.lifecycle.invariants import broken
+from federation.ports import JobFilter
 from federation.service.world import Unit, World
 from federation.simulation.agent import SimulatedAgent
 from federation.simulation.machine import GUARD_GRACE_MS, Program
 from federation.simulation.mishaps import FaultyStore
 from federation.simulation.people import People, Wish
 from federation.simulation.stage import Stage
+from hub_node.records import RunState
 
+JOBS_MAX = 10**6
 SLACK_MS = 5_000
 """For ticks, polls and drift, where a promise is about a length of time."""
 
@@ -41,6 +44,14 @@ class Promises:
         self._epochs: dict[JobId, tuple[int, int]] = {}
         self._begun: dict[tuple[str, str], Program] = {}
         self._succeeded: set[tuple[str, str]] = set()
+        self._leases: dict[str, int] = {}
+        """Until when each lease held at most, as it was saved; also of those that a restore forgot."""
+        self._forgotten: set[str] = set()
+        """Requests whose jobs a restore forgot: repeated, they are new to it."""
+        self._lost: set[str] = set()
+        """Jobs that a restore forgot and no hub remembers."""
+        self._remembered: set[str] = set()
+        """Jobs that a restore forgot and a hub runs: they are back when it has spoken."""
 
     # ---- machines ---------------------------------------------------------------------------------------------------
     def began(self, program: Program) -> None:
@@ -85,15 +96,14 @@ class Promises:
                 )
             case "LEASE_RAN_OUT":
                 quiet_ms = self._stage.now_ms - self.agents[program.machine].heard_ms
-                least_ms = limit_ms if wish is not None and wish.keeps else LEASE_MS_BATCH // 2
-                since_ms = ran_ms if wish is not None and wish.keeps else quiet_ms
+                keeps = program.run.lease.work.on_partition == "keep"
+                least_ms = limit_ms if keeps else LEASE_MS_BATCH // 2
+                since_ms = ran_ms if keeps else quiet_ms
                 self._hold(
                     since_ms >= least_ms * 0.999 - SLACK_MS,
                     f"job {job_id} was ended for its lease after {since_ms} of {least_ms} ms",
                 )
-                lease = self._store.get_lease(LeaseId(program.run.lease.lease_id))
-                assert lease is not None
-                late_ms = self._plane_now_ms() - lease.expires_ms - GUARD_GRACE_MS
+                late_ms = self._plane_now_ms() - self._held_until(program) - GUARD_GRACE_MS
                 self._hold(late_ms <= SLACK_MS, f"job {job_id} ran {late_ms} ms longer than its lease allows")
             case "CANCEL_REQUESTED":
                 self._hold(wish is None or wish.cancelled, f"job {job_id} was cancelled and nobody asked")
@@ -102,14 +112,17 @@ class Promises:
                     wish is None or wish.preemptible, f"job {job_id} was preempted and never said that it may be"
                 )
             case "LEASE_OVER" | "SUPERSEDED":
-                lease = self._store.get_lease(LeaseId(program.run.lease.lease_id))
                 self._hold(
-                    lease is not None
-                    and (self._cancelled_as_over(job_id) or (ran_ms >= 0 and self._gone(lease.expires_ms))),
+                    self._cancelled_as_over(job_id) or self._gone(self._held_until(program)),
                     f"job {job_id} was ended as {cause} while its lease held",
                 )
             case _:
                 raise self._stage.broken(f"job {job_id} was ended as {cause!r}, which nobody may do")
+
+    def _held_until(self, program: Program) -> int:
+        lease_id = program.run.lease.lease_id
+        lease = self._store.get_lease(LeaseId(lease_id))
+        return max(self._leases.get(lease_id, 0), 0 if lease is None else lease.expires_ms)
 
     def _gone(self, expires_ms: int) -> bool:
         return self._stage.now_ms >= expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS - SLACK_MS
@@ -122,6 +135,8 @@ class Promises:
     def committed(self, unit: Unit) -> None:
         """What was saved keeps what was promised."""
         self.checks += 1
+        for lease in unit.leases.values():
+            self._leases[lease.id] = max(lease.expires_ms, self._leases.get(lease.id, 0))
         for job in unit.jobs.values():
             self._job_saved(job)
         if unit.leases or unit.agents:
@@ -148,10 +163,27 @@ class Promises:
         same = same and {lease.id: lease for lease in loaded.leases} == world.leases
         self._hold(same and loaded.last_seq == world.last_seq, "the control plane's memory is not what its store holds")
 
-    def acknowledged_are_kept(self) -> None:
+    def restored(self) -> None:
+        """A backup took the store's place: only what no hub runs may be lost with what came since."""
+        known = {job.id: job for job in self._store.list_jobs(JobFilter(), 0, JOBS_MAX).jobs}
+        self._terminal = {job.id: job.state for job in known.values() if job.state.terminal}
+        self._epochs = {job.id: (job.epoch.incarnation, job.epoch.n) for job in known.values() if job.epoch}
+        run = {
+            str(one.lease.job_id)
+            for agent in self.agents.values()
+            for one in agent.place.journal.load().values()
+            if one.state is not RunState.ENDED and agent.comes_back
+        }
+        gone = [wish for wish in self._people.wishes if wish.job_id not in known]
+        self._forgotten.update(wish.request_id for wish in gone)
+        self._remembered = {wish.job_id for wish in gone if wish.job_id in run}
+        self._lost = {wish.job_id for wish in gone if wish.job_id} - self._remembered
+
+    def acknowledged_are_kept(self, hubs_have_spoken: bool = False) -> None:
         """What somebody was told is accepted is there, whatever happened since."""
+        excused = self._lost if hubs_have_spoken else self._lost | self._remembered
         for wish in self._people.wishes:
-            if wish.job_id:
+            if wish.job_id and wish.job_id not in excused:
                 self._hold(
                     self._store.get_job(wish.job_id) is not None, f"job {wish.job_id} was acknowledged and is lost"
                 )
@@ -161,6 +193,8 @@ class Promises:
         """What is not yet over though nothing stands in its way; empty when all is."""
         for wish in self._people.wishes:
             job = self._store.get_job(wish.job_id) if wish.job_id else None
+            if job is None and wish.job_id in self._lost:
+                continue
             if job is None or not job.state.terminal:
                 why = "" if job is None or job.reason is None else f" ({job.reason.code})"
                 return (
@@ -173,13 +207,15 @@ class Promises:
 
     def at_the_end(self) -> None:
         """All is settled: nothing runs, nothing is lost, and use was counted once."""
-        self.acknowledged_are_kept()
+        self.acknowledged_are_kept(hubs_have_spoken=True)
         self._hold(not self._running, f"jobs {', '.join(self._running)} still run and nobody knows")
         accepted = {wish.job_id for wish in self._people.wishes}
-        self._hold(
-            len(accepted) == len(self._people.wishes) == sum(self._store.count_jobs().values()),
-            "a request became two jobs",
-        )
+        twice = [
+            job.id
+            for job in self._store.list_jobs(JobFilter(), 0, JOBS_MAX).jobs
+            if job.id not in accepted and job.spec.name not in self._forgotten
+        ]
+        self._hold(not twice and len(accepted) == len(self._people.wishes), "a request became two jobs")
         for wish in self._people.wishes:
             program = self._begun.get((wish.job_id, str(getattr(self._store.get_job(wish.job_id), "epoch", None))))
             if wish.given_up and program is not None:

@@ -24,6 +24,8 @@ class Life:
     """One life of a process: it ends once, and what it had planned ends with it."""
 
     alive: bool = True
+    missed: list[Event] | None = None
+    """While the process is stopped, or its machine paused: what would have happened to it; it happens when it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,23 @@ class Stage:
         """`event` happens in `delay_ms`, unless `life` has ended by then."""
         self._agenda.put(self.now_ms + max(0, int(delay_ms)), _Planned(event, life))
 
+    def go_on(self, life: Life) -> None:
+        """A process that was stopped finds, in order, what it missed."""
+        missed, life.missed = life.missed or (), None
+        for event in missed:
+            self.after(0, event, life)
+
     def run(self, until_ms: int) -> None:
         """Let everything happen that happens before `until_ms`."""
         while (next_ms := self._agenda.next_ms()) is not None and next_ms < until_ms:
             for planned in self._agenda.take():
-                if planned.life is None or planned.life.alive:
-                    self.events += 1
-                    planned.event()
+                life = planned.life
+                if life is not None and (not life.alive or life.missed is not None):
+                    if life.missed is not None:
+                        life.missed.append(planned.event)
+                    continue
+                self.events += 1
+                planned.event()
         self.clock.advance(until_ms)
 
     def tell(self, who: str, what: str) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
-import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -24,15 +23,13 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from federation.errors import Code, Fault, FederationError
-from federation.ports import RESTORED, STORE_ENTITY, EventRow
-from federation.store import codec, faults, migrations, schema, sqlite
+from federation.store import codec, faults, migrations, raising, schema, sqlite
 
 _COUNTS = {
     table.name: str(select(func.count()).select_from(table))
     for table in schema.metadata.sorted_tables
     if table not in (schema.meta, schema.specs)
 }
-_TELLS_ALL = "agents_complete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,19 +233,14 @@ def _tell_agents(connection: sqlite3.Connection, building: Path) -> bool:
 
 
 def _raise(path: Path, highest: int, now_ms: int, complete: bool, source: str) -> None:
-    """Write the new incarnation, and the fact that says so.
-
-    It is the moment of the restore, in Unix seconds: two restores of one backup, the store between them lost, would
-    otherwise both be the next number, and agents would take the orders of one for those of the other.
-    """
-    incarnation = max(highest + 1, now_ms // 1000)
+    """Write the new incarnation, and the fact that says so."""
+    incarnation = raising.incarnation_after(highest, now_ms)
     connection = sqlite.connect(path)
     try:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")
         (last_seq,) = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
-        payload = json.dumps({"from": source, "last_seq": last_seq, _TELLS_ALL: complete})
-        fact = EventRow(now_ms, STORE_ENTITY, str(incarnation), RESTORED, "restore", "operator", payload)
+        fact = raising.fact_of(incarnation, now_ms, source=source, last_seq=last_seq, agents_complete=complete)
         row = codec.event_row(fact, last_seq + 1, incarnation)
         connection.execute("UPDATE meta SET value = ? WHERE name = 'incarnation'", (incarnation,))
         connection.execute(sqlite.statements().insert_event, row)

@@ -18,14 +18,12 @@ from federation.domain.job import Job, JobState
 from federation.domain.lease import Lease
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, Fault, FederationError
-from federation.ports import DAY_MS, EventRow, JobFilter, Loaded, Page, RequestRow, Transaction, UsedRow
+from federation.ports import DAY_MS, STORE_ENTITY, EventRow, JobFilter, Loaded, Page, RequestRow, Transaction, UsedRow
 from federation.store import faults
-
-_INCARNATION = 1
 
 
 @dataclasses.dataclass(slots=True)
-class _Tables:
+class Tables:
     """What is committed, or what one transaction wants to add to it."""
 
     jobs: dict[str, Job] = dataclasses.field(default_factory=dict)
@@ -35,6 +33,20 @@ class _Tables:
     requests: dict[tuple[str, str], RequestRow] = dataclasses.field(default_factory=dict)
     usage: dict[str, dict[int, UsageInterval]] = dataclasses.field(default_factory=dict)
     events: list[EventRow] = dataclasses.field(default_factory=list)
+    incarnation: int = 1
+
+    def copied(self) -> Tables:
+        """The same rows, to be changed by themselves."""
+        return Tables(
+            dict(self.jobs),
+            dict(self.leases),
+            dict(self.hubs),
+            dict(self.agents),
+            dict(self.requests),
+            {lease_id: dict(intervals) for lease_id, intervals in self.usage.items()},
+            list(self.events),
+            self.incarnation,
+        )
 
 
 class MemoryTransaction:
@@ -43,7 +55,7 @@ class MemoryTransaction:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self._committed = store.tables
-        self._new = _Tables()
+        self._new = Tables()
         self._over: FederationError | None = None
         self.done = False
 
@@ -52,7 +64,8 @@ class MemoryTransaction:
         self._check()
         first = len(self._committed.events) + len(self._new.events) + 1
         self._new.events += [
-            dataclasses.replace(row, seq=seq, incarnation=_INCARNATION) for seq, row in enumerate(rows, first)
+            dataclasses.replace(row, seq=seq, incarnation=self._committed.incarnation)
+            for seq, row in enumerate(rows, first)
         ]
         return first
 
@@ -136,7 +149,7 @@ class MemoryStore:
     """A store in this process's memory; see `ports.Store`."""
 
     def __init__(self) -> None:
-        self.tables = _Tables()
+        self.tables = Tables()
         """What is committed."""
         self._lock = threading.Lock()
         self._writing = False
@@ -148,12 +161,13 @@ class MemoryStore:
             jobs = [job for job in tables.jobs.values() if not job.state.terminal]
             leases = [lease for lease in tables.leases.values() if lease.live]
             return Loaded(
-                incarnation=_INCARNATION,
+                incarnation=tables.incarnation,
                 last_seq=len(tables.events),
                 jobs=tuple(sorted(jobs, key=lambda job: (job.queue_seq, job.id))),
                 leases=tuple(sorted(leases, key=lambda lease: lease.id)),
                 hubs=tuple(tables.hubs[hub_id] for hub_id in sorted(tables.hubs)),
                 agents=tuple(tables.agents[key] for key in sorted(tables.agents)),
+                restored=_restored(tables),
             )
 
     @contextlib.contextmanager
@@ -172,7 +186,7 @@ class MemoryStore:
         finally:
             self._writing = False
 
-    def apply(self, new: _Tables) -> None:
+    def apply(self, new: Tables) -> None:
         """Make a transaction's writes visible, all at once."""
         with self._lock:
             tables = self.tables
@@ -247,6 +261,14 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to give back; what was stored stays readable as long as somebody holds this object."""
+
+
+def _restored(tables: Tables) -> EventRow | None:
+    """The fact that began this incarnation; the first one has none."""
+    if tables.incarnation == 1:
+        return None
+    its = (row for row in tables.events if row.entity == STORE_ENTITY and row.entity_id == str(tables.incarnation))
+    return next(its, None)
 
 
 def _matches(job: Job, where: JobFilter) -> bool:

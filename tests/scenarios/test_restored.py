@@ -324,6 +324,44 @@ def test_an_agent_that_cannot_tell_all_is_believed_as_far_as_it_goes(plane: Rest
     control.check()
 
 
+def test_use_of_before_is_told_once_and_without_gaps(plane: Restored) -> None:
+    """The store knows of no stretch, the hub was told that two are stored: the third waits for the list of everything."""
+    control = plane.control
+    job_id = control.submit()
+    run = started(control, job_id)
+    plane.back_up()
+    stretches = tuple((index, index * 5 * MINUTE_MS, (index + 1) * 5 * MINUTE_MS) for index in range(3))
+    control.pass_time(15 * MINUTE_MS)
+    control.sync(word(*run, usage=stretches[:2]), agent=CAIRO)
+    control = plane.restore()
+    control.join(CAIRO, (word(*run, usage=stretches[2:]),))
+    asked = control.sync(word(*run, usage=stretches[2:]), agent=CAIRO)
+    assert (asked.send_all, asked.usage_stored) == (True, {run[1].id: -1})
+    told = tell_all(control, word(*run, usage=stretches))
+    assert (told.send_all, told.usage_stored) == (False, {run[1].id: 2})
+    assert [one.index for one in control.store.usage_of(run[1].id)] == [0, 1, 2]
+
+
+def test_a_start_counts_what_was_granted_before_the_restore_anew(plane: Restored) -> None:
+    """A clock that is set forward while the control plane is away starts nothing a second time."""
+    control = plane.control
+    control.join(SHENZHEN)
+    job_id = control.submit()
+    plane.back_up()
+    control = plane.restore()
+    returned(control)
+    length_ms = lease_ms(control.job(job_id)) + restoring.OVER_MS
+    control.clock.at_ms += 2 * length_ms
+    control.boot()
+    returned(control)
+    control.pass_time(length_ms - 1_000)
+    control.sync(agent=CAIRO)
+    control.pass_time(0)
+    assert control.round() == 0
+    control.pass_time(1_000)
+    assert control.round() == 1
+
+
 def test_late_words_and_forged_ones_change_nothing(plane: Restored) -> None:
     """An attempt that is not later than the known one is over; an epoch of this incarnation is never adopted."""
     control = plane.control

@@ -25,7 +25,8 @@ from federation.service.world import Unit, World
 from federation.simulation.agent import SimulatedAgent
 from federation.simulation.machine import Machine
 from federation.simulation.mishaps import FaultyJournal, FaultyStore
-from federation.simulation.plane import SimulatedPlane
+from federation.simulation.plane import Seat, SimulatedPlane
+from federation.store import raising
 from hub_node import conversation, reconcile
 from hub_node.admission import Admission
 from hub_node.records import Reason, RunState
@@ -89,8 +90,7 @@ def fsync_skipped() -> Iterator[None]:
     apply, crash = FaultyStore.apply, SimulatedPlane.crash
 
     def applied(self: Any, new: Any) -> None:
-        tables = self.tables
-        self.before = type(tables)(**{name: _copied(getattr(tables, name)) for name in tables.__slots__})
+        self.before = self.tables.copied()
         apply(self, new)
 
     def crashed(self: Any, why: str) -> None:
@@ -100,12 +100,6 @@ def fsync_skipped() -> Iterator[None]:
 
     with _patched(FaultyStore, "apply", applied), _patched(SimulatedPlane, "crash", crashed):
         yield
-
-
-def _copied(table: Any) -> Any:
-    if isinstance(table, list):
-        return list(table)
-    return {key: dict(one) if isinstance(one, dict) else one for key, one in table.items()}
 
 
 @_mutant
@@ -302,6 +296,20 @@ def preempts_anybody() -> Iterator[None]:
         _patched(lifecycle_commit, "may_be_preempted", may),
         _patched(lifecycle_job, "_refuse_unfit", lambda job, fact: None),
     ):
+        yield
+
+
+@_mutant
+def incarnation_not_raised() -> Iterator[None]:
+    """A restored store goes on under the number it had."""
+    with _patched(raising, "incarnation_after", lambda highest, now_ms: highest):
+        yield
+
+
+@_mutant
+def takeover_without_fencing() -> Iterator[None]:
+    """A leader that has a successor may still write."""
+    with _patched(Seat, "fence", lambda self: None):
         yield
 
 
