@@ -1,7 +1,8 @@
 """`brhub db backup`, `restore` and `upgrade`: for whoever runs the control plane, on its machine.
 
-A backup may be taken while the control plane serves; the other two ask that it has ended. What a restore means for the
-hubs is in ARCHITECTURE.md ("After a restore"). Deliberately not here: copies and checks (`federation/store/backup.py`).
+A backup may be taken while the control plane serves; a restore asks that it has ended. What it means for the hubs is in
+ARCHITECTURE.md ("After a restore"). Deliberately not here: copies and checks (`federation/store/backup.py`, in PostgreSQL
+`portable.py`), what an upgrade does (`federation/store/migrations`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from federation.errors import Code, Fault, FederationError
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from federation.store.backup import Summary
+    from federation.app.settings import Settings
+    from federation.store.backup import Restored, Summary
     from hub_node.journal_backup import JournalSummary
 
 _SQLITE = "sqlite:///"
@@ -52,13 +54,12 @@ def backup(
 ) -> None:
     """Write a checked copy of the store, also while the control plane serves; or of an agent's journal, while it runs."""
     from federation.cli.show import print_one
-    from federation.store.backup import back_up
 
     if agent is not None:
         _say_journal(context, journal_backup().back_up(agent, file.absolute()))
         return
-    made = back_up(_store(config), file.absolute())
-    print_one(_document(made), session_of(context).form, text=f"{made.path} is whole: {_words(made)}")
+    made = _copies(control_settings(config)).back_up(file.absolute())
+    print_one(_document(made), session_of(context).form, text=f"{made.where} is whole: {_words(made)}")
 
 
 def restore(
@@ -67,18 +68,17 @@ def restore(
     config: Config = None,
     agents_complete: AgentsComplete = False,
     in_place: Annotated[
-        bool, typer.Option("--in-place", help="The store's file was put back by other means: only say so to the hubs.")
+        bool, typer.Option("--in-place", help="The store was put back by other means: only say so to the hubs.")
     ] = False,
     agent: AgentState = None,
 ) -> None:
     """Put a backup in the store's place, after the control plane has ended. What was there is kept beside it."""
     from federation.cli.show import print_one
-    from federation.store import backup as copies
 
     if agent is not None and file is not None:
         _say_journal(context, journal_backup().restore(agent, file.absolute(), now_ms()))
         return
-    path = _store(config)
+    copies = _copies(control_settings(config))
     if (file is None) is not in_place:
         raise FederationError(
             Code.INVALID_ARGUMENT,
@@ -87,10 +87,10 @@ def restore(
             hint="Write `brhub db restore FILE`.",
         )
     if file is None:
-        done = copies.raised(path, now_ms(), agents_complete=agents_complete)
+        done = copies.raised(now_ms(), agents_complete)
     else:
-        done = copies.restore(path, file.absolute(), now_ms(), agents_complete=agents_complete)
-    lines = [f"{done.summary.path} has it: {_words(done.summary)}"]
+        done = copies.restore(file.absolute(), now_ms(), agents_complete)
+    lines = [f"{done.summary.where} has it: {_words(done.summary)}"]
     if done.aside is not None:
         lines.append(f"what was there before: {done.aside}; to take this back: brhub db restore {done.aside}")
     if done.agents_complete:
@@ -108,16 +108,30 @@ def restore(
     print_one(value, session_of(context).form, text="\n".join(lines))
 
 
-def upgrade(context: typer.Context, config: Config = None) -> None:
-    """Bring the store to this version's schema, in one transaction; the next start would do the same."""
+def upgrade(
+    context: typer.Context,
+    config: Config = None,
+    finish: Annotated[
+        bool,
+        typer.Option(
+            "--finish", help="No control plane of an older version is left: take away what only those still needed."
+        ),
+    ] = False,
+) -> None:
+    """Bring the store to this version's schema, in one transaction; the next start would do the same.
+
+    Only what programs of the version before can live with: they go on working on it. `--finish`, after the control plane has
+    ended, does the rest.
+    """
     from federation.cli.show import print_one
-    from federation.store import backup as copies
     from federation.store import migrations
 
-    path = _store(config)
-    migrations.upgrade(f"{_SQLITE}{path}")
-    found = copies.summary_of(path)
-    print_one(_document(found), session_of(context).form, text=f"{path} is at schema {found.revision}: {_words(found)}")
+    settings = control_settings(config)
+    copies = _copies(settings)
+    migrations.upgrade(copies.url, finish=finish)
+    found = copies.summary()
+    text = f"{found.where} is at schema {found.revision}: {_words(found)}"
+    print_one(_document(found), session_of(context).form, text=text)
 
 
 def journal_backup() -> ModuleType:
@@ -149,22 +163,71 @@ def _say_journal(context: typer.Context, found: JournalSummary) -> None:
     print_one(value, session_of(context).form, text="\n".join(lines))
 
 
-def _store(config: Path | None) -> Path:
-    """The store's file. Raises: FederationError where the settings name a store of another kind."""
-    url = control_settings(config).store_url
-    if url.startswith(_SQLITE):
-        return Path(url.removeprefix(_SQLITE)).absolute()
-    raise FederationError(
-        Code.CONFIGURATION_INVALID,
-        f"the store is of the kind {url.partition(':')[0]!r}, which has tools of its own",
-        fault=Fault.CALLER,
-        hint="Use them (pg_dump, pg_restore); `brhub db` works on a store that is a file.",
-    )
+class _Copies:
+    """Copies of the settings' store, and the way back, wherever it lies. Loads a driver only for the kind that it is."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self._folder = folder
+        self._file = Path(url.removeprefix(_SQLITE)).absolute() if url.startswith(_SQLITE) else None
+
+    def back_up(self, to: Path) -> Summary:
+        """A copy of it."""
+        if self._file is not None:
+            from federation.store import backup as files
+
+            return files.back_up(self._file, to)
+        from federation.store import portable
+
+        return portable.back_up(self.url, to)
+
+    def restore(self, file: Path, moment_ms: int, agents_complete: bool) -> Restored:
+        """A copy in its place."""
+        if self._file is not None:
+            from federation.store import backup as files
+
+            return files.restore(self._file, file, moment_ms, agents_complete=agents_complete)
+        from federation.store import portable
+
+        return portable.restore(self.url, file, self._folder, moment_ms, agents_complete=agents_complete)
+
+    def raised(self, moment_ms: int, agents_complete: bool) -> Restored:
+        """A copy is in its place already."""
+        if self._file is not None:
+            from federation.store import backup as files
+
+            return files.raised(self._file, moment_ms, agents_complete=agents_complete)
+        from federation.store import portable
+
+        return portable.raised(self.url, moment_ms, agents_complete=agents_complete)
+
+    def summary(self) -> Summary:
+        """What it holds."""
+        if self._file is not None:
+            from federation.store import backup as files
+
+            return files.summary_of(self._file)
+        from federation.store import portable
+
+        return portable.summary_of(self.url)
+
+
+def _copies(settings: Settings) -> _Copies:
+    """Raises: FederationError where the settings name a store of no kind that can be copied."""
+    url = settings.store_url
+    if not url.startswith((_SQLITE, "postgresql://", "postgres://")):
+        raise FederationError(
+            Code.CONFIGURATION_INVALID,
+            f"a store of the kind {url.partition(':')[0]!r} cannot be copied",
+            fault=Fault.CALLER,
+            hint="Name a file or a PostgreSQL database in [store] url.",
+        )
+    return _Copies(url, Path(settings.server.data_dir).absolute())
 
 
 def _document(found: Summary) -> dict[str, Any]:
     return {
-        "id": str(found.path),
+        "id": found.where,
         "schema": found.revision,
         "incarnation": found.incarnation,
         "last_seq": found.last_seq,

@@ -5,8 +5,8 @@ restore never touches the present store before the copy that takes its place is 
 the **incarnation** is raised, so that agents drop what was ordered before (`service/restoring.py` says what follows).
 
 While `FILE.restoring` lies beside a store, a start is refused: a restore that lost power half-way is done again or given
-up by hand, and never taken for an empty store. A store on PostgreSQL is backed up by PostgreSQL's own tools; `raised` is
-then all that a restore still needs. Not here: who adopts what (`service/restoring.py`), words for people (`cli/database.py`).
+up by hand, and never taken for an empty store. Not here: a store in PostgreSQL (`portable.py`), who adopts what
+(`service/restoring.py`), words for people (`cli/database.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -25,7 +25,7 @@ from sqlalchemy import func, select
 from federation.errors import Code, Fault, FederationError
 from federation.store import codec, faults, migrations, raising, schema, sqlite
 
-_COUNTS = {
+COUNTS = {
     table.name: str(select(func.count()).select_from(table))
     for table in schema.metadata.sorted_tables
     if table not in (schema.meta, schema.specs)
@@ -34,9 +34,10 @@ _COUNTS = {
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a store's file holds."""
+    """What a store holds."""
 
-    path: Path
+    where: str
+    """Its file, or its database without the password."""
     revision: str
     """Of its schema."""
     incarnation: int
@@ -69,14 +70,14 @@ def back_up(path: Path, to: Path) -> Summary:
     if not path.exists():
         raise _no_store(path)
     sqlite.check_header(path)
-    with _made(to) as partial, _errors(path, to):
+    with new_file(to) as partial, errors_of(path, to):
         source = _reading(path)
         try:
             _copy(source, partial)
         finally:
             source.close()
         summary = summary_of(partial)
-    return _named(summary, to)
+    return replace(summary, where=str(to))
 
 
 def summary_of(path: Path) -> Summary:
@@ -87,7 +88,7 @@ def summary_of(path: Path) -> Summary:
         raise faults.unavailable(
             f"{str(path)!r} cannot be read: {error.strerror}", "Check the path and its rights.", str(path)
         ) from error
-    with _errors(path, path):
+    with errors_of(path, path):
         connection = _reading(path)
         try:
             revision = sqlite.revision_of(connection, path)
@@ -99,11 +100,11 @@ def summary_of(path: Path) -> Summary:
                 raise faults.damaged(str(path), f"rows of {orphan[0]} point to rows that are gone")
             (incarnation,) = connection.execute("SELECT value FROM meta WHERE name = 'incarnation'").fetchone()
             last_seq, last_ms = connection.execute("SELECT max(seq), max(at_ms) FROM events").fetchone()
-            rows = {name: connection.execute(sql).fetchone()[0] for name, sql in _COUNTS.items()}
+            rows = {name: connection.execute(sql).fetchone()[0] for name, sql in COUNTS.items()}
         finally:
             connection.close()
     size_bytes = path.stat().st_size
-    return Summary(path, revision, int(incarnation), int(last_seq or 0), int(last_ms or 0), rows, size_bytes)
+    return Summary(str(path), revision, int(incarnation), int(last_seq or 0), int(last_ms or 0), rows, size_bytes)
 
 
 def restore(path: Path, file: Path, now_ms: int, *, agents_complete: bool = False) -> Restored:
@@ -118,24 +119,14 @@ def restore(path: Path, file: Path, now_ms: int, *, agents_complete: bool = Fals
         raise _refused(f"{str(path)!r} is the store itself", "Name a backup of it.", path)
     lock = sqlite.lock(path)
     try:
-        found = summary_of(file)
-        if found.revision not in migrations.known():
-            raise migrations.newer(str(file), found.revision)
-        _check_clock(found, now_ms)
+        found = checked(file, now_ms)
         building = sqlite.restoring(path)
-        for half_made in (building, Path(f"{building}-journal")):
-            half_made.unlink(missing_ok=True)
-        with _errors(file, path):
-            _build(file, building)
-            present = _present(path, building)
-            complete = agents_complete or present.tells_all
-            _raise(building, max(found.incarnation, present.incarnation), now_ms, complete, file.name)
-            summary = summary_of(building)
-            _synced(building)
+        with errors_of(file, path):
+            summary, complete = build(file, found, building, path, now_ms, agents_complete)
         aside = _set_aside(path, now_ms) if path.exists() else None
         building.rename(path)
         _sync_folder(path)
-        return Restored(_named(summary, path), aside, complete)
+        return Restored(replace(summary, where=str(path)), aside, complete)
     finally:
         lock.close()
 
@@ -149,8 +140,8 @@ def raised(path: Path, now_ms: int, *, agents_complete: bool = False) -> Restore
         connection = sqlite.prepare(path)  # checks it, and folds in what a crash left in its log
         connection.close()
         found = summary_of(path)
-        _check_clock(found, now_ms)
-        with _errors(path, path):
+        check_clock(found, now_ms)
+        with errors_of(path, path):
             _raise(path, found.incarnation, now_ms, agents_complete, "in place")
         return Restored(summary_of(path), None, agents_complete)
     finally:
@@ -158,6 +149,30 @@ def raised(path: Path, now_ms: int, *, agents_complete: bool = False) -> Restore
 
 
 # ---- the steps -------------------------------------------------------------------------------------------------------
+def checked(file: Path, now_ms: int) -> Summary:
+    """What a backup holds that may be restored at that moment. Errors: as of `restore`."""
+    found = summary_of(file)
+    if found.revision not in migrations.known():
+        raise migrations.newer(str(file), found.revision)
+    check_clock(found, now_ms)
+    return found
+
+
+def build(
+    file: Path, found: Summary, building: Path, present: Path, now_ms: int, agents_complete: bool
+) -> tuple[Summary, bool]:
+    """What takes the store's place, whole at `building`; and whether it tells all agents. `present` may be missing."""
+    for half_made in (building, Path(f"{building}-journal")):
+        half_made.unlink(missing_ok=True)
+    _build(file, building)
+    before = _present(present, building)
+    complete = agents_complete or before.tells_all
+    _raise(building, max(found.incarnation, before.incarnation), now_ms, complete, file.name)
+    summary = summary_of(building)
+    _synced(building)
+    return summary, complete
+
+
 def _copy(source: sqlite3.Connection, to: Path) -> None:
     """All pages in one step: a snapshot. Writers go on meanwhile, their pages stay in the log until it is done."""
     target = sqlite.connect(to)
@@ -249,13 +264,19 @@ def _raise(path: Path, highest: int, now_ms: int, complete: bool, source: str) -
         connection.close()
 
 
-def _set_aside(path: Path, now_ms: int) -> Path:
-    """The store of before under another name, with the log that it may still have; its own name keeps standing for it."""
+def aside_of(path: Path, now_ms: int) -> Path:
+    """A free name for the store of before, beside `path`."""
     moment = dt.datetime.fromtimestamp(now_ms / 1000, dt.UTC).strftime("%Y%m%dT%H%M%SZ")
     aside, number = Path(f"{path}.before-{moment}"), 1
     while aside.exists():
         number += 1
         aside = Path(f"{path}.before-{moment}-{number}")
+    return aside
+
+
+def _set_aside(path: Path, now_ms: int) -> Path:
+    """The store of before under another name, with the log that it may still have; its own name keeps standing for it."""
+    aside = aside_of(path, now_ms)
     for suffix in ("-wal", "-journal"):
         log = Path(f"{path}{suffix}")
         if log.exists():  # of a store that could not be opened: with another file it would be poison
@@ -266,12 +287,13 @@ def _set_aside(path: Path, now_ms: int) -> Path:
 
 
 # ---- checks, names and files ----------------------------------------------------------------------------------------
-def _check_clock(found: Summary, now_ms: int) -> None:
+def check_clock(found: Summary, now_ms: int) -> None:
+    """Error: CONFIGURATION_INVALID for a clock that stands before the newest event of what is put back."""
     if now_ms < found.last_event_ms:
         raise _refused(
             "this machine's clock stands before the newest event of the backup",
             "Set the clock first: leases are counted from the moment of the restore.",
-            found.path,
+            Path(found.where),
         )
 
 
@@ -281,7 +303,7 @@ def _reading(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _made(to: Path) -> Iterator[Path]:
+def new_file(to: Path) -> Iterator[Path]:
     """A new file for its owner only, at its name when it is whole and on the disk, gone when it is not."""
     if to.exists():
         raise _refused(f"{str(to)!r} is there already", "Name a new file; backups are not overwritten.", to)
@@ -306,7 +328,7 @@ def _made(to: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _errors(reading: Path, writing: Path) -> Iterator[None]:
+def errors_of(reading: Path, writing: Path) -> Iterator[None]:
     """Errors of SQLite and of the disk as ours. A failed fsync here is a refusal: nobody was told that it is done."""
     try:
         yield
@@ -335,18 +357,6 @@ def _sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _named(summary: Summary, path: Path) -> Summary:
-    return Summary(
-        path,
-        summary.revision,
-        summary.incarnation,
-        summary.last_seq,
-        summary.last_event_ms,
-        summary.rows,
-        summary.size_bytes,
-    )
 
 
 def _no_store(path: Path) -> FederationError:

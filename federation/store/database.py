@@ -38,6 +38,9 @@ class Database(Protocol):
     def reading(self) -> AbstractContextManager[Any]:
         """A connection that sees what is committed: `execute(sql, parameters).fetchall()`."""
 
+    def finish_upgrade(self) -> None:
+        """Take away what programs of the version before still needed: see `migrations`. Only when none of them is left."""
+
     def error_of(self, error: Exception) -> BaseException:
         """One of `errors` as ours; see `faults`."""
 

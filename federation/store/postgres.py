@@ -32,6 +32,7 @@ from federation.store.statements import STAGE, Statements
 
 READERS_MAX = 16
 CONNECT_S_MAX = 4
+LOCK_MS_MAX = 5_000
 VERSION_MIN = 130_000
 """PostgreSQL 13, the oldest that is looked after."""
 BULK_ROWS_MIN = 10
@@ -72,9 +73,9 @@ class PostgresDatabase:
         self._closed = False
         self.leadership = Leadership(self._connect, self.where, ended)
         try:
-            self._check_server()
+            _check_server(url, self.where)
             self.leadership.take(waiting)
-            self._prepare()
+            _prepare(url, self.where)
             self.writer = self._connect_writer()
             self._readers = QueuePool(
                 self._connect_reader, pool_size=4, max_overflow=READERS_MAX - 4, timeout=30, reset_on_return=None
@@ -98,7 +99,7 @@ class PostgresDatabase:
 
     def many(self, sql: str, rows: Sequence[Row]) -> int:
         """Run `sql` for each of `rows`; how many rows it touched."""
-        rows = _storable(rows)
+        rows = storable(rows)
         with self.writer.cursor() as cursor:
             copy, from_stage = self._bulk.get(sql, ("", "")) if len(rows) >= BULK_ROWS_MIN else ("", "")
             twice = bool(from_stage) and len({row[0] for row in rows}) < len(rows)  # no statement writes a row twice
@@ -160,6 +161,14 @@ class PostgresDatabase:
                 borrowed.invalidate()
             borrowed.close()
 
+    def revision(self) -> str:
+        """Of its schema."""
+        return revision_of(self.writer, self.where)
+
+    def finish_upgrade(self) -> None:
+        """The post part of an upgrade."""
+        migrations.upgrade_postgres(lambda: connect_plainly(self._url), self.where, finish=True)
+
     def error_of(self, error: Exception) -> BaseException:
         """`error` as ours; see `faults`."""
         assert isinstance(error, psycopg.Error), f"{error!r} is not of this driver"
@@ -191,7 +200,8 @@ class PostgresDatabase:
         connection = self._connect()
         for table in (schema.jobs, schema.specs):
             connection.execute(
-                psycopg.sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DELETE ROWS").format(
+                # with defaults: a newer version's columns, which this one does not name, may not be NULL
+                psycopg.sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS").format(
                     psycopg.sql.Identifier(STAGE + table.name), psycopg.sql.Identifier(table.name)
                 )
             )
@@ -212,49 +222,79 @@ class PostgresDatabase:
         connection.execute("SET default_transaction_read_only = on")
         return connection
 
-    def _check_server(self) -> None:
-        """Refuse a server that cannot keep what we promise."""
-        with self._connect() as connection:
-            ((version, fsync, encoding, replica),) = connection.execute(
-                "SELECT current_setting('server_version_num')::int, current_setting('fsync'), "
-                "current_setting('server_encoding'), pg_is_in_recovery()"
-            ).fetchall()
-        if version < VERSION_MIN:
-            raise faults.unavailable(f"PostgreSQL is too old ({version})", "Use PostgreSQL 13 or newer.", self.where)
-        if fsync != "on":
-            raise faults.unavailable(
-                "PostgreSQL runs without fsync: what it acknowledges may be lost", "Set fsync = on.", self.where
-            )
-        if encoding != "UTF8":
-            raise faults.unavailable(
-                f"the database's encoding is {encoding}", "Create it with ENCODING 'UTF8'.", self.where
-            )
-        if replica:
-            raise faults.unavailable(
-                "PostgreSQL is a replica there", "Name the primary, or several with target_session_attrs.", self.where
-            )
 
-    def _prepare(self) -> None:
-        """Bring the database to today's schema; make it where there is nothing."""
-        with self._connect() as connection:
-            if connection.execute("SELECT to_regclass('alembic_version')::text").fetchall() == [(None,)]:
-                (strangers,) = connection.execute(
-                    "SELECT count(*) FROM pg_tables WHERE schemaname = current_schema() AND tablename <> ALL (%s)",
-                    (list(TABLES),),
-                ).fetchall()
-                if strangers != (0,):
-                    raise faults.unavailable(
-                        "the database has tables, but is not a store of ours",
-                        "Name an empty database; this one was not touched.",
-                        self.where,
-                    )
-                rows = []
-            else:
-                rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
-                if len(rows) != 1:
-                    raise faults.damaged(self.where, "it does not say which version wrote it")
-        if rows != [(schema.HEAD,)]:
-            migrations.upgrade_postgres(lambda: psycopg.connect(self._url), self.where)
+def prepare(url: str) -> None:
+    """Bring the database at `url` to today's schema, making it where there is nothing; also while somebody leads.
+
+    Errors: as in `open_store`.
+    """
+    where = without_password(url)
+    try:
+        _check_server(url, where)
+        _prepare(url, where)
+    except psycopg.Error as error:
+        raise faults.from_postgres(error.sqlstate or "", str(error), where) from error
+
+
+def connect_plainly(url: str) -> psycopg.Connection[Any]:
+    """A connection for what is no writing of the service's: an upgrade, a copy."""
+    connection: psycopg.Connection[Any] = psycopg.connect(
+        url, connect_timeout=CONNECT_S_MAX, application_name="brhub", autocommit=True
+    )
+    connection.execute(f"SET lock_timeout = {LOCK_MS_MAX:d}")
+    connection.execute("SET client_encoding = 'UTF8'")
+    connection.autocommit = False
+    return connection
+
+
+def _check_server(url: str, where: str) -> None:
+    """Refuse a server that cannot keep what we promise."""
+    with connect_plainly(url) as connection:
+        ((version, fsync, encoding, replica),) = connection.execute(
+            "SELECT current_setting('server_version_num')::int, current_setting('fsync'), "
+            "current_setting('server_encoding'), pg_is_in_recovery()"
+        ).fetchall()
+    if version < VERSION_MIN:
+        raise faults.unavailable(f"PostgreSQL is too old ({version})", "Use PostgreSQL 13 or newer.", where)
+    if fsync != "on":
+        raise faults.unavailable(
+            "PostgreSQL runs without fsync: what it acknowledges may be lost", "Set fsync = on.", where
+        )
+    if encoding != "UTF8":
+        raise faults.unavailable(f"the database's encoding is {encoding}", "Create it with ENCODING 'UTF8'.", where)
+    if replica:
+        raise faults.unavailable(
+            "PostgreSQL is a replica there", "Name the primary, or several with target_session_attrs.", where
+        )
+
+
+def _prepare(url: str, where: str) -> None:
+    """Bring the database to today's schema; make it where there is nothing."""
+    with connect_plainly(url) as connection:
+        revision = revision_of(connection, where)
+        if not revision:
+            ((strangers,),) = connection.execute(
+                "SELECT count(*) FROM pg_tables WHERE schemaname = current_schema() AND tablename <> ALL (%s)",
+                (list(TABLES),),
+            ).fetchall()
+            if strangers:
+                raise faults.unavailable(
+                    "the database has tables, but is not a store of ours",
+                    "Name an empty database; this one was not touched.",
+                    where,
+                )
+    if revision != schema.HEAD:
+        migrations.upgrade_postgres(lambda: connect_plainly(url), where)
+
+
+def revision_of(connection: psycopg.Connection[Any], where: str) -> str:
+    """The schema's revision; empty where there is none. STORE_UNAVAILABLE where there is, and it does not say."""
+    if connection.execute("SELECT to_regclass('alembic_version')::text").fetchall() == [(None,)]:
+        return ""
+    rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    if len(rows) != 1:
+        raise faults.damaged(where, "it does not say which version wrote it")
+    return str(rows[0][0])
 
 
 def _is_lost(connection: Any) -> bool:
@@ -274,7 +314,7 @@ class _Reader:
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> _Rows:
         """Ask."""
-        (asked,) = _storable([tuple(parameters)])
+        (asked,) = storable([tuple(parameters)])
         return _Rows(self._connection.execute(sql, asked))
 
 
@@ -286,7 +326,7 @@ class _Rows:
         """All rows."""
         rows: list[Row] = []
         while piece := self._cursor.fetchmany(_PIECE):  # taking in a million at once would hold up all threads
-            rows += [_restored(row) for row in piece] if _has(piece, _MARK) else piece
+            rows += readable(piece)
         return rows
 
 
@@ -295,17 +335,19 @@ def _has(rows: Sequence[Row], *letters: str) -> bool:
     return any(letter in texts for letter in letters)
 
 
-def _storable(rows: Sequence[Row]) -> Sequence[Row]:
+def storable(rows: Sequence[Row]) -> Sequence[Row]:
     """The rows with no zero byte in any text."""
     if not _has(rows, _ZERO, _MARK):
         return rows
     return [tuple(_replaced(value, _ESCAPES) if isinstance(value, str) else value for value in row) for row in rows]
 
 
-def _restored(row: Row) -> Row:
-    """The reverse of `_storable`."""
+def readable(rows: Sequence[Row]) -> Sequence[Row]:
+    """The reverse of `storable`."""
+    if not _has(rows, _MARK):
+        return rows
     backwards = [(written, letter) for letter, written in reversed(_ESCAPES)]
-    return tuple(_replaced(value, backwards) if isinstance(value, str) else value for value in row)
+    return [tuple(_replaced(value, backwards) if isinstance(value, str) else value for value in row) for row in rows]
 
 
 def _replaced(text: str, pairs: Sequence[tuple[str, str]]) -> str:

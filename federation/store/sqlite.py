@@ -99,6 +99,11 @@ class SqliteFile:
         finally:
             borrowed.close()
 
+    def finish_upgrade(self) -> None:
+        """The post part of an upgrade."""
+        migrations.upgrade_sqlite(self.writer, self.where, finish=True)
+        self.writer.execute("PRAGMA foreign_keys=ON")
+
     def error_of(self, error: Exception) -> BaseException:
         """`error` as ours; see `faults`."""
         assert isinstance(error, sqlite3.Error), f"{error!r} is not of this driver"
@@ -210,19 +215,24 @@ def _create(path: Path) -> None:
     for half_made in (building, Path(f"{building}-journal")):
         half_made.unlink(missing_ok=True)
     os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    connection = connect(building)
-    try:
-        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        connection.execute("PRAGMA synchronous=FULL")
-        migrations.upgrade_sqlite(connection, str(path))
-    finally:
-        connection.close()
+    make_empty(building, str(path))
     building.rename(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def make_empty(path: Path, where: str, revision: str = "") -> None:
+    """A store without anything in it, out of the empty file at `path`; at that revision, else the newest."""
+    connection = connect(path)
+    try:
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute("PRAGMA synchronous=FULL")
+        migrations.upgrade_sqlite(connection, where, to=revision)
+    finally:
+        connection.close()
 
 
 def check_header(path: Path) -> None:

@@ -20,7 +20,7 @@ from federation.policy.share import SharePolicy
 from federation.service import restoring
 from federation.service import sync as service_sync
 from federation.service.submit import request_id_of
-from federation.store import backup, open_store
+from federation.store import backup, open_store, portable
 from federation.v1 import common_pb2, hub_pb2, job_pb2
 from hub_node import reconcile
 from hub_node.admission import Admission
@@ -31,6 +31,7 @@ from hub_node.conversation import FEATURES, Conversation, Introduction
 from hub_node.journal import Journal
 from hub_node.records import NodeReport, Outcome, OutputFile, RunState
 from tests.support.builders import AISHA
+from tests.support.postgres import running_postgres
 from tests.support.world import ControlUnderTest
 
 HOUR_MS = 3_600_000
@@ -93,9 +94,11 @@ class Hub:
 class Drill:
     """A control plane on a file, two hubs, and what truly happened."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, postgres: bool) -> None:
         self.path, self.copy, self.folder = folder / "federation.db", folder / "backup.db", folder
-        self.control = ControlUnderTest(open_store(f"sqlite:///{self.path}"))
+        self.url = running_postgres().emptied() if postgres else f"sqlite:///{self.path}"
+        self.postgres = postgres
+        self.control = ControlUnderTest(open_store(self.url))
         self.starts: Counter[str] = Counter()
         self.stopped: list[str] = []
         self.hubs = [Hub(self, "cairo", folder), Hub(self, "shenzhen", folder)]
@@ -131,12 +134,22 @@ class Drill:
                 case _:
                     chance.choice(self.hubs).end_some(chance)
 
+    def back_up(self) -> None:
+        """Meanwhile the control plane serves."""
+        if self.postgres:
+            portable.back_up(self.url, self.copy)
+        else:
+            backup.back_up(self.path, self.copy)
+
     def restore(self) -> None:
-        """The control plane dies; the backup takes its place an hour later."""
+        """The control plane dies; the backup takes its place a minute later."""
         self.control.store.close()
         self.control.clock.at_ms += HOUR_MS // 60
-        backup.restore(self.path, self.copy, self.control.clock.at_ms)
-        self.control.store = open_store(f"sqlite:///{self.path}")
+        if self.postgres:
+            portable.restore(self.url, self.copy, self.folder, self.control.clock.at_ms)
+        else:
+            backup.restore(self.path, self.copy, self.control.clock.at_ms)
+        self.control.store = open_store(self.url)
         self.control.boot()
 
     def settle(self, chance: random.Random) -> None:
@@ -153,10 +166,10 @@ class Drill:
         raise AssertionError(f"still there: {self.control.world.jobs}")
 
 
-@pytest.fixture
-def drill(tmp_path: Path) -> Iterator[Drill]:
+@pytest.fixture(params=["sqlite", "postgres"])
+def drill(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Drill]:
     """Two hubs that are connected."""
-    made = Drill(tmp_path)
+    made = Drill(tmp_path, request.param == "postgres")
     yield made
     made.control.store.close()
     for hub in made.hubs:
@@ -168,12 +181,16 @@ def test_the_feature_has_one_name() -> None:
     assert restoring.TELLS_ALL in FEATURES
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    ("drill", "seed"),
+    [*(("sqlite", seed) for seed in range(12)), *(("postgres", seed) for seed in range(3))],
+    indirect=["drill"],
+)
 def test_nothing_runs_twice_and_nothing_of_before_is_lost(drill: Drill, seed: int) -> None:
     """Work, a backup, more work, the backup in the store's place, hubs return in any order while work goes on."""
     chance = random.Random(seed)
     drill.go_on(chance, 40)
-    backup.back_up(drill.path, drill.copy)
+    drill.back_up()
     before = dict(drill.acknowledged)
     drill.go_on(chance, 40)
     began = set(drill.starts)
@@ -195,7 +212,7 @@ def test_nothing_runs_twice_and_nothing_of_before_is_lost(drill: Drill, seed: in
 
 def test_who_repeats_a_submission_gets_the_job_that_runs(drill: Drill) -> None:
     """It was submitted and started since the backup; its hub has told the control plane under which request id."""
-    backup.back_up(drill.path, drill.copy)
+    drill.back_up()
     job_id = drill.submit("mine")
     drill.control.round()
     for hub in drill.hubs:
@@ -213,7 +230,7 @@ def test_who_repeats_a_submission_gets_the_job_that_runs(drill: Drill) -> None:
 def test_a_second_restore_of_the_same_backup_adopts_again(drill: Drill) -> None:
     """What was adopted under one incarnation and forgotten again is adopted under the next."""
     job_id = drill.submit("mine")
-    backup.back_up(drill.path, drill.copy)
+    drill.back_up()
     drill.control.round()
     for hub in drill.hubs:
         hub.sync()
@@ -229,7 +246,7 @@ def test_a_second_restore_of_the_same_backup_adopts_again(drill: Drill) -> None:
 def test_a_result_that_only_the_hub_remembers_is_the_result(drill: Drill) -> None:
     """Ended, stored, released and forgotten since the backup: the journal still says how."""
     job_id = drill.submit("mine")
-    backup.back_up(drill.path, drill.copy)
+    drill.back_up()
     drill.control.round()
     for hub in drill.hubs:
         hub.sync()

@@ -59,7 +59,8 @@ class PostgresUnderTest:
         emptying = [
             f"DELETE FROM {table.name}" for table in reversed(schema.metadata.sorted_tables) if table.name != "meta"
         ]
-        self.ask("; ".join([*emptying, "UPDATE leader SET holder = ''"]), database=self._name(self._prepared))
+        anew = "DELETE FROM meta WHERE name <> 'incarnation'; UPDATE meta SET value = 1; UPDATE leader SET holder = ''"
+        self.ask("; ".join([*emptying, anew]), database=self._name(self._prepared))
         return self._prepared
 
     @staticmethod

@@ -253,11 +253,22 @@ def test_an_agents_journal_goes_the_same_way(brhub: Brhub, tmp_path: Path) -> No
     assert (back["runs"], back["left_out"], back["instance"]) == (1, ["job-staging"], journal.instance_id)
 
 
-def test_a_store_that_is_no_file_has_tools_of_its_own(
+@pytest.mark.parametrize("words", [("backup", "one.db"), ("upgrade",), ("upgrade", "--finish")])
+def test_a_database_out_of_reach_is_named_without_its_password(
+    brhub: Brhub, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Nothing is left behind, and the password in the address is not said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BRHUB_CONTROL_STORE_URL", "postgresql://brhub:s3cret@127.0.0.1:1/brhub")
+    said = brhub("db", *words)
+    assert (said.status, "STORE_UNAVAILABLE" in said.err, "s3cret" in said.err) == (5, True, False)
+    assert (path.exists(), [one.name for one in tmp_path.iterdir()]) == (False, ["control"])
+
+
+def test_a_store_in_memory_cannot_be_copied(
     brhub: Brhub, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message names them, and not the password in the address."""
-    assert not path.exists()
-    monkeypatch.setenv("BRHUB_CONTROL_STORE_URL", "postgresql://brhub:s3cret@127.0.0.1/brhub")
+    """It says so, before a file is made."""
+    monkeypatch.setenv("BRHUB_CONTROL_STORE_URL", "memory:")
     said = brhub("db", "backup", tmp_path / "one.db")
-    assert (said.status, "pg_dump" in said.err, "s3cret" in said.err) == (2, True, False)
+    assert (said.status, "CONFIGURATION_INVALID" in said.err, path.exists()) == (2, True, False)
