@@ -192,17 +192,13 @@ def test_refusals_have_words_and_a_code(postgres: PostgresUnderTest, postgres_ho
     with pytest.raises(FederationError) as refused:
         portable.restore(postgres_home.url, tmp_path / "one.db", tmp_path, 1)
     assert "clock" in refused.value.message
-    postgres.ask("UPDATE alembic_version SET version_num = '9999'", database=_name(postgres_home.url))
+    postgres.ask("UPDATE alembic_version SET version_num = '9999'", database=postgres.name(postgres_home.url))
     try:
         with pytest.raises(FederationError) as refused:
             portable.back_up(postgres_home.url, tmp_path / "two.db")
         assert "newer version" in refused.value.message
     finally:
-        postgres.ask("UPDATE alembic_version SET version_num = '0002'", database=_name(postgres_home.url))
-
-
-def _name(url: str) -> str:
-    return PostgresUnderTest._name(url)
+        postgres.ask("UPDATE alembic_version SET version_num = '0002'", database=postgres.name(postgres_home.url))
 
 
 def test_brhub_walks_the_whole_way(

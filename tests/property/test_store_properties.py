@@ -189,6 +189,6 @@ def test_any_text_survives_a_database_without_zero_bytes(rows: list[tuple[object
     """What PostgreSQL is given holds no zero byte, and what comes back is what was given."""
     from federation.store import postgres
 
-    given_ = postgres._storable(rows)
+    given_ = postgres.storable(rows)
     assert not any("\0" in value for row in given_ for value in row if isinstance(value, str))
-    assert [postgres._restored(row) for row in given_] == rows
+    assert list(postgres.readable(given_)) == rows

@@ -18,7 +18,8 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from federation.store import leadership, open_store, schema
+from federation.store import leadership, migrations, open_store, schema
+from federation.store.postgres import connect_plainly
 
 
 class PostgresUnderTest:
@@ -31,7 +32,7 @@ class PostgresUnderTest:
         folder = Path(tempfile.mkdtemp(prefix="brhub-pg-"))  # short: a socket's path has 107 letters
         self._server = get_server(folder, cleanup_mode="delete")
         self._databases = 0
-        self._prepared = ""
+        self._prepared: dict[Path | None, str] = {}
 
     def url(self, database: str) -> str:
         """Where `database` is."""
@@ -50,26 +51,37 @@ class PostgresUnderTest:
         self.ask(f"CREATE DATABASE {name}")
         return self.url(name)
 
-    def emptied(self) -> str:
-        """The url of a database with a new store in it, the same for each test: making one takes a second."""
-        if not self._prepared:
-            self._prepared = self.new_database()
-            open_store(self._prepared).close()
-        self.disconnect_everybody(self._prepared)
+    def emptied(self, scripts: Path | None = None) -> str:
+        """The url of a database with a new store in it, the same for each test: making one takes a second.
+
+        `scripts`: brought to the newest schema that is not post there.
+        """
+        if scripts not in self._prepared:
+            url = self._prepared[scripts] = self.new_database()
+            open_store(url).close()
+            if scripts is not None:
+                migrations.upgrade_postgres(lambda: connect_plainly(url), url, scripts)
+        prepared = self._prepared[scripts]
+        self.disconnect_everybody(prepared)
         emptying = [
             f"DELETE FROM {table.name}" for table in reversed(schema.metadata.sorted_tables) if table.name != "meta"
         ]
-        anew = "DELETE FROM meta WHERE name <> 'incarnation'; UPDATE meta SET value = 1; UPDATE leader SET holder = ''"
-        self.ask("; ".join([*emptying, anew]), database=self._name(self._prepared))
-        return self._prepared
+        anew = [
+            "DELETE FROM meta WHERE name NOT IN ('incarnation', 'runs_with')",
+            "UPDATE meta SET value = 1 WHERE name = 'incarnation'",
+            "UPDATE leader SET holder = ''",
+        ]
+        self.ask("; ".join([*emptying, *anew]), database=self.name(prepared))
+        return prepared
 
     @staticmethod
-    def _name(url: str) -> str:
+    def name(url: str) -> str:
+        """The database's."""
         return str(conninfo_to_dict(url)["dbname"])
 
     def disconnect_everybody(self, url: str) -> None:
         """Cut every connection to a test's database, as a failing network would."""
-        self.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", self._name(url))
+        self.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", self.name(url))
 
     def crash(self) -> None:
         """Be killed, all of it at once, with no chance to tidy up."""
