@@ -21,7 +21,7 @@ from federation.api.translate import (
 from federation.domain.ids import JobId
 from federation.domain.job import Job, Owner
 from federation.errors import Code, Fault, FederationError, invalid, not_found
-from federation.identity.authority import Scope, denied, may_charge, owns
+from federation.identity.authority import Scope, denied, may_charge, owns, speaks_for
 from federation.objects.credentials import scoped_credentials
 from federation.objects.store import ObjectStore
 from federation.ports import JobFilter
@@ -40,6 +40,7 @@ LINK_TTL_S = 3_600
 WATCH_QUEUE_MAX = 10_000
 LOG_BYTES_DEFAULT = 256 << 10
 WAIT_MS_MAX = 20_000
+RELEASE_REASON_MAX = 500
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -176,6 +177,26 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             return service_jobs.retry(unit, service_jobs.find(unit, store, request.job_id), caller.actor)
 
         return job_pb2.RetryJobResponse(job=job_out(await self.desk.ask(command)))
+
+    @unary("JobService")
+    async def ReleaseJob(self, request: job_pb2.ReleaseJobRequest, caller: Caller) -> job_pb2.ReleaseJobResponse:
+        """Give an attempt up that nobody can be asked about."""
+        why = " ".join(request.reason.split())
+        if not 0 < len(why) <= RELEASE_REASON_MAX:
+            raise invalid(
+                f"reason has {len(why)} characters",
+                hint=f"Say in 1 to {RELEASE_REASON_MAX} why: it is kept for the record.",
+                field="reason",
+            )
+        store = self.desk.store
+
+        def command(unit: Unit) -> Job:
+            job = service_jobs.find(unit, store, request.job_id)
+            if not any(speaks_for(caller.scope, caller.principal, hub) for hub in (job.owner.home_hub, job.hub_id)):
+                raise not_found(Code.JOB_NOT_FOUND, "job", request.job_id[:80])
+            return service_jobs.release(unit, job, why, caller.actor, request.force)
+
+        return job_pb2.ReleaseJobResponse(job=job_out(await self.desk.ask(command)))
 
     @unary("JobService")
     async def ExplainJob(self, request: job_pb2.ExplainJobRequest, caller: Caller) -> job_pb2.ExplainJobResponse:

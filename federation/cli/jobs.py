@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     noun.command("logs")(logs)
     noun.command("cancel")(cancel)
     noun.command("retry")(retry)
+    noun.command("release")(release)
     noun.command("explain")(explain)
     noun.command("fetch")(fetch)
     app.add_typer(noun, name="job")
@@ -112,6 +113,25 @@ def retry(context: typer.Context, job_id: JobId) -> None:
     session = session_of(context)
     with session.client() as client:
         _print_job(session, client.retry(job_id), short=True)
+
+
+def release(
+    context: typer.Context,
+    job_id: JobId,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")],
+    force: Annotated[bool, typer.Option("--force", help="Its program may still run: I know.")] = False,
+) -> None:
+    """For operators: give up a job's attempt that is UNKNOWN, or whose hub is LOST.
+
+    Nobody can say how it ended, and its program may still run there. From then on nothing that it reports or brings is
+    taken, and its agent ends it when it is heard again. The job is queued again if it is idempotent, else it has FAILED.
+    """
+    session = session_of(context)
+    with session.client() as client:
+        job = client.release(job_id, reason, force=force)
+    _print_job(session, job, short=True)
+    if session.for_people:
+        say(job.reason.message)
 
 
 def explain(context: typer.Context, job_id: JobId) -> None:

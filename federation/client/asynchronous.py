@@ -151,6 +151,10 @@ class AsyncClient:
         """As `Client.cancel`."""
         return await self._run(steps.cancel(job_id, note))
 
+    async def release(self, job_id: str, reason: str, *, force: bool = False) -> job_pb2.Job:
+        """As `Client.release`."""
+        return await self._run(steps.release(job_id, reason, force))
+
     async def retry(self, job_id: str) -> job_pb2.Job:
         """As `Client.retry`."""
         return await self._run(steps.retry(job_id))

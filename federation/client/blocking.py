@@ -154,6 +154,10 @@ class Client:
         """End a job; repeating it is harmless."""
         return self._run(steps.cancel(job_id, note))
 
+    def release(self, job_id: str, reason: str, *, force: bool = False) -> job_pb2.Job:
+        """For operators: give up an attempt that is UNKNOWN, or whose hub is LOST. Its program may run on; it is fenced."""
+        return self._run(steps.release(job_id, reason, force))
+
     def retry(self, job_id: str) -> job_pb2.Job:
         """Queue a finished job again."""
         return self._run(steps.retry(job_id))

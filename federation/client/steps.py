@@ -242,6 +242,13 @@ def cancel(job_id: str, note: str) -> Steps[job_pb2.Job]:
     return response.job
 
 
+def release(job_id: str, reason: str, force: bool) -> Steps[job_pb2.Job]:
+    """Give up an attempt that nobody can be asked about."""
+    request = job_pb2.ReleaseJobRequest(job_id=job_id, reason=reason, force=force)
+    response: job_pb2.ReleaseJobResponse = yield Call(JOBS, "ReleaseJob", request)
+    return response.job
+
+
 def retry(job_id: str) -> Steps[job_pb2.Job]:
     """Queue a finished job again."""
     response: job_pb2.RetryJobResponse = yield Call(JOBS, "RetryJob", job_pb2.RetryJobRequest(job_id=job_id))

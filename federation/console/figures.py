@@ -18,7 +18,9 @@ from prometheus_client.registry import Collector
 from federation.console.live import Live
 from federation.console.rows import HubRow, hub_row
 from federation.domain.hub import LinkState
+from federation.domain.ids import JobId
 from federation.domain.job import Job, JobState
+from federation.domain.lease import RELEASED
 from federation.service import hubs as service_hubs
 from federation.service.desk import Desk
 from federation.service.hubs import HubView
@@ -59,6 +61,10 @@ class Figures:
         self._ended = Counter(
             "brhub_jobs_ended", "Jobs that ended since the start.", ["engine", "state"], registry=self._registry
         )
+        self._released = Counter(
+            "brhub_jobs_released_by_force", "Attempts given up by an operator.", ["hub"], registry=self._registry
+        )
+        self._released_last: dict[JobId, int] = {}
         self._wait = Histogram(
             "brhub_job_wait_seconds", "From submit to the first lease.", registry=self._registry, buckets=WAIT_S
         )
@@ -79,6 +85,9 @@ class Figures:
             self._ended.labels(job.spec.engine, job.state.value).inc()
             if job.started_ms:
                 self._run.observe(max(0, job.ended_ms - job.started_ms) / 1000)
+        if job.reason is not None and job.reason.code == RELEASED and self._released_last.get(job.id) != job.attempts:
+            self._released_last[job.id] = job.attempts  # it may change again while it waits for that reason
+            self._released.labels(job.hub_id).inc()
 
     async def exposition(self) -> bytes:
         """The text."""

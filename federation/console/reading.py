@@ -171,7 +171,7 @@ class Reading:
         events = await asyncio.to_thread(self.desk.store.events_of, "job", job.id, EVENTS_MAX)
         reasons: tuple[Reason, ...] = ()
         earliest_ms, earliest_hub = 0, ""
-        if job.state is JobState.QUEUED:
+        if job.state in (JobState.QUEUED, JobState.UNKNOWN):
             explanation = await asyncio.to_thread(self.desk.explained, job)
             reasons = explanation.reasons
             earliest_ms, earliest_hub = explanation.earliest_start_ms, explanation.earliest_hub_id

@@ -31,6 +31,9 @@ _REASONS = {
     "FAIRNESS_TURN": "others are first",
     "UNKNOWN_DATASET": "unknown dataset",
     "RUNNING": "runs there",
+    "LEASE_RAN_OUT": "nobody said how it ended",
+    "RUN_ABSENT": "its hub does not know it",
+    "RELEASED_BY_FORCE": "given up by force",
     "CLAIM_HELD": "machines being freed for it",
 }
 _EVENTS = {
@@ -51,6 +54,7 @@ _EVENTS = {
     "RetryRequested": "Queued again on request",
     "ClaimMade": "Machines of {hub_id} are being freed for it: guests there were told to end",
     "ClaimDropped": "The machines that were being freed for it are not waited for any more",
+    "ReleaseForced": "Attempt given up: {why}",
     "PreemptRequested": "Told to end: its hub's own users get their machines back",
 }
 

@@ -24,6 +24,9 @@ PREEMPTED = "PREEMPTED"
 LEASE_RAN_OUT = "LEASE_RAN_OUT"
 """Why a job is UNKNOWN, has failed or waits again: nobody said how its run ended, and it is over for certain."""
 
+RELEASED = "RELEASED_BY_FORCE"
+"""Why a lease ended, and its job failed, was cancelled or waits again, on an operator's word: nobody could ask its hub."""
+
 
 class LeaseState(enum.StrEnum):
     """GRANTED: the agent has not yet said that it has it. REVOKING: it was told to end. ENDED: it said that it has."""
@@ -95,5 +98,5 @@ def room_expected_ms(claim: Claim) -> int:
     return claim.until_ms - KILL_GRACE_MS - SKEW_BOUND_MS
 
 
-NO_REFUSALS = frozenset({LEASE_RAN_OUT, "RESTORED", PREEMPTED})
+NO_REFUSALS = frozenset({LEASE_RAN_OUT, "RESTORED", PREEMPTED, RELEASED})
 """Why a job waits again though its hub did not say no: it was cut off, or the job made room for another."""

@@ -49,6 +49,7 @@ GRPC_RULES: Mapping[str, Rule] = {
     JOBS + "WatchJobs": OWNERS,
     JOBS + "CancelJob": OWNERS,
     JOBS + "RetryJob": OWNERS,
+    JOBS + "ReleaseJob": OPERATORS,
     JOBS + "ExplainJob": OWNERS,
     JOBS + "CreateUpload": OWNERS,
     JOBS + "ReadLogs": OWNERS,

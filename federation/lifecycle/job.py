@@ -20,6 +20,7 @@ from federation.domain.lease import (
     KILL_GRACE_MS,
     LEASE_RAN_OUT,
     PREEMPTED,
+    RELEASED,
     SKEW_BOUND_MS,
     Lease,
     LeaseState,
@@ -55,6 +56,8 @@ class Trigger(enum.StrEnum):
     """It will not get that room after all."""
     PREEMPT_REQUESTED = "PreemptRequested"
     """It is to end, for somebody with a better right, and to wait again."""
+    RELEASE_FORCED = "ReleaseForced"
+    """An operator gives an attempt up that nobody can be asked about. Its program may go on; nothing it says counts."""
 
 
 J, L, T = JobState, LeaseState, Trigger
@@ -71,6 +74,7 @@ _LEASED = {
     T.CANCEL_REQUESTED: J.CANCELLING,
     T.LEASE_EXPIRED: J.UNKNOWN,
     T.RUN_ABSENT: J.UNKNOWN,
+    T.RELEASE_FORCED: J.FAILED,
 }
 _KNOWN = {**_LEASED, T.LEASE_RENEWED: None, T.PREEMPT_REQUESTED: None}
 
@@ -98,6 +102,7 @@ JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
         T.RUN_REFUSED: J.CANCELLED,
         T.RUN_ABSENT: J.CANCELLED,
         T.LEASE_EXPIRED: J.UNKNOWN,
+        T.RELEASE_FORCED: J.CANCELLED,
     },
     J.UNKNOWN: {**_LEASED, T.LEASE_EXPIRED: None, T.RUN_ABSENT: None},
     J.SUCCEEDED: {**_ADOPTED, T.RETRY_REQUESTED: J.QUEUED, T.CANCEL_REQUESTED: None},
@@ -106,7 +111,7 @@ JOB_TABLE: Mapping[JobState, Mapping[Trigger, JobState | None]] = {
 }
 """Job state and trigger -> next state; None: it stays as it is. What is not listed is illegal.
 
-What depends on the job's own word is decided in `_target`: an expired lease, a cancel that finds the lease long over,
+What depends on the job's own word is decided in `_target`: an expired or released lease, a cancel that finds the lease long over,
 and the end of a run that was preempted, or whose lease ran out at its hub. A job that is UNKNOWN and was asked to end is
 read in the row of CANCELLING (`row_of`); a silent run is not preempted, because nobody can say when it ends, and not
 renewed, so that it ends at all.
@@ -127,6 +132,7 @@ _LEASE_LIVE = {
     T.LEASE_RESTARTED: None,
     T.CANCEL_REQUESTED: L.REVOKING,
     T.PREEMPT_REQUESTED: L.REVOKING,
+    T.RELEASE_FORCED: L.ENDED,
 }
 
 LEASE_TABLE: Mapping[LeaseState, Mapping[Trigger, LeaseState | None]] = {
@@ -236,6 +242,7 @@ _CANNOT = {
     T.LEASE_GRANTED: "cannot be given a lease",
     T.CLAIM_MADE: "cannot be given a claim",
     T.PREEMPT_REQUESTED: "cannot be preempted",
+    T.RELEASE_FORCED: "holds no lease that could be released",
 }
 """What people and planners ask, in their words; what a hub reports keeps its event's name."""
 _HINTS = {
@@ -306,8 +313,10 @@ def _target(record: JobRecord, fact: Fact, now_ms: int) -> JobState:
     target = JOB_TABLE[row][fact.trigger]
     if _ends_preempted(record, fact) or _ends_to_rerun(record, fact):
         return J.QUEUED
+    again = job.spec.on_partition is OnPartition.RERUN or job.spec.idempotent
+    if fact.trigger is T.RELEASE_FORCED and again and row is not J.CANCELLING:
+        return J.QUEUED
     if fact.trigger is T.LEASE_EXPIRED:
-        again = job.spec.on_partition is OnPartition.RERUN or job.spec.idempotent
         if row is J.CANCELLING and (again or job.spec.on_partition is OnPartition.STOP):
             return J.CANCELLED  # it might have run a second time, so it may as well not
         if row is not J.CANCELLING and job.spec.on_partition is OnPartition.STOP:
@@ -346,6 +355,7 @@ def found_over(job: Job) -> bool:
 
 _WISHES = {
     T.CANCEL_REQUESTED: Reason("CANCEL_REQUESTED", "asked to end"),
+    T.RELEASE_FORCED: Reason(RELEASED, "released by force"),
     T.PREEMPT_REQUESTED: Reason(PREEMPTED, "being ended for its hub's own users; it will be queued again"),
 }
 
@@ -369,7 +379,7 @@ def _step_lease(record: JobRecord, fact: Fact, target: JobState) -> tuple[Lease 
         lease = replace(lease, expires_ms=max(lease.expires_ms, fact.expires_ms))
     elif fact.trigger is T.LEASE_RESTARTED:
         lease = replace(lease, expires_ms=fact.expires_ms)  # no hub holds it longer than a full length from now
-    stronger = fact.trigger is T.CANCEL_REQUESTED and lease.preempted
+    stronger = fact.trigger is T.RELEASE_FORCED or (fact.trigger is T.CANCEL_REQUESTED and lease.preempted)
     if stronger or (next_state is L.REVOKING and lease.state is not L.REVOKING):
         reason = fact.reason or _WISHES[fact.trigger]
         lease = replace(lease, revoke_code=reason.code, revoke_message=reason.message)
@@ -489,4 +499,5 @@ _APPLY: Mapping[Trigger, Callable[[Job, Fact], Job]] = {
     T.CLAIM_MADE: _claimed,
     T.CLAIM_DROPPED: _claimed,
     T.PREEMPT_REQUESTED: _preempted,
+    T.RELEASE_FORCED: _reasoned,
 }

@@ -122,6 +122,8 @@ class Desk:
             if job.reason is not None and job.reason.code == PREEMPTED:
                 return Explanation((replace(job.reason, hub_id=job.hub_id),))
             there = Reason(ReasonCode.RUNNING, f"it is {job.state} there", job.hub_id)
+            if job.state is JobState.UNKNOWN and job.reason is not None:
+                there = in_doubt(job, job.reason)
             return Explanation((there,))
         if restoring.held(self.world, job, self.clock.now_ms()):
             return restoring.explained(self.world, job)
@@ -150,6 +152,16 @@ class Desk:
             job.spec.tracking and not job.state.terminal for job in unit.jobs.values()
         ):
             self.tracking.wanted()
+
+
+def in_doubt(job: Job, why: Reason) -> Reason:
+    """Why nothing happens with a job of which nobody can say how it goes, and who may end that."""
+    message = (
+        f"{why.message}. It ends when its hub speaks of it; its owner may cancel it once its lease is over. Who knows that "
+        f"its program is gone, as an operator of {job.hub_id} or {job.owner.home_hub}, may force its release: "
+        f"brhub job release {job.id} --force --reason TEXT"
+    )
+    return Reason(why.code, message, job.hub_id)
 
 
 def with_claim(explanation: Explanation, claim: Claim, now_ms: int) -> Explanation:

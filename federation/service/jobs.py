@@ -1,14 +1,17 @@
-"""One job's facts, applied: the only door through which the service steps a job. Also cancel, retry and look."""
+"""One job's facts, applied: the only door through which the service steps a job. Also cancel, retry, release and look."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from federation.domain.hub import LinkState
 from federation.domain.ids import JobId
-from federation.domain.job import Job, Reason
-from federation.errors import Code, not_found
-from federation.lifecycle.job import Fact, JobRecord, Transition, Trigger, step
+from federation.domain.job import Job, JobState, Reason
+from federation.domain.lease import KILL_GRACE_MS, RELEASED, SKEW_BOUND_MS, Lease
+from federation.errors import Code, Fault, FederationError, invalid, not_found
+from federation.lifecycle.job import Fact, JobRecord, Transition, Trigger, over, step
 from federation.ports import Store
+from federation.scheduling.words import clock
 from federation.service.world import Unit
 
 
@@ -18,6 +21,21 @@ def apply(unit: Unit, job: Job, fact: Fact, *, cause: str, actor: str) -> Transi
     transition = step(JobRecord(job, lease), fact, unit.now_ms)
     if not transition.changed:
         return transition
+    after = transition.record
+    unit.put_job(after.job)
+    if transition.ended_lease is not None:
+        unit.put_lease(transition.ended_lease)
+    if after.lease is not None and after.lease is not lease:
+        unit.put_lease(after.lease)
+    if transition.orders and after.lease is not None:
+        unit.wake(after.lease.agent_key)
+    payload = _told(job, fact, transition)
+    unit.event("job", job.id, fact.trigger, cause=cause, actor=actor, payload=payload)
+    return transition
+
+
+def _told(job: Job, fact: Fact, transition: Transition) -> dict[str, object]:
+    """What the event says of a step of `job`."""
     after = transition.record
     payload: dict[str, object] = {"from": job.state, "to": after.job.state}
     if after.job.epoch is not None:
@@ -32,19 +50,14 @@ def apply(unit: Unit, job: Job, fact: Fact, *, cause: str, actor: str) -> Transi
         payload |= {"lease_id": after.lease.id, "hub_id": after.lease.hub_id, "nodes": after.lease.nodes}
         if after.lease.devices:
             payload["devices"] = after.lease.devices
+    if fact.trigger is Trigger.RELEASE_FORCED and fact.reason is not None and transition.ended_lease is not None:
+        lease = transition.ended_lease
+        payload |= {"why": fact.reason.message, "hub_id": lease.hub_id, "lease_id": lease.id}
     if fact.claim is not None:
         claim = fact.claim
         payload |= {"hub_id": claim.hub_id, "agent_id": claim.agent_id, "nodes": claim.nodes, "devices": claim.devices}
         payload |= {"victims": claim.victims, "until_ms": claim.until_ms, "lost_ms": claim.lost_ms}
-    unit.put_job(after.job)
-    if transition.ended_lease is not None:
-        unit.put_lease(transition.ended_lease)
-    if after.lease is not None and after.lease is not lease:
-        unit.put_lease(after.lease)
-    if transition.orders and after.lease is not None:
-        unit.wake(after.lease.agent_key)
-    unit.event("job", job.id, fact.trigger, cause=cause, actor=actor, payload=payload)
-    return transition
+    return payload
 
 
 def find(unit: Unit, store: Store, job_id: str) -> Job:
@@ -65,6 +78,53 @@ def retry(unit: Unit, job: Job, actor: str) -> Job:
     """Queue an ended job again, at the end of the line; its request id still answers with this job."""
     again = replace(job, queue_seq=unit.next_seq())
     return apply(unit, again, Fact(Trigger.RETRY_REQUESTED), cause="RetryJob", actor=actor).record.job
+
+
+def release(unit: Unit, job: Job, why: str, actor: str, force: bool) -> Job:
+    """Give up an attempt that nobody can be asked about, on an operator's word; repeating it changes nothing.
+
+    The job is queued again where it said that it may run twice, else it has failed; one that was being cancelled is
+    cancelled. What its program does from now on is fenced: it holds no lease, nothing that it reports or brings is taken,
+    and its agent is told to end it when it is heard again.
+    Raises: FederationError ILLEGAL_TRANSITION where somebody can be asked, INVALID_ARGUMENT without `force`.
+    """
+    if job.reason is not None and job.reason.code == RELEASED:
+        return job
+    lease = unit.world.lease_for(job.id)
+    if lease is not None and job.state is not JobState.UNKNOWN:
+        _refuse_while_heard(unit, job, lease)
+    risk = "" if lease is None else _risk(unit, lease)
+    if lease is not None and not force:
+        raise invalid(
+            f"releasing job {job.id} needs force: {risk}",
+            hint="If you know that the program is gone, or may run beside a new attempt: --force.",
+            field="force",
+        )
+    epoch = None if lease is None else lease.epoch
+    said = Reason(RELEASED, f"released by force by {actor}: {why}; {risk}", job.hub_id)
+    return apply(
+        unit, job, Fact(Trigger.RELEASE_FORCED, epoch, reason=said), cause="ReleaseJob", actor=actor
+    ).record.job
+
+
+def _refuse_while_heard(unit: Unit, job: Job, lease: Lease) -> None:
+    agent = unit.world.agents.get(lease.agent_key)
+    if agent is not None and agent.link is not LinkState.LOST:
+        raise FederationError(
+            Code.ILLEGAL_TRANSITION,
+            f"job {job.id} is {job.state} at hub {lease.hub_id}, which was heard lately",
+            fault=Fault.CALLER,
+            hint="Cancel it: its hub ends it. Only what is UNKNOWN, or at a hub that is LOST, is released by force.",
+            metadata={"job_id": job.id, "state": job.state, "hub_id": lease.hub_id},
+        )
+
+
+def _risk(unit: Unit, lease: Lease) -> str:
+    """What may still happen at the hub."""
+    if over(lease, unit.now_ms):
+        return f"its lease is long over, and its guard at hub {lease.hub_id} should have ended it"
+    until = clock(lease.expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS)
+    return f"its program may run at hub {lease.hub_id} until {until}, and what it does there is lost"
 
 
 def drop_claim(unit: Unit, job: Job, code: str, message: str, *, cause: str, actor: str) -> None:

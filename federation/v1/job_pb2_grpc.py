@@ -65,6 +65,11 @@ class JobServiceStub:
                 request_serializer=federation_dot_v1_dot_job__pb2.RetryJobRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_job__pb2.RetryJobResponse.FromString,
                 _registered_method=True)
+        self.ReleaseJob = channel.unary_unary(
+                '/federation.v1.JobService/ReleaseJob',
+                request_serializer=federation_dot_v1_dot_job__pb2.ReleaseJobRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_job__pb2.ReleaseJobResponse.FromString,
+                _registered_method=True)
         self.ExplainJob = channel.unary_unary(
                 '/federation.v1.JobService/ExplainJob',
                 request_serializer=federation_dot_v1_dot_job__pb2.ExplainJobRequest.SerializeToString,
@@ -133,6 +138,13 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReleaseJob(self, request, context):
+        """Give up a job's attempt that nobody can be asked about, on an operator's word; repeating it is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainJob(self, request, context):
         """Why a job waits, hub by hub, and the earliest start expected; or where a spec would run (dry run).
         """
@@ -193,6 +205,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.RetryJob,
                     request_deserializer=federation_dot_v1_dot_job__pb2.RetryJobRequest.FromString,
                     response_serializer=federation_dot_v1_dot_job__pb2.RetryJobResponse.SerializeToString,
+            ),
+            'ReleaseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseJob,
+                    request_deserializer=federation_dot_v1_dot_job__pb2.ReleaseJobRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_job__pb2.ReleaseJobResponse.SerializeToString,
             ),
             'ExplainJob': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainJob,
@@ -378,6 +395,33 @@ class JobService:
             '/federation.v1.JobService/RetryJob',
             federation_dot_v1_dot_job__pb2.RetryJobRequest.SerializeToString,
             federation_dot_v1_dot_job__pb2.RetryJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.JobService/ReleaseJob',
+            federation_dot_v1_dot_job__pb2.ReleaseJobRequest.SerializeToString,
+            federation_dot_v1_dot_job__pb2.ReleaseJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class JobServiceStub:
     """End a job; repeating it is harmless."""
     RetryJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.RetryJobRequest, _job_pb2.RetryJobResponse]
     """Queue a finished job again, as a new attempt of the same job."""
+    ReleaseJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.ReleaseJobRequest, _job_pb2.ReleaseJobResponse]
+    """Give up a job's attempt that nobody can be asked about, on an operator's word; repeating it is harmless."""
     ExplainJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.ExplainJobRequest, _job_pb2.ExplainJobResponse]
     """Why a job waits, hub by hub, and the earliest start expected; or where a spec would run (dry run)."""
     CreateUpload: _grpc.UnaryUnaryMultiCallable[_job_pb2.CreateUploadRequest, _job_pb2.CreateUploadResponse]
@@ -71,6 +73,8 @@ class JobServiceAsyncStub(JobServiceStub):
     """End a job; repeating it is harmless."""
     RetryJob: _aio.UnaryUnaryMultiCallable[_job_pb2.RetryJobRequest, _job_pb2.RetryJobResponse]  # type: ignore[assignment]
     """Queue a finished job again, as a new attempt of the same job."""
+    ReleaseJob: _aio.UnaryUnaryMultiCallable[_job_pb2.ReleaseJobRequest, _job_pb2.ReleaseJobResponse]  # type: ignore[assignment]
+    """Give up a job's attempt that nobody can be asked about, on an operator's word; repeating it is harmless."""
     ExplainJob: _aio.UnaryUnaryMultiCallable[_job_pb2.ExplainJobRequest, _job_pb2.ExplainJobResponse]  # type: ignore[assignment]
     """Why a job waits, hub by hub, and the earliest start expected; or where a spec would run (dry run)."""
     CreateUpload: _aio.UnaryUnaryMultiCallable[_job_pb2.CreateUploadRequest, _job_pb2.CreateUploadResponse]  # type: ignore[assignment]
@@ -130,6 +134,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.RetryJobResponse, _abc.Awaitable[_job_pb2.RetryJobResponse]]:
         """Queue a finished job again, as a new attempt of the same job."""
+
+    @_abc_1.abstractmethod
+    def ReleaseJob(
+        self,
+        request: _job_pb2.ReleaseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.ReleaseJobResponse, _abc.Awaitable[_job_pb2.ReleaseJobResponse]]:
+        """Give up a job's attempt that nobody can be asked about, on an operator's word; repeating it is harmless."""
 
     @_abc_1.abstractmethod
     def ExplainJob(

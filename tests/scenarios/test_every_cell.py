@@ -20,7 +20,7 @@ from federation.errors import FederationError
 from federation.lifecycle.job import JOB_TABLE, LEASE_TABLE, Trigger
 from federation.scheduling.plan import Placement, Preemption
 from federation.service import hubs, sync
-from federation.service.jobs import cancel, find, retry
+from federation.service.jobs import cancel, find, release, retry
 from tests.support.builders import an_agent, some_resources
 from tests.support.lifecycle_tables import MACHINES, Cell, used_cells
 from tests.support.world import ControlUnderTest
@@ -78,6 +78,7 @@ class Stage:
             T.CLAIM_MADE: self.claimed,
             T.CLAIM_DROPPED: self.claim_dropped,
             T.PREEMPT_REQUESTED: self.preempted,
+            T.RELEASE_FORCED: self.released,
         }
         ways.get(trigger, lambda: self.said(trigger))()
         self.control.check()
@@ -93,6 +94,12 @@ class Stage:
     def retried(self) -> None:
         """By its owner."""
         self.control.run(lambda unit: retry(unit, find(unit, self.control.store, self.job_id), "test"))
+
+    def released(self) -> None:
+        """By an operator, when its hub has been silent for long."""
+        self.control.pass_time(LOST_AFTER_MS)
+        job = self.control.job(self.job_id)
+        self.control.run(lambda unit: release(unit, job, "it burnt down", "test", force=True))
 
     def preempted(self) -> None:
         """Another job claims half of its room; a second one may count on the same victim."""

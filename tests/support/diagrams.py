@@ -28,7 +28,8 @@ ABOUT: Mapping[str, tuple[str, str]] = {
         "A job",
         (
             "`JOB_TABLE` in `federation/lifecycle/job.py`. Some things depend on the job's own word. A lease that is over for\n"
-            "certain (LeaseExpired) leaves a `keep` job UNKNOWN, queues an idempotent one again, and ends a `stop` job FAILED. A\n"
+            "certain (LeaseExpired) leaves a `keep` job UNKNOWN, queues an idempotent one again, and ends a `stop` job FAILED.\n"
+            "One that an operator releases (ReleaseForced: UNKNOWN, or its hub LOST) is queued again if it is idempotent. A\n"
             "cancel of an UNKNOWN job whose run is over for certain ends it at once. And a run that was told to make room for\n"
             "others is queued again when it ends, whatever it ended as, unless it succeeded."
         ),

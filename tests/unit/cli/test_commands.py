@@ -352,3 +352,13 @@ def test_top_in_a_pipe_is_one_look(brhub: Brhub, small: SmallFederation) -> None
     assert said.out.startswith("2 hubs; 1 RUNNING\n")
     assert "job-2" not in said.out
     assert brhub("top", "-o", "json").document["jobs"][0]["id"] == "job-1"
+
+
+def test_release_by_force(brhub: Brhub, small: SmallFederation) -> None:
+    """Without --force the risk is said and nothing is done; a reason must be given; what is done says what became of it."""
+    small.add_job("job-1", "UNKNOWN")
+    assert brhub("job", "release", "job-1", "--force").status == 2
+    said = brhub("job", "release", "job-1", "--reason", "it burnt down")
+    assert (said.status, "it may run" in said.err, small.jobs["job-1"].state) == (2, True, common_pb2.JOB_STATE_UNKNOWN)
+    said = brhub("job", "release", "job-1", "--force", "--reason", "it burnt down")
+    assert (said.status, said.out, said.err) == (0, "job-1 FAILED\n", "released by force: it burnt down\n")

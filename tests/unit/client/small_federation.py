@@ -265,6 +265,17 @@ class _Jobs(_Door, job_pb2_grpc.JobServiceServicer):
 
         return self.run("RetryJob", context, body)
 
+    def ReleaseJob(self, request: Any, context: Any) -> Any:
+        def body() -> Any:
+            job = self.federation.job(request.job_id)
+            if not request.force:
+                raise invalid(f"releasing job {job.id} needs force: it may run", field="force")
+            job.state, job.revision = number("FAILED"), job.revision + 1
+            job.reason.code, job.reason.message = "RELEASED_BY_FORCE", f"released by force: {request.reason}"
+            return job_pb2.ReleaseJobResponse(job=job)
+
+        return self.run("ReleaseJob", context, body)
+
     def ExplainJob(self, request: Any, context: Any) -> Any:
         def body() -> Any:
             response = job_pb2.ExplainJobResponse(
