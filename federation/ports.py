@@ -45,6 +45,22 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EventMark:
+    """What retention looks at of a fact."""
+
+    seq: int
+    at_ms: int
+    entity: str
+    type: str
+    job_id: str = ""
+    """Of a fact about a job or a lease: the job."""
+    job_state: JobState | None = None
+    """How that stands; None: it is about none, or one that the store does not have."""
+    job_since_ms: int = 0
+    """Since when."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRow:
     """A submission that was answered: the same (principal, request id) gets the same answer."""
 
@@ -130,6 +146,9 @@ class Transaction(Protocol):
     def put_usage(self, intervals: Sequence[UsageInterval]) -> None:
         """Insert; a (lease, index) that is there already is left alone."""
 
+    def remove_events(self, seqs: Sequence[int]) -> None:
+        """Remove facts for good, never the newest: after a restart seqs go on from it."""
+
     def commit(self) -> None:
         """Durable when this returns: fsynced. A failed fsync ends the process rather than lie."""
 
@@ -160,6 +179,9 @@ class Store(Protocol):
 
     def events_of(self, entity: str, entity_id: str, limit: int) -> tuple[EventRow, ...]:
         """The facts of one thing, oldest first."""
+
+    def event_marks(self, after_seq: int, limit: int) -> Sequence[EventMark]:
+        """Of the facts after that seq, in order."""
 
     def usage_of(self, lease_id: LeaseId) -> tuple[UsageInterval, ...]:
         """The stretches of one lease, by index."""

@@ -71,7 +71,9 @@ class ControlPlane:
             import federation.console  # noqa: F401 - loaded before waiting: a standby takes over in seconds
         store = open_store(settings.store_url, waiting=_standing_by)
         self.leadership = leadership_of(store)
-        outside = Outside(store, SystemClock(), SortableIds(), self.objects, self.tracking, policy)
+        outside = Outside(
+            store, SystemClock(), SortableIds(), self.objects, self.tracking, policy, settings.store.keep_events_days
+        )
         self.desk = Desk(outside)
         self.servers: list[grpc.aio.Server] = []
         self.ports: dict[str, int] = {}

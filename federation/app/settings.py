@@ -18,6 +18,8 @@ from federation.objects.store import StoreAddress
 
 PREFIX = "BRHUB_CONTROL_"
 FILE_BYTES_MAX = 1 << 20
+KEEP_DAYS_MAX = 36_500
+DIGITS_MAX = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Storage:
     """
 
     url: str = field(default="", repr=False)  # it may hold a password
+    keep_events_days: int = 400
+    """How long facts of what is over are kept; 0: for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,8 @@ def read_settings(
     if document:
         raise _wrong(f"section [{min(document)}] is unknown", section=min(document))
     settings = Settings(**sections)
+    if not 0 <= settings.store.keep_events_days <= KEEP_DAYS_MAX:
+        raise _wrong(f"store.keep_events_days must be 0 to {KEEP_DAYS_MAX}; 0 keeps all", key="store.keep_events_days")
     if bool(settings.tls.cert) != bool(settings.tls.key):
         raise _wrong("tls.cert and tls.key go together", key="tls.cert")
     for address in (settings.server.listen, settings.server.admin_listen, settings.server.console_listen):
@@ -181,8 +187,11 @@ def _section(kind: type[Any], name: str, values: Mapping[str, Any]) -> Any:
 def _value(key: str, kind: type[Any], value: Any) -> Any:
     if kind is bool and isinstance(value, str) and value.lower() in ("true", "false", "1", "0"):
         return value.lower() in ("true", "1")
-    if not isinstance(value, kind):
-        raise _wrong(f"{key} must be {'true or false' if kind is bool else 'text'}", key=key)
+    if kind is int and isinstance(value, str) and value.isdecimal() and len(value) <= DIGITS_MAX:
+        return int(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        words = {bool: "true or false", int: "a whole number"}.get(kind, "text")
+        raise _wrong(f"{key} must be {words}", key=key)
     return value
 
 

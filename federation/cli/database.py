@@ -1,4 +1,4 @@
-"""`brhub db backup`, `restore` and `upgrade`: for whoever runs the control plane, on its machine.
+"""`brhub db backup`, `restore`, `upgrade`, `show` and `events`: for whoever runs the control plane, on its machine.
 
 A backup may be taken while the control plane serves; a restore asks that it has ended. What it means for the hubs is in
 ARCHITECTURE.md ("After a restore"). Deliberately not here: copies and checks (`federation/store/backup.py`, in PostgreSQL
@@ -7,6 +7,7 @@ ARCHITECTURE.md ("After a restore"). Deliberately not here: copies and checks (`
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from federation.app.settings import Settings
+    from federation.ports import EventRow
     from federation.store.backup import Restored, Summary
     from hub_node.journal_backup import JournalSummary
 
@@ -43,6 +45,8 @@ def register(app: typer.Typer) -> None:
     noun.command("backup")(backup)
     noun.command("restore")(restore)
     noun.command("upgrade")(upgrade)
+    noun.command("show")(show)
+    noun.command("events")(events)
     app.add_typer(noun, name="db")
 
 
@@ -134,6 +138,69 @@ def upgrade(
     print_one(_document(found), session_of(context).form, text=text)
 
 
+def show(context: typer.Context, config: Config = None) -> None:
+    """What the store holds, and how long: also while the control plane serves. All of a file is checked first."""
+    from federation.cli.show import print_one, rfc3339
+
+    settings = control_settings(config)
+    found, days = _copies(settings).summary(), settings.store.keep_events_days
+    value = {
+        **_document(found),
+        "keep_events_days": days,
+        "first_event": rfc3339(found.first_event_ms),
+        "last_event": rfc3339(found.last_event_ms),
+        "removed_to": found.removed_to,
+    }
+    kept = "events are kept for ever"
+    if days:
+        kept = f"events of what is over are kept for {days} days ([store] keep_events_days)"
+    lines = [f"{found.where}: {_words(found)}", kept]
+    if found.rows["events"]:
+        lines.append(f"the oldest is of {value['first_event']}, the newest of {value['last_event']}")
+    if found.removed_to:
+        lines.append(f"some were removed, the last of them {found.removed_to}: who reads them begins after that")
+    print_one(value, session_of(context).form, text="\n".join(lines))
+
+
+def events(
+    context: typer.Context,
+    config: Config = None,
+    after: Annotated[
+        int | None, typer.Option(min=0, metavar="SEQ", help="The last one that was read; without it: the oldest kept.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 1_000,
+) -> None:
+    """What happened, in order: to be kept elsewhere before it is removed here; also while the control plane serves.
+
+    Read on with `--after` and the id of the last one. Where what follows was removed, that is said, and nothing else.
+    """
+    from federation.cli import tables
+    from federation.cli.show import print_many, rfc3339
+
+    found = _copies(control_settings(config)).events(after, limit)
+    table = tables.table([">ID", "TIME", "WHAT", "OF", "FACT", "ACTOR"])
+    for row in found:
+        what, of, fact, actor = map(tables.plain, (row.entity, row.entity_id, row.type, row.actor))
+        table.add_row(str(row.seq), rfc3339(row.at_ms), what, of, fact, actor)
+    print_many([_event(row) for row in found], session_of(context).form, table)
+
+
+def _event(row: EventRow) -> dict[str, Any]:
+    from federation.cli.show import rfc3339
+
+    return {
+        "id": str(row.seq),
+        "at": rfc3339(row.at_ms),
+        "entity": row.entity,
+        "entity_id": row.entity_id,
+        "type": row.type,
+        "cause": row.cause,
+        "actor": row.actor,
+        "payload": json.loads(row.payload),
+        "incarnation": row.incarnation,
+    }
+
+
 def journal_backup() -> ModuleType:
     """The agent's half; loaded when it is asked for."""
     from hub_node import journal_backup as copies
@@ -210,6 +277,16 @@ class _Copies:
         from federation.store import portable
 
         return portable.summary_of(self.url)
+
+    def events(self, after: int | None, limit: int) -> tuple[EventRow, ...]:
+        """What happened."""
+        if self._file is not None:
+            from federation.store import backup as files
+
+            return files.events(self._file, after, limit)
+        from federation.store import portable
+
+        return portable.events(self.url, after, limit)
 
 
 def _copies(settings: Settings) -> _Copies:

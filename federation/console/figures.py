@@ -24,6 +24,7 @@ from federation.domain.lease import RELEASED
 from federation.service import hubs as service_hubs
 from federation.service.desk import Desk
 from federation.service.hubs import HubView
+from federation.service.retention import Figures as EventFigures
 from federation.service.rounds import Figures as RoundFigures
 from federation.service.world import Unit
 from federation.service.writer import Figures as WriterFigures
@@ -46,6 +47,7 @@ class Scrape:
     rounds: RoundFigures
     writer: WriterFigures
     streams: int
+    events: EventFigures
 
 
 class Figures:
@@ -114,6 +116,7 @@ class Figures:
             self._desk.rounds.figures,
             self._desk.writer.figures,
             self._live.streams,
+            self._desk.events.figures,
         )
         at_once = CollectorRegistry(auto_describe=False)
         at_once.register(_Scraped(scrape))
@@ -133,6 +136,7 @@ class _Scraped(Collector):
         yield from self._nodes()
         yield from self._rounds()
         yield from self._writer()
+        yield from self._events()
 
     def _jobs(self) -> Iterable[Metric]:
         seen = self._scrape
@@ -211,4 +215,20 @@ class _Scraped(Collector):
         yield CounterMetricFamily("brhub_writer_commits", "Batches that had something to save.", value=seen.commits)
         yield CounterMetricFamily(
             "brhub_writer_commits_failed", "Batches that could not be saved.", value=seen.commits_failed
+        )
+
+    def _events(self) -> Iterable[Metric]:
+        seen = self._scrape.events
+        yield GaugeMetricFamily(
+            "brhub_events_keep_days", "How long events are kept; 0: for ever.", value=seen.keep_days
+        )
+        yield CounterMetricFamily("brhub_events_removed", "Events removed because of their age.", value=seen.removed)
+        yield CounterMetricFamily("brhub_events_sweeps", "Looks at all old events that ended.", value=seen.sweeps)
+        yield GaugeMetricFamily(
+            "brhub_events_sweep_seq", "How far the present look has come, or the last one.", value=seen.at_seq
+        )
+        yield GaugeMetricFamily(
+            "brhub_events_swept_seconds",
+            "Since the last look ended; 0 before the first.",
+            value=(self._scrape.now_ms - seen.swept_ms) / 1000 if seen.swept_ms else 0,
         )

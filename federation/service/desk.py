@@ -25,6 +25,7 @@ from federation.service import expiry, restoring
 from federation.service.asking import LoopDoor
 from federation.service.checkpoints import Retention
 from federation.service.logs import LogDesk
+from federation.service.retention import EventRetention
 from federation.service.rounds import Rounds
 from federation.service.submit import Submission, SubmitJobs, Submitted, request_keys
 from federation.service.waiting import Switchboard
@@ -46,6 +47,8 @@ class Outside:
     tracking: Tracking | None
     policy: Policy = field(default_factory=Policy)
     """The order of the queue."""
+    keep_events_days: int = 0
+    """0: for ever."""
 
 
 class Desk:
@@ -69,6 +72,7 @@ class Desk:
         self._ending = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="expiry", daemon=True)
         self.writer.after_commit(self._want_tracking)
+        self.events = EventRetention(self.store, self.writer, self.clock, outside.keep_events_days)
         self.retention: Retention | None = None
         """Of checkpoints; None in a control plane without an object store."""
         if self.objects is not None:
@@ -81,6 +85,7 @@ class Desk:
         self.rounds.start(self.world)
         self.writer.start()
         self._ticker.start()
+        self.events.start()
         if self.retention is not None:
             self.retention.start()
 
@@ -88,6 +93,7 @@ class Desk:
         """Finish what was accepted, then end."""
         self._ending.set()
         self._ticker.join()
+        self.events.stop()
         if self.retention is not None:
             self.retention.stop()
         self.rounds.stop()

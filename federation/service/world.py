@@ -162,6 +162,7 @@ class Unit:
         self.hubs: dict[HubId, Hub] = {}
         self.agents: dict[AgentKey, Agent] = {}
         self.events: list[EventRow] = []
+        self.removed_events: list[int] = []
         self.requests: dict[tuple[str, str], RequestRow] = {}
         self.usage: list[UsageInterval] = []
         self.used: list[tuple[UsageInterval, Lease, Job]] = []
@@ -173,7 +174,16 @@ class Unit:
     @property
     def dirty(self) -> bool:
         """Whether there is anything to save."""
-        return bool(self.events or self.jobs or self.leases or self.hubs or self.agents or self.requests or self.usage)
+        return bool(
+            self.events
+            or self.jobs
+            or self.leases
+            or self.hubs
+            or self.agents
+            or self.requests
+            or self.usage
+            or self.removed_events
+        )
 
     def next_seq(self) -> int:
         """The seq that the next event will get."""
@@ -254,6 +264,12 @@ class Unit:
         )
         self._undo.append(self.events.pop)
 
+    def remove_events(self, seqs: Sequence[int]) -> None:
+        """Remove old facts for good."""
+        before = len(self.removed_events)
+        self.removed_events += seqs
+        self._undo.append(lambda: self.removed_events.__delitem__(slice(before, None)))
+
     def wake(self, key: AgentKey) -> None:
         """After the commit, tell the agent's held call that there are orders."""
         self.orders[key] = None
@@ -284,6 +300,7 @@ class Unit:
         transaction.put_agents(list(self.agents.values()))
         transaction.put_requests(list(self.requests.values()))
         transaction.put_usage(self.usage)
+        transaction.remove_events(self.removed_events)
 
 
 def _put(into: dict[K, V], key: K, value: V | None, undo: list[Any]) -> None:

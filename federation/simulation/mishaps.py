@@ -72,7 +72,7 @@ class FaultyStore(MemoryStore):
         if tells_all:
             self.tables.hubs = present.hubs | self.tables.hubs
             self.tables.agents = present.agents | self.tables.agents
-        last_seq = len(self.tables.events)
+        last_seq = self.tables.last_seq
         self.tables.incarnation = raising.incarnation_after(highest, now_ms)
         fact = raising.fact_of(
             self.tables.incarnation, now_ms, source="backup", last_seq=last_seq, agents_complete=tells_all

@@ -23,7 +23,10 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from federation.errors import Code, Fault, FederationError
+from federation.ports import EventRow
 from federation.store import codec, faults, migrations, raising, schema, sqlite
+from federation.store.facts import Ask, facts_after, removed_up_to
+from federation.store.statements import Statements
 
 COUNTS = {
     table.name: str(select(func.count()).select_from(table))
@@ -44,6 +47,10 @@ class Summary:
     last_seq: int
     last_event_ms: int
     """When the newest event was written; 0 without events."""
+    first_event_ms: int
+    """When the oldest that is kept was."""
+    removed_to: int
+    """The highest seq of an event that retention removed; 0: none."""
     rows: Mapping[str, int]
     """By table."""
     size_bytes: int
@@ -99,12 +106,32 @@ def summary_of(path: Path) -> Summary:
             if orphan is not None:
                 raise faults.damaged(str(path), f"rows of {orphan[0]} point to rows that are gone")
             (incarnation,) = connection.execute("SELECT value FROM meta WHERE name = 'incarnation'").fetchone()
-            last_seq, last_ms = connection.execute("SELECT max(seq), max(at_ms) FROM events").fetchone()
+            kept = kept_of(lambda sql, given: connection.execute(sql, given).fetchall(), sqlite.statements())
             rows = {name: connection.execute(sql).fetchone()[0] for name, sql in COUNTS.items()}
         finally:
             connection.close()
-    size_bytes = path.stat().st_size
-    return Summary(str(path), revision, int(incarnation), int(last_seq or 0), int(last_ms or 0), rows, size_bytes)
+    return Summary(str(path), revision, int(incarnation), *kept, rows, path.stat().st_size)
+
+
+def kept_of(ask: Ask, sql: Statements) -> tuple[int, int, int, int]:
+    """Of the events: the newest's seq and moment, the oldest's moment, and up to where they were removed."""
+    ((last_seq, last_ms),) = ask("SELECT max(seq), max(at_ms) FROM events", ())
+    oldest = ask("SELECT at_ms FROM events ORDER BY seq LIMIT 1", ())
+    return int(last_seq or 0), int(last_ms or 0), int(oldest[0][0]) if oldest else 0, removed_up_to(ask, sql)
+
+
+def events(path: Path, after: int | None, limit: int) -> tuple[EventRow, ...]:
+    """Facts of the store at `path`, which may be at work: see `facts.facts_after`."""
+    if not path.exists():
+        raise _no_store(path)
+    sqlite.check_header(path)
+    with errors_of(path, path):
+        connection = _reading(path)
+        try:
+            ask = lambda sql, given: connection.execute(sql, given).fetchall()  # noqa: E731 - two words of SQLite's
+            return facts_after(ask, sqlite.statements(), after, limit)
+        finally:
+            connection.close()
 
 
 def restore(path: Path, file: Path, now_ms: int, *, agents_complete: bool = False) -> Restored:

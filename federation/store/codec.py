@@ -31,7 +31,7 @@ from federation.domain.lease import Lease, LeaseState
 from federation.domain.quantities import Amount, DevicesByTask, Resources
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, Fault, FederationError
-from federation.ports import EventRow, RequestRow, UsedRow
+from federation.ports import EventMark, EventRow, RequestRow, UsedRow
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -378,6 +378,12 @@ def event_of(row: Row) -> EventRow:
     """The reverse of `event_row`."""
     seq, at_ms, entity, entity_id, type_, cause, actor, payload, schema_version, incarnation = row
     return EventRow(at_ms, entity, entity_id, type_, cause, actor, payload, schema_version, seq, incarnation)
+
+
+def event_mark_of(row: Row) -> EventMark:
+    """A row of `Statements.event_marks`."""
+    seq, at_ms, entity, type_, job_id, state, since_ms = row
+    return EventMark(seq, at_ms, entity, type_, job_id or "", None if state is None else JobState(state), since_ms or 0)
 
 
 def request_row(request: RequestRow) -> Row:

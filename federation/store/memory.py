@@ -18,7 +18,18 @@ from federation.domain.job import Job, JobState
 from federation.domain.lease import Lease
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, Fault, FederationError
-from federation.ports import DAY_MS, STORE_ENTITY, EventRow, JobFilter, Loaded, Page, RequestRow, Transaction, UsedRow
+from federation.ports import (
+    DAY_MS,
+    STORE_ENTITY,
+    EventMark,
+    EventRow,
+    JobFilter,
+    Loaded,
+    Page,
+    RequestRow,
+    Transaction,
+    UsedRow,
+)
 from federation.store import faults
 
 
@@ -34,6 +45,13 @@ class Tables:
     usage: dict[str, dict[int, UsageInterval]] = dataclasses.field(default_factory=dict)
     events: list[EventRow] = dataclasses.field(default_factory=list)
     incarnation: int = 1
+    removed_events: frozenset[int] = frozenset()
+    """By one transaction."""
+
+    @property
+    def last_seq(self) -> int:
+        """Of the newest fact, which is never removed."""
+        return self.events[-1].seq if self.events else 0
 
     def copied(self) -> Tables:
         """The same rows, to be changed by themselves."""
@@ -62,7 +80,7 @@ class MemoryTransaction:
     def append_events(self, rows: Sequence[EventRow]) -> int:
         """Add facts; their first seq."""
         self._check()
-        first = len(self._committed.events) + len(self._new.events) + 1
+        first = (self._new.last_seq or self._committed.last_seq) + 1
         self._new.events += [
             dataclasses.replace(row, seq=seq, incarnation=self._committed.incarnation)
             for seq, row in enumerate(rows, first)
@@ -105,6 +123,12 @@ class MemoryTransaction:
         self._check()
         for interval in intervals:
             self._new.usage.setdefault(interval.lease_id, {}).setdefault(interval.index, interval)
+
+    def remove_events(self, seqs: Sequence[int]) -> None:
+        """Remove facts for good, never the newest."""
+        self._check()
+        assert not seqs or max(seqs) < (self._new.last_seq or self._committed.last_seq), "the newest fact stays"
+        self._new.removed_events |= frozenset(seqs)
 
     def commit(self) -> None:
         """Visible when this returns."""
@@ -162,7 +186,7 @@ class MemoryStore:
             leases = [lease for lease in tables.leases.values() if lease.live]
             return Loaded(
                 incarnation=tables.incarnation,
-                last_seq=len(tables.events),
+                last_seq=tables.last_seq,
                 jobs=tuple(sorted(jobs, key=lambda job: (job.queue_seq, job.id))),
                 leases=tuple(sorted(leases, key=lambda lease: lease.id)),
                 hubs=tuple(tables.hubs[hub_id] for hub_id in sorted(tables.hubs)),
@@ -198,6 +222,8 @@ class MemoryStore:
             for lease_id, intervals in new.usage.items():
                 tables.usage[lease_id] = {**intervals, **tables.usage.get(lease_id, {})}
             tables.events.extend(new.events)
+            if new.removed_events:
+                tables.events = [row for row in tables.events if row.seq not in new.removed_events]
 
     def find_requests(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], RequestRow]:
         """Those of the (principal, request_id) that were answered."""
@@ -233,6 +259,20 @@ class MemoryStore:
         with self._lock:
             found = [row for row in self.tables.events if row.entity == entity and row.entity_id == entity_id]
         return tuple(found[:limit])
+
+    def event_marks(self, after_seq: int, limit: int) -> Sequence[EventMark]:
+        """Of the facts after that seq, in order."""
+        with self._lock:
+            found = [row for row in self.tables.events if row.seq > after_seq][:limit]
+            return tuple(self._mark(row) for row in found)
+
+    def _mark(self, row: EventRow) -> EventMark:
+        job_id = row.entity_id if row.entity == "job" else ""
+        lease = self.tables.leases.get(row.entity_id) if row.entity == "lease" else None
+        job = self.tables.jobs.get(lease.job_id if lease is not None else JobId(job_id))
+        if job is None:
+            return EventMark(row.seq, row.at_ms, row.entity, row.type)
+        return EventMark(row.seq, row.at_ms, row.entity, row.type, job.id, job.state, job.state_since_ms)
 
     def usage_of(self, lease_id: LeaseId) -> tuple[UsageInterval, ...]:
         """The stretches of one lease, by index."""

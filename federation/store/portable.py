@@ -22,14 +22,17 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Table
 
+from federation.ports import EventRow
 from federation.store import backup, codec, faults, migrations, raising, schema, sqlite
 from federation.store.backup import Restored, Summary
+from federation.store.facts import Ask, facts_after
 from federation.store.faults import DurabilityLost
 from federation.store.postgres import (
     PostgresDatabase,
     connect_plainly,
     readable,
     revision_of,
+    statements,
     storable,
     without_password,
 )
@@ -112,10 +115,23 @@ def summary_of(url: str) -> Summary:
         if not revision:
             raise faults.unavailable("there is no store in the database", "Check [store] url.", where)
         ((incarnation,),) = source.execute("SELECT value FROM meta WHERE name = 'incarnation'").fetchall()
-        ((last_seq, last_ms),) = source.execute("SELECT max(seq), max(at_ms) FROM events").fetchall()
+        kept = backup.kept_of(_asking(source), statements())
         ((size_bytes,),) = source.execute("SELECT pg_database_size(current_database())").fetchall()
         rows = {name: source.execute(count).fetchall()[0][0] for name, count in backup.COUNTS.items()}
-    return Summary(where, revision, int(incarnation), int(last_seq or 0), int(last_ms or 0), rows, int(size_bytes))
+    return Summary(where, revision, int(incarnation), *kept, rows, int(size_bytes))
+
+
+def events(url: str, after: int | None, limit: int) -> tuple[EventRow, ...]:
+    """Facts of the store at `url`, which may be at work: see `facts.facts_after`."""
+    where = without_password(url)
+    with _named(where), _snapshot(url) as source:
+        if not revision_of(source, where):
+            raise faults.unavailable("there is no store in the database", "Check [store] url.", where)
+        return facts_after(_asking(source), statements(), after, limit)
+
+
+def _asking(source: psycopg.Connection[Any]) -> Ask:
+    return lambda query, given: readable(source.execute(query, given or None).fetchall())
 
 
 # ---- the steps -------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class PostgresDatabase:
     ) -> None:
         """Leads when it returns: see `Leadership.take`, also on `waiting` and `ended`."""
         self.where = without_password(url)
-        self.statements = Statements(_dialect())
+        self.statements = statements()
         self._bulk = self._in_bulk()
         self._url = url
         self._lock_timeout_ms = lock_timeout_ms
@@ -221,6 +221,11 @@ class PostgresDatabase:
         connection = self._connect()
         connection.execute("SET default_transaction_read_only = on")
         return connection
+
+
+def statements() -> Statements:
+    """What is asked of a database and written to it, as PostgreSQL reads it."""
+    return Statements(_dialect())
 
 
 def prepare(url: str) -> None:

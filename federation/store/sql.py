@@ -19,22 +19,34 @@ from federation.domain.job import Job, JobState
 from federation.domain.lease import Lease
 from federation.domain.usage import UsageInterval
 from federation.errors import Code, FederationError
-from federation.ports import STORE_ENTITY, EventRow, JobFilter, Loaded, Page, RequestRow, Transaction, UsedRow
+from federation.ports import (
+    STORE_ENTITY,
+    EventMark,
+    EventRow,
+    JobFilter,
+    Loaded,
+    Page,
+    RequestRow,
+    Transaction,
+    UsedRow,
+)
 from federation.store import codec, faults
 from federation.store.database import Database
-from federation.store.statements import IN_MAX, padded
+from federation.store.facts import removed_up_to
+from federation.store.statements import IN_MAX, REMOVED_TO, padded
 
 
 class SqlTransaction:
     """Writes of one commit; see `ports.Transaction`."""
 
-    def __init__(self, database: Database, last_seq: int, incarnation: int) -> None:
+    def __init__(self, database: Database, last_seq: int, incarnation: int, removed_to: int) -> None:
         self._database = database
         self._sql = database.statements
         self._incarnation = incarnation
         self._error: BaseException | None = None
         self._rows = 0
         self.last_seq = last_seq
+        self.removed_to = removed_to
         self.committed = False
         with self._named():
             database.begin()
@@ -93,6 +105,15 @@ class SqlTransaction:
         """Insert; a (lease, index) that is there already is left alone."""
         self._many(self._sql.insert_usage, [codec.usage_row(interval) for interval in intervals])
 
+    def remove_events(self, seqs: Sequence[int]) -> None:
+        """Remove facts for good, and remember up to where."""
+        if not seqs:
+            return
+        assert max(seqs) < self.last_seq, "the newest fact stays"
+        self._many(self._sql.remove_event, [(seq,) for seq in seqs])
+        self.removed_to = max(self.removed_to, *seqs)
+        self._many(self._sql.put_meta, [(REMOVED_TO, self.removed_to)])
+
     def commit(self) -> None:
         """Durable when this returns. Raises DurabilityLost, which nobody may catch, when nobody can say that it is."""
         self._check()
@@ -142,6 +163,7 @@ class SqlStore:
         try:
             self._incarnation = int(self._ask(self._sql.incarnation)[0][0])
             self._last_seq = int(self._ask(self._sql.last_seq)[0][0] or 0)
+            self._removed_to = removed_up_to(self._ask, self._sql)
         except BaseException:
             database.close()
             raise
@@ -173,12 +195,12 @@ class SqlStore:
         assert not self._writing, "one transaction at a time"
         self._writing = True
         try:
-            transaction = SqlTransaction(self.database, self._last_seq, self._incarnation)
+            transaction = SqlTransaction(self.database, self._last_seq, self._incarnation, self._removed_to)
             try:
                 yield transaction
             finally:
                 if transaction.committed:
-                    self._last_seq = transaction.last_seq
+                    self._last_seq, self._removed_to = transaction.last_seq, transaction.removed_to
                 else:
                     transaction.roll_back()
         finally:
@@ -221,6 +243,10 @@ class SqlStore:
     def events_of(self, entity: str, entity_id: str, limit: int) -> tuple[EventRow, ...]:
         """The facts of one thing, oldest first."""
         return codec.decoded(codec.event_of, self._ask(self._sql.events_of, (entity, entity_id, limit)))
+
+    def event_marks(self, after_seq: int, limit: int) -> Sequence[EventMark]:
+        """Of the facts after that seq, in order."""
+        return codec.decoded(codec.event_mark_of, self._ask(self._sql.event_marks, (after_seq, limit)))
 
     def usage_of(self, lease_id: LeaseId) -> tuple[UsageInterval, ...]:
         """The stretches of one lease, by index."""

@@ -12,7 +12,21 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, Dialect, Select, Table, and_, bindparam, func, insert, literal, select, update
+from sqlalchemy import (
+    BindParameter,
+    Dialect,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql import ClauseElement
@@ -24,6 +38,8 @@ _NO_OFFSET: Any = literal(0, literal_execute=True)  # SQLAlchemy writes one for 
 IN_MAX = 512
 """Longest list in one IN (...); longer ones are asked in pieces."""
 
+REMOVED_TO = "events_removed_to"
+"""In `meta`: the highest seq of a fact that was removed; absent: none ever was."""
 STAGE = "stage_"
 """Before a table's name: a temporary one with the same columns."""
 
@@ -71,6 +87,19 @@ class Statements:
             .offset(_NO_OFFSET),
             ("entity", "entity_id", "most"),
         )
+        self.events_after = self._text(
+            select(events)
+            .where(events.c.seq > _given("after"))
+            .order_by(events.c.seq)
+            .limit(_given("most"))
+            .offset(_NO_OFFSET),
+            ("after", "most"),
+        )
+        self.event_marks = self._event_marks()
+        self.remove_event = self._text(delete(events).where(events.c.seq == _given("seq")), ("seq",))
+        self.put_meta = self._upsert(schema.meta)
+        removed_to = literal(REMOVED_TO, literal_execute=True)
+        self.removed_to = self._text(select(schema.meta.c.value).where(schema.meta.c.name == removed_to), ())
         self.usage_of = self._text(
             select(usage).where(usage.c.lease_id == _given("lease_id")).order_by(usage.c.idx), ("lease_id",)
         )
@@ -101,6 +130,29 @@ class Statements:
             .group_by(leases.c.id, jobs.c.id, day)
         )
         return self._text(query, ("moment_ms",))
+
+    def _event_marks(self) -> str:
+        events, jobs, leases = schema.events, schema.jobs, schema.leases
+        its_lease = and_(events.c.entity == _literal("lease"), leases.c.id == events.c.entity_id)
+        its_job = case((events.c.entity == _literal("job"), events.c.entity_id), else_=leases.c.job_id)
+        page = (
+            select(events.c.seq)
+            .where(events.c.seq > _given("after"))
+            .order_by(events.c.seq)
+            .limit(_given("most"))
+            .offset(_NO_OFFSET)
+            .subquery()
+        )
+        query = (
+            select(events.c.seq, events.c.at_ms, events.c.entity, events.c.type)
+            .add_columns(jobs.c.id, jobs.c.state, jobs.c.state_since_ms)
+            .select_from(page)
+            .join(events, events.c.seq == page.c.seq)
+            .join(leases, its_lease, isouter=True)
+            .join(jobs, jobs.c.id == its_job, isouter=True)
+            .order_by(events.c.seq)
+        )
+        return self._text(query, ("after", "most"))
 
     def page(self, where: JobFilter, before_seq: int, limit: int) -> tuple[str, tuple[Any, ...]]:
         """The SQL and parameters of one page, newest first, with one row more than `limit` to see whether it ends."""
@@ -206,6 +258,10 @@ def _names(table: Table) -> tuple[str, ...]:
 
 def _literals(states: Sequence[enum.StrEnum]) -> list[Any]:
     return [literal(state.value, literal_execute=True) for state in states]
+
+
+def _literal(text: str) -> Any:
+    return literal(text, literal_execute=True)
 
 
 def _given(name: str) -> BindParameter[Any]:

@@ -11,7 +11,7 @@ from federation.domain.ids import LeaseId
 from federation.domain.job import Job, JobState, Owner
 from federation.domain.lease import LeaseState
 from federation.errors import Code, FederationError
-from federation.ports import DAY_MS, JobFilter, Loaded, Store, UsedRow
+from federation.ports import DAY_MS, EventMark, JobFilter, Loaded, Store, UsedRow
 from federation.store import open_store
 from tests.contract.store_builders import (
     AISHA,
@@ -443,3 +443,47 @@ def test_unknown_urls_are_refused(url: str) -> None:
         open_store(url)
     assert refused.value.code is Code.CONFIGURATION_INVALID
     assert "pw" not in str(refused.value)
+
+
+def test_marks_say_whose_facts_they_are_and_how_that_stands(store: Store) -> None:
+    """Page by page, in order: a job's facts and its leases' with the job's state; others', and of what is unknown, without."""
+    ended = job(1, state=JobState.FAILED, state_since_ms=77)
+    with store.begin() as transaction:
+        transaction.append_events([fact(ended.id), fact("lease-00000001", "UsageRecorded", entity="lease")])
+        transaction.append_events(
+            [fact("cairo/a1", "SessionOpened", entity="agent"), fact("job-none"), fact("job-00000002")]
+        )
+        transaction.append_events([fact("lease-none", entity="lease"), fact("cairo", "HubJoined", entity="hub")])
+        transaction.put_jobs([ended, job(2)])
+        transaction.put_leases([lease(1, ended)])
+        transaction.commit()
+    expected = (
+        EventMark(1, 5, "job", "JobSubmitted", ended.id, JobState.FAILED, 77),
+        EventMark(2, 5, "lease", "UsageRecorded", ended.id, JobState.FAILED, 77),
+        EventMark(3, 5, "agent", "SessionOpened"),
+        EventMark(4, 5, "job", "JobSubmitted"),
+        EventMark(5, 5, "job", "JobSubmitted", "job-00000002", JobState.QUEUED, 0),
+        EventMark(6, 5, "lease", "JobSubmitted"),
+        EventMark(7, 5, "hub", "HubJoined"),
+    )
+    assert tuple(store.event_marks(0, 100)) == expected
+    assert tuple(store.event_marks(2, 3)) == expected[2:5]
+    assert tuple(store.event_marks(7, 3)) == ()
+
+
+def test_removed_facts_are_gone_and_seqs_go_on(store: Store) -> None:
+    """With other writes in one commit, or not at all where that is not reached; an old fact's number is never given again."""
+    keep(store, job(1), facts=[fact("job-00000001", f"Fact{number}") for number in range(1, 9)])
+    with store.begin() as transaction:
+        transaction.remove_events([1, 2])
+    assert len(store.event_marks(0, 100)) == 8
+    with store.begin() as transaction:
+        assert transaction.append_events([fact("job-00000001", "Fact9")]) == 9
+        transaction.remove_events([2, 3, 5, 8])
+        transaction.commit()
+    assert [mark.seq for mark in store.event_marks(0, 100)] == [1, 4, 6, 7, 9]
+    assert [row.type for row in store.events_of("job", "job-00000001", 3)] == ["Fact1", "Fact4", "Fact6"]
+    assert keep(store, facts=[fact("job-00000001", "Fact10")]) == 10
+    assert store.load().last_seq == 10
+    with store.begin() as transaction, pytest.raises(AssertionError):
+        transaction.remove_events([10])

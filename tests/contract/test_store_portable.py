@@ -177,6 +177,21 @@ def test_what_was_put_back_by_other_means_is_declared_in_place(postgres_home: St
     assert (restored.seq, done.summary.last_seq) == (1_201, 1_201)
 
 
+def test_events_are_read_on_beside_a_leader(postgres_home: StoreHome) -> None:
+    """In order from the last one; where what follows was removed, that is said."""
+    leading = _filled(postgres_home)
+    assert [row.seq for row in portable.events(postgres_home.url, 1_197, 2)] == [1_198, 1_199]
+    with leading.begin() as transaction:
+        transaction.remove_events(range(1, 1_001))
+        transaction.commit()
+    assert [row.seq for row in portable.events(postgres_home.url, None, 2)] == [1_001, 1_002]
+    with pytest.raises(FederationError) as refused:
+        portable.events(postgres_home.url, 999, 2)
+    assert refused.value.code is Code.OFFSET_OUT_OF_RANGE
+    held = portable.summary_of(postgres_home.url)
+    assert (held.removed_to, held.rows["events"], held.last_seq) == (1_000, 200, 1_200)
+
+
 def test_refusals_have_words_and_a_code(postgres: PostgresUnderTest, postgres_home: StoreHome, tmp_path: Path) -> None:
     """No store there, one of a newer version, a clock of 1970, a file that is there: each says what to do."""
     empty = postgres.new_database()

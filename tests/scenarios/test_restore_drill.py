@@ -1,7 +1,8 @@
 """The restore drill: real stores, real journals, the real words of both sides, and a backup that is too old.
 
 Hubs here are the agent's own register, journal and conversation; only programs are played: a start is counted, an end is
-said. Whatever the draw, no job is started twice, and nothing that was acknowledged before the backup is lost.
+said. Whatever the draw, no job is started twice, and nothing that was acknowledged before the backup is lost: also where facts are
+removed as early as they ever may be.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from federation.domain.job import Job, JobState
 from federation.policy.share import SharePolicy
 from federation.service import restoring
 from federation.service import sync as service_sync
+from federation.service.retention import EventRetention
 from federation.service.submit import request_id_of
 from federation.store import backup, open_store, portable
 from federation.v1 import common_pb2, hub_pb2, job_pb2
@@ -122,15 +124,18 @@ class Drill:
 
     def go_on(self, chance: random.Random, steps: int) -> None:
         """Anything that happens on a day."""
+        retention = EventRetention(self.control.store, self.control.writer, self.control.clock, 0)
         for _ in range(steps):
             self.control.clock.at_ms += 1_000
-            match chance.randrange(4):
+            match chance.randrange(5):
                 case 0:
                     self.submit(f"r{len(self.acknowledged)}")
                 case 1:
                     self.control.round()
                 case 2:
                     chance.choice(self.hubs).sync()
+                case 3:
+                    retention.sweep()  # with a limit of no days: whatever may ever be forgotten is forgotten now
                 case _:
                     chance.choice(self.hubs).end_some(chance)
 
@@ -153,9 +158,9 @@ class Drill:
         self.control.boot()
 
     def settle(self, chance: random.Random) -> None:
-        """Everything comes to its end."""
-        for _ in range(100):
-            self.control.pass_time(1_000)
+        """Everything comes to its end: where the backup's newest fact was removed since, when leases of before are over."""
+        for number in range(250):
+            self.control.pass_time(1_000 if number < 100 else 30_000)
             self.control.round()
             for hub in self.hubs:
                 hub.sync()

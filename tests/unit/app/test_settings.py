@@ -48,6 +48,21 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, named: str) 
     assert named in caught.value.message
 
 
+@pytest.mark.parametrize(("value", "read"), [("0", 0), ("30", 30), (36_500, 36_500)])
+def test_how_long_events_are_kept_is_a_number_of_days(value: object, read: int) -> None:
+    """From a file as a number, from the environment as text; 0 keeps them for ever."""
+    assert read_settings(None, {}, {"store": {"keep_events_days": value}}).store.keep_events_days == read
+    assert read_settings(None, {}).store.keep_events_days == 400
+
+
+@pytest.mark.parametrize("value", ["", "-1", -1, "ten", 36_501, "9" * 30, True, 1.5])
+def test_another_number_of_days_is_refused_by_name(value: object) -> None:
+    """Nothing starts with a limit that nobody meant."""
+    with pytest.raises(FederationError) as caught:
+        read_settings(None, {}, {"store": {"keep_events_days": value}})
+    assert (caught.value.code, "keep_events_days" in caught.value.message) == (Code.CONFIGURATION_INVALID, True)
+
+
 @pytest.mark.parametrize("key", ["listen", "admin_listen", "console_listen"])
 def test_nothing_leaves_loopback_without_tls(key: str) -> None:
     """Every door is held to it."""

@@ -241,6 +241,41 @@ def test_upgrade_says_where_the_schema_is(brhub: Brhub, path: Path) -> None:
     assert (said.status, "newer version" in said.err) == (5, True)
 
 
+def test_what_is_kept_is_said(brhub: Brhub, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schema, rows, how long events are kept, the oldest and the newest: also while the control plane serves."""
+    _filled(path)
+    serving = open_store(f"sqlite:///{path}")
+    said = brhub("db", "show", "-o", "json").document
+    assert (said["schema"], said["rows"]["events"], said["keep_events_days"], said["removed_to"]) == ("0002", 2, 400, 0)
+    assert (said["first_event"], said["last_event"]) == ("1970-01-01T00:00:00.005Z",) * 2
+    keep(serving, facts=[fact("job-3"), fact("job-4")])
+    with serving.begin() as transaction:
+        transaction.remove_events([1, 2])
+        transaction.commit()
+    monkeypatch.setenv("BRHUB_CONTROL_STORE_KEEP_EVENTS_DAYS", "0")
+    plainly = brhub("db", "show").out
+    assert ("kept for ever" in plainly, "the last of them 2" in plainly) == (True, True)
+    serving.close()
+
+
+def test_events_are_read_on_from_the_last_one(brhub: Brhub, path: Path) -> None:
+    """In order, with all that they say; from a place whose facts are gone it is refused, with a code and what to do."""
+    _filled(path)
+    serving = open_store(f"sqlite:///{path}")
+    keep(serving, facts=[fact("job-3", payload='{"to":"RUNNING"}'), fact("job-4")])
+    items = brhub("db", "events", "--after", 1, "--limit", 2, "-o", "json").document["items"]
+    assert [one["id"] for one in items] == ["2", "3"]
+    assert (items[1]["entity_id"], items[1]["payload"], items[1]["incarnation"]) == ("job-3", {"to": "RUNNING"}, 1)
+    with serving.begin() as transaction:
+        transaction.remove_events([2, 3])
+        transaction.commit()
+    serving.close()
+    gone = brhub("db", "events", "--after", 1)
+    assert (gone.status, "OFFSET_OUT_OF_RANGE" in gone.err, "Begin anew" in gone.err) == (2, True, True)
+    assert brhub("db", "events", "-o", "name").out.split() == ["1", "4"]
+    assert brhub("db", "events", "--after", 3, "-o", "name").out.split() == ["4"]
+
+
 def test_an_agents_journal_goes_the_same_way(brhub: Brhub, tmp_path: Path) -> None:
     """Copied while the agent has it, refused while it has it, put back afterwards; what may have run since is named."""
     journal = Journal(tmp_path / "state")

@@ -182,6 +182,7 @@ async def test_metrics_tell_what_operators_alert_on(console: Console) -> None:
         ("brhub_node_offered", "cairo", "cpu", "main", "n1"): 4_000,
         ("brhub_node_leased", "cairo", "cpu", "main", "n1"): 1_000,
         ("brhub_placements_total",): 1, ("brhub_preemptions_total",): 0, ("brhub_job_wait_seconds_count",): 1, ("brhub_hub_draining", "cairo"): 0,
+        ("brhub_events_keep_days",): 0, ("brhub_events_removed_total",): 0, ("brhub_events_swept_seconds",): 0,
     }  # fmt: skip
     assert {key: found.get(key) for key in expected} == expected
     assert found["brhub_queue_oldest_seconds",] >= 5
