@@ -4,7 +4,8 @@ A backup took the store's place under a higher incarnation (`federation/store/ba
 is not in it, and may run. So:
 
 - **Every agent is awaited** until it has told *all*: its full list, with the runs that the control plane of before had
-  released. Agents of the backup are known to be awaited; others that joined since are once they open a session.
+  released. Agents of the backup are known to be awaited; others that joined since are once they open a session. Where
+  another machine speaks under an agent's name, the one that the backup knows is waited for all the same (`unheard`).
 - **What an agent reports under an epoch of before is adopted** when it is later than what the store knows of the job: the
   lease, live or over, is the job's (`adopt`). A job that the store does not know is made anew from the spec and the owner in
   the hub's journal, under its own id, and its request id answers with it again.
@@ -80,7 +81,7 @@ def held(world: World, job: Job, now_ms: int) -> bool:
         return False  # it has been started since, by us
     if now_ms >= held_until_ms(since, job):
         return False
-    return bool(world.awaited) or not (since.agents_complete or job.spec.idempotent)
+    return bool(world.awaited or world.unheard) or not (since.agents_complete or job.spec.idempotent)
 
 
 def held_until_ms(since: Restoration, job: Job) -> int:
@@ -98,7 +99,7 @@ def explained(world: World, job: Job) -> Explanation:
     """Why a job that is held waits, and until when at the latest."""
     since = world.restoration
     assert since is not None, "only a restore holds jobs"
-    silent = ", ".join("/".join(key) for key in list(world.awaited)[:AGENTS_NAMED_MAX])
+    silent = ", ".join("/".join(key) for key in list(world.awaited | world.unheard)[:AGENTS_NAMED_MAX])
     who = f"agents that have not yet said what they run ({silent})" if silent else "an agent that joined since"
     until_ms = held_until_ms(since, job)
     message = (
@@ -124,16 +125,20 @@ def counted_anew(world: World, lease: Lease, job: Job, now_ms: int) -> bool:
     return since is not None and of_before(world, lease.epoch) and now_ms < held_until_ms(since, job)
 
 
-def arrived(unit: Unit, key: AgentKey) -> None:
-    """An agent opened a session. One that the restored store had never seen is awaited, too: it may have joined since."""
-    if open_to(unit.world, unit.now_ms) and key not in unit.world.agents:
-        unit.await_agent(key)
+def arrived(unit: Unit, arriving: Agent) -> None:
+    """An agent opens a session. One that the restored store had never seen is awaited, too: it may have joined since.
+
+    So is another machine under the name of one that is known: each tells only what it knows itself.
+    """
+    present = unit.world.agents.get(arriving.key)
+    if open_to(unit.world, unit.now_ms) and (present is None or present.instance_id != arriving.instance_id):
+        unit.await_agent(arriving.key)
 
 
 def told_all(unit: Unit, key: AgentKey) -> None:
     """An agent is telling everything it knows."""
     if key in unit.world.awaited:
-        unit.await_agent(key, told=True)
+        unit.agent_told(key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Se
     hubs.welcome(unit, arriving.hub_id, title, _actor(arriving))
     if arriving.key not in unit.world.agents:
         _check_room_for_agent(unit, arriving.hub_id)
-    restoring.arrived(unit, arriving.key)
+    restoring.arrived(unit, arriving)
     before = unit.world.agents.get(arriving.key)
     agent = lifecycle_agent.admit(before, arriving, unit.now_ms)
     unit.put_agent(agent)
@@ -232,10 +232,23 @@ def _session(unit: Unit, session_id: str) -> Agent:
 
 
 def _expected(unit: Unit, key: AgentKey, changed: Sequence[RunReport]) -> list[tuple[str, Epoch]]:
-    """The runs that the agent must have: those it has acknowledged, and those it has just said are over."""
-    runs = {lease.id: lease.epoch for lease in unit.world.held_by(key) if lease.state is not LeaseState.GRANTED}
+    """The runs that the agent must have: those it has acknowledged, and those it has just said are over.
+
+    Not those that it does not know: it would be asked for its full list at every call until their leases are over.
+    """
+    runs = {
+        lease.id: lease.epoch
+        for lease in unit.world.held_by(key)
+        if lease.state is not LeaseState.GRANTED and not _not_there(unit, lease)
+    }
     runs |= {report.lease_id: report.epoch for report in changed if report.ended}
     return list(runs.items())
+
+
+def _not_there(unit: Unit, lease: Lease) -> bool:
+    """Whether nobody knows of the run. One that is cancelled is asked for once more: then its job is CANCELLED."""
+    cancelled = lease.state is LeaseState.REVOKING and not lease.preempted
+    return unit.world.jobs[lease.job_id].state is JobState.UNKNOWN and not cancelled
 
 
 def _take(unit: Unit, store: Store, agent: Agent, runs: Sequence[RunReport], full: bool) -> Orders:
@@ -319,7 +332,8 @@ def _absent(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
             continue
         reason = Reason("RUN_ABSENT", "the hub no longer knows this run", agent.hub_id)
         fact = Fact(Trigger.RUN_ABSENT, lease.epoch, reason=reason)
-        if lease.state is LeaseState.GRANTED and restoring.TELLS_ALL in agent.features:
+        tells = restoring.TELLS_ALL in agent.features and agent.key not in unit.world.unheard
+        if lease.state is LeaseState.GRANTED and tells:
             fact = Fact(Trigger.RUN_REFUSED, lease.epoch, reason=Reason("RESTORED", "it was never taken", agent.hub_id))
         apply(unit, unit.world.jobs[lease.job_id], fact, cause="SyncHub", actor=_actor(agent))
 
@@ -381,11 +395,13 @@ def _orders(unit: Unit, agent: Agent) -> Orders:
             continue  # its agent may have had it since the backup: it says so, or the job waits again
         if lease.state is LeaseState.GRANTED:
             orders.starts.append((lease, unit.world.jobs[lease.job_id]))
+        elif _not_there(unit, lease):
+            continue  # nothing to renew, and nothing to end until it is told of
         elif lease.state is LeaseState.REVOKING:
             reason = Reason(lease.revoke_code or "CANCEL_REQUESTED", lease.revoke_message or "asked to end")
             grace_ms = agent.reclaim_ms if lease.preempted else STOP_GRACE_MS
             orders.revokes.append(Revocation(lease.id, lease.epoch, reason, grace_ms))
-        elif lease.on_partition is not OnPartition.KEEP and unit.world.jobs[lease.job_id].state is not JobState.UNKNOWN:
+        elif lease.on_partition is not OnPartition.KEEP:
             _renew(unit, lease, orders)
     return orders
 

@@ -65,8 +65,10 @@ class World:
     claims_of_agent: dict[AgentKey, dict[JobId, None]] = field(default_factory=dict)
     """Waiting jobs for which others are ending; agents without any are left out."""
     restoration: Restoration | None = None
-    awaited: dict[AgentKey, None] = field(default_factory=dict)
+    awaited: dict[AgentKey, bool] = field(default_factory=dict)
     """After a restore: agents that have not yet told all they know."""
+    unheard: dict[AgentKey, str] = field(default_factory=dict)
+    """After a restore: by which machine the store knows an agent, until that one (its instance) has told all."""
 
     @classmethod
     def rebuilt(cls, loaded: Loaded, now_ms: int) -> World:
@@ -83,7 +85,8 @@ class World:
             world.index_lease(lease)
         world.restoration = Restoration.told_by(loaded.restored, now_ms)
         if world.restoration is not None:
-            world.awaited = dict.fromkeys(world.agents)
+            world.awaited = dict.fromkeys(world.agents, True)
+            world.unheard = {key: agent.instance_id for key, agent in world.agents.items()}
         return world
 
     def index_lease(self, lease: Lease) -> None:
@@ -228,14 +231,16 @@ class Unit:
         if save:
             _put(self.agents, agent.key, agent, self._undo)
 
-    def await_agent(self, key: AgentKey, told: bool = False) -> None:
-        """After a restore: the agent is to tell all it knows; or it has."""
-        awaited, before = self.world.awaited, dict(self.world.awaited)
-        self._undo.append(lambda: setattr(self.world, "awaited", before))
-        if told:
-            awaited.pop(key, None)
-        else:
-            awaited[key] = None
+    def await_agent(self, key: AgentKey) -> None:
+        """After a restore: the agent is to tell all it knows."""
+        _put(self.world.awaited, key, True, self._undo)
+
+    def agent_told(self, key: AgentKey) -> None:
+        """It has; another machine under its name is still to do so."""
+        world = self.world
+        _put(world.awaited, key, None, self._undo)
+        if world.unheard.get(key) == world.agents[key].instance_id:
+            _put(world.unheard, key, None, self._undo)
 
     def put_request(self, row: RequestRow) -> None:
         """Remember an answer."""

@@ -191,10 +191,11 @@ class _Federation:
         plane, stage = self.plane, self.stage
         plane.crash("a backup is to be restored")
         plane.machine_clock.set_by(stage.now_ms - plane.machine_clock.now_ms())  # as the refusal asks
+        before = self.promises.known_jobs()
         if self.store.restore(backup, plane.machine_clock.now_ms(), lost=lost):
             stage.tell(
                 "operator", f"restores a backup of {len(backup.events)} facts{' of a lost store' if lost else ''}"
             )
-            self.promises.restored()
+            self.promises.restored(before)
         else:
             stage.tell("operator", "is refused: the backup was written by a clock that went ahead")

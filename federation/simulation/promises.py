@@ -6,7 +6,7 @@ simulated world can see at once. The first promise that does not hold ends the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from federation.domain.ids import JobId, LeaseId
 from federation.domain.job import Job, JobState
@@ -163,9 +163,13 @@ class Promises:
         same = same and {lease.id: lease for lease in loaded.leases} == world.leases
         self._hold(same and loaded.last_seq == world.last_seq, "the control plane's memory is not what its store holds")
 
-    def restored(self) -> None:
-        """A backup took the store's place: only what no hub runs may be lost with what came since."""
-        known = {job.id: job for job in self._store.list_jobs(JobFilter(), 0, JOBS_MAX).jobs}
+    def known_jobs(self) -> dict[str, Job]:
+        """What the store has, by id."""
+        return {job.id: job for job in self._store.list_jobs(JobFilter(), 0, JOBS_MAX).jobs}
+
+    def restored(self, before: Mapping[str, Job]) -> None:
+        """A backup took the place of a store that knew `before`: only what no hub runs may be lost with what came since."""
+        known = self.known_jobs()
         self._terminal = {job.id: job.state for job in known.values() if job.state.terminal}
         self._epochs = {job.id: (job.epoch.incarnation, job.epoch.n) for job in known.values() if job.epoch}
         run = {
@@ -174,10 +178,10 @@ class Promises:
             for one in agent.place.journal.load().values()
             if one.state is not RunState.ENDED and agent.comes_back
         }
-        gone = [wish for wish in self._people.wishes if wish.job_id not in known]
-        self._forgotten.update(wish.request_id for wish in gone)
-        self._remembered = {wish.job_id for wish in gone if wish.job_id in run}
-        self._lost = {wish.job_id for wish in gone if wish.job_id} - self._remembered
+        self._forgotten.update(job.spec.name for job_id, job in before.items() if job_id not in known)
+        gone = ({*before} | self._lost | self._remembered) - {*known}
+        self._remembered = gone & run
+        self._lost = gone - run
 
     def acknowledged_are_kept(self, hubs_have_spoken: bool = False) -> None:
         """What somebody was told is accepted is there, whatever happened since."""
@@ -212,7 +216,7 @@ class Promises:
         accepted = {wish.job_id for wish in self._people.wishes}
         twice = [
             job.id
-            for job in self._store.list_jobs(JobFilter(), 0, JOBS_MAX).jobs
+            for job in self.known_jobs().values()
             if job.id not in accepted and job.spec.name not in self._forgotten
         ]
         self._hold(not twice and len(accepted) == len(self._people.wishes), "a request became two jobs")

@@ -342,6 +342,25 @@ def test_use_of_before_is_told_once_and_without_gaps(plane: Restored) -> None:
     assert [one.index for one in control.store.usage_of(run[1].id)] == [0, 1, 2]
 
 
+def test_another_machine_under_an_agents_name_does_not_speak_for_it(plane: Restored) -> None:
+    """It tells all it knows, which is nothing: the job still waits for the machine of before, which runs it."""
+    control = plane.control
+    control.join(SHENZHEN)
+    job_id = control.submit()
+    plane.back_up()
+    run = started(control, job_id)
+    control = plane.restore()
+    returned(control, agent=SHENZHEN)
+    control.pass_time(2 * MINUTE_MS)
+    returned(control, agent=replace(CAIRO, instance_id="another", session_id="session-another"))
+    control.pass_time(1_000)
+    control.sync(agent=SHENZHEN)
+    assert control.round() == 0
+    control.pass_time(2 * MINUTE_MS)
+    returned(control, word(*run))
+    assert (control.job(job_id).state, control.lease_of(job_id).id) == (JobState.RUNNING, run[1].id)
+
+
 def test_a_start_counts_what_was_granted_before_the_restore_anew(plane: Restored) -> None:
     """A clock that is set forward while the control plane is away starts nothing a second time."""
     control = plane.control

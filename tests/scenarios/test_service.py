@@ -374,6 +374,25 @@ def test_an_accepted_run_that_its_hub_forgets_is_unknown(control: ControlUnderTe
     assert control.job(job_id).state is JobState.UNKNOWN
 
 
+def test_a_hub_that_lost_a_run_is_asked_once(control: ControlUnderTest) -> None:
+    """What it does not know it is not asked for again at every call, nor told to end; a cancel asks once more."""
+    control.join()
+    job_id = control.submit()
+    control.round()
+    report = control.report(job_id, Trigger.RUN_STARTED, started_ms=1)
+    control.sync(report)
+    assert control.sync(digest=digest_of([])).send_full
+    control.sync(full=True)
+    assert not control.sync(digest=digest_of([])).urgent
+    found = control.sync(report, digest=digest_of([(report.lease_id, report.epoch)]))
+    assert (found.urgent, control.job(job_id).state) == (False, JobState.RUNNING)
+    control.sync(full=True)
+    control.run(lambda unit: cancel(unit, find(unit, control.store, job_id), "", "test"))
+    assert control.sync(digest=digest_of([])).send_full
+    control.sync(full=True)
+    assert control.job(job_id).state is JobState.CANCELLED
+
+
 def test_a_guest_that_another_machine_does_not_know_has_not_ended(control: ControlUnderTest) -> None:
     """It was to make room before it began; the machine that may have begun it fell silent: nobody else runs it yet."""
     control.join(replace(an_agent(), reclaim_ms=0))
