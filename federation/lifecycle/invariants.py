@@ -1,13 +1,18 @@
-"""What must hold of the whole state after every step. Cheap enough to run at the end of every test and in production."""
+"""What must hold: of the whole state after every step, and of what was written down of one job or lease when it is over.
+
+Cheap enough to run at the end of every test and in production.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 from federation.domain.hub import Agent
 from federation.domain.ids import AgentKey, LeaseId
 from federation.domain.job import Job, JobState
 from federation.domain.lease import Lease, LeaseState
+from federation.domain.usage import UsageInterval
 from federation.lifecycle.commit import holds_by_node
 from federation.lifecycle.room import left_on
 
@@ -50,6 +55,48 @@ def broken(jobs: Iterable[Job], leases: Iterable[Lease], agents: Mapping[AgentKe
         for job in waiting:
             found.extend(_broken_claim(job, live, preemptible))
     found.extend(_over_full(live.values(), claims, agents))
+    return found
+
+
+def broken_history(job_id: str, facts: Iterable[tuple[str, Mapping[str, object]]]) -> list[str]:
+    """What is wrong with one job's facts (type, payload), oldest first; empty when they make one life.
+
+    The first ones may have been forgotten. Each begins in the state in which the one before left the job; what has ended is begun anew only by its owner, or
+    because its hub proves a later attempt; and every attempt is later than all before it.
+    """
+    found: list[str] = []
+    state, latest = "", (0, 0)
+    for kind, payload in facts:
+        if "from" not in payload:
+            continue
+        before, after = str(payload["from"]), str(payload["to"])
+        if before != (state or before):
+            found.append(f"job {job_id} was {state}, and {kind} found it {before}")
+        if JobState(before).terminal and after != before and kind not in _BEGINS_ANEW:
+            found.append(f"job {job_id} had ended as {before}, and {kind} made it {after}")
+        if kind in _GIVES_AN_ATTEMPT:
+            incarnation, _, n = str(payload["attempt"]).partition("-")
+            if (int(incarnation), int(n)) <= latest:
+                found.append(f"job {job_id} went from attempt {latest[0]}-{latest[1]} to {payload['attempt']}")
+            latest = (int(incarnation), int(n))
+        state = after
+    return found
+
+
+_BEGINS_ANEW = frozenset({"RetryRequested", "LeaseAdopted"})
+_GIVES_AN_ATTEMPT = frozenset({"LeaseGranted", "LeaseAdopted"})
+
+
+def miscounted(lease_id: str, stretches: Iterable[UsageInterval]) -> list[str]:
+    """What is wrong with the use of one lease: a stretch is missing, or two of them count the same moment."""
+    ordered = sorted(stretches, key=lambda one: one.index)
+    indexes = [one.index for one in ordered]
+    found = [] if indexes == list(range(len(indexes))) else [f"lease {lease_id} has use {indexes}"]
+    found.extend(
+        f"lease {lease_id} has use {one.index} until {one.end_ms} and {two.index} from {two.start_ms}"
+        for one, two in pairwise(ordered)
+        if two.start_ms < one.end_ms
+    )
     return found
 
 

@@ -6,12 +6,13 @@ simulated world can see at once. The first promise that does not hold ends the s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 
 from federation.domain.ids import JobId, LeaseId
 from federation.domain.job import Job, JobState
 from federation.domain.lease import KILL_GRACE_MS, LEASE_MS_BATCH, SKEW_BOUND_MS
-from federation.lifecycle.invariants import broken
+from federation.lifecycle.invariants import broken, broken_history, miscounted
 from federation.ports import JobFilter
 from federation.service.world import Unit, World
 from federation.simulation.agent import SimulatedAgent
@@ -226,8 +227,13 @@ class Promises:
                 returned = self.agents[program.machine].life.alive
                 self._hold(not returned, f"job {wish.job_id} had to be given up, and its hub is there")
         for lease_id, intervals in self._store.tables.usage.items():
-            indexes = sorted(intervals)
-            self._hold(indexes == list(range(len(indexes))), f"lease {lease_id} has use {indexes}")
+            self._none(miscounted(lease_id, intervals.values()))
+        lives: dict[str, list[tuple[str, dict[str, object]]]] = {}
+        for event in self._store.tables.events:
+            if event.entity == "job":
+                lives.setdefault(event.entity_id, []).append((event.type, json.loads(event.payload)))
+        for job_id, facts in lives.items():
+            self._none(broken_history(job_id, facts))
 
     def _wish_of(self, job_id: str) -> Wish | None:
         return next((wish for wish in self._people.wishes if wish.job_id == job_id), None)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
@@ -55,7 +56,9 @@ class Middlebox:
         manners: Manners = Manners(),  # frozen
         names: dict[str, tuple[str, int]] | None = None,
         to: tuple[str, int] | None = None,
+        place: Callable[[], None] | None = None,
     ) -> None:
+        """`place` is called first on the thread that serves: it may move that thread to another network."""
         self.manners = manners
         self.names = names or {}
         self.asked: list[str] = []
@@ -66,7 +69,8 @@ class Middlebox:
         self._streams: set[_Stream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="middlebox", daemon=True)
+        self._place = place
+        self._thread = threading.Thread(target=self._turn, name="middlebox", daemon=True)
         self._server: asyncio.Server | None = None
         self.port = 0
 
@@ -112,6 +116,11 @@ class Middlebox:
     def _forget(self) -> None:
         for stream in self._streams:
             stream.forgotten = True
+
+    def _turn(self) -> None:
+        if self._place is not None:
+            self._place()
+        self._loop.run_forever()
 
     async def _start(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)

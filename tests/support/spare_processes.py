@@ -50,6 +50,11 @@ class Spare:
         """Its exit status; None while it runs."""
         return self._process.poll()
 
+    @property
+    def pid(self) -> int:
+        """The process, and its group."""
+        return self._process.pid
+
     def says(self, text: str) -> None:
         """Wait until its log holds `text`."""
 
