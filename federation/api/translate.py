@@ -54,6 +54,7 @@ from federation.service.sync import RunReport
 from federation.v1 import common_pb2, hub_pb2, job_pb2
 
 SPEC_VERSION = 1
+OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
 REASON_ENTRIES_MAX, REASON_TEXT_MAX = 32, 500
 TOLD_TEXT_MAX = 200
 _ID = re.compile(r"[a-z]{1,16}-[A-Za-z0-9]{1,64}")
@@ -407,12 +408,13 @@ def _reclaim_ms(message: hub_pb2.OpenSessionRequest) -> int:
 
 def report_in(message: hub_pb2.RunReport, hub_id: str) -> RunReport:
     """What a hub says of a run."""
-    ended = message.state == hub_pb2.RUN_STATE_ENDED
-    trigger = _END_TRIGGERS.get(message.outcome) if ended else _RUN_TRIGGERS.get(message.state)
+    trigger, reason = _trigger_in(message), None
     if trigger is None:
         raise invalid(f"run state {message.state} with outcome {message.outcome} means nothing", field="changed.state")
-    reason = None
-    if message.HasField("reason"):
+    if message.state == hub_pb2.RUN_STATE_ENDED and message.outcome not in _END_TRIGGERS:
+        words = f"it ended with outcome {message.outcome}, which only a newer version knows. Upgrade the control plane."
+        reason = Reason(OUTCOME_UNKNOWN, words, hub_id)
+    elif message.HasField("reason"):
         said = message.reason
         metadata = sorted(said.metadata.items())[:REASON_ENTRIES_MAX]
         parts = tuple((name[:REASON_TEXT_MAX], text[:REASON_TEXT_MAX]) for name, text in metadata)
@@ -434,6 +436,19 @@ def report_in(message: hub_pb2.RunReport, hub_id: str) -> RunReport:
         told=told_in(message) if message.HasField("lease") else None,
         released=message.released,
     )
+
+
+def _trigger_in(message: hub_pb2.RunReport) -> Trigger | None:
+    """What the report brings about; None: it means nothing. Words of a newer agent are taken for the nearest of ours.
+
+    One word that is not known may not cost a hub all that it says: its other runs would lose their renewals.
+    """
+    if message.state == hub_pb2.RUN_STATE_ENDED:
+        newer = message.outcome > max(_END_TRIGGERS)
+        return Trigger.RUN_FAILED if newer else _END_TRIGGERS.get(message.outcome)
+    if message.state > hub_pb2.RUN_STATE_ENDED:
+        return Trigger.RUN_STARTED if message.started_ms else Trigger.RUN_ACCEPTED
+    return _RUN_TRIGGERS.get(message.state)
 
 
 def told_in(message: hub_pb2.RunReport) -> Told:

@@ -102,12 +102,13 @@ def negotiated(agent_min: int, agent_max: int) -> int:
     """The newest protocol that both speak; PROTOCOL_UNSUPPORTED when there is none."""
     protocol = min(agent_max, PROTOCOL_MAX)
     if protocol < max(agent_min, PROTOCOL_MIN):
+        older = "agent" if agent_max < PROTOCOL_MIN else "control plane"
         raise FederationError(
             Code.PROTOCOL_UNSUPPORTED,
             f"the agent speaks protocols {agent_min} to {agent_max}, this control plane {PROTOCOL_MIN} to {PROTOCOL_MAX}",
-            fault=Fault.HUB if agent_max < PROTOCOL_MIN else Fault.FEDERATION,
-            hint="Update the older of the two.",
-            metadata={"agent_min": str(agent_min), "agent_max": str(agent_max)},
+            fault=Fault.HUB if older == "agent" else Fault.FEDERATION,
+            hint=f"Upgrade the {older}. Runs go on meanwhile, to their deadlines.",
+            metadata={"agent_min": str(agent_min), "agent_max": str(agent_max), "upgrade": older},
         )
     return protocol
 

@@ -72,7 +72,14 @@ def test_any_session_request_is_an_agent_or_refused(data: bytes) -> None:
     assert len({node.name for node in agent.nodes}) == len(agent.nodes)
 
 
-@given(st.builds(hub_pb2.RunReport, state=st.sampled_from(range(6)), outcome=st.sampled_from(range(5)), job_id=names))
+@given(
+    st.builds(
+        hub_pb2.RunReport,
+        state=st.sampled_from([*range(-1, 7), 90]),
+        outcome=st.sampled_from([*range(-1, 6), 90]),
+        job_id=names,
+    )
+)
 def test_any_report_is_a_fact_or_refused(message: hub_pb2.RunReport) -> None:
     """State and outcome together mean one thing, or nothing."""
     try:
