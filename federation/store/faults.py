@@ -21,6 +21,7 @@ class DurabilityLost(BaseException):
 
 _FSYNC_FAILED = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_NO_SUCH = ("no such table", "no such column")
 _PRIMARY = 0xFF  # an extended result code carries its primary code in the low byte
 
 
@@ -106,6 +107,8 @@ def from_sqlite(error: sqlite3.Error, where: str, *, no_room: bool) -> BaseExcep
         return unavailable("the store is read-only", "Make its file and folder writable for this user.", where)
     if primary in _BROKEN:
         return damaged(where, str(error))
+    if primary == sqlite3.SQLITE_ERROR and str(error).startswith(_NO_SUCH):
+        return damaged(where, f"its schema is not what it says: {error}")
     if primary == sqlite3.SQLITE_CANTOPEN:
         return unavailable("the store cannot be opened", "Check that its folder exists and is writable.", where)
     if primary == sqlite3.SQLITE_CONSTRAINT:
@@ -126,6 +129,8 @@ def from_postgres(sqlstate: str, message: str, where: str) -> FederationError:
         return unstorable(said)
     if sqlstate.startswith("XX00"):
         return damaged(where, said)
+    if sqlstate in ("42703", "42P01"):
+        return damaged(where, f"its schema is not what it says: {said}")
     for states, message_of, hint in _POSTGRES:
         if sqlstate.startswith(states):
             return unavailable(message_of.format(said=said), hint, where)

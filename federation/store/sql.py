@@ -161,7 +161,12 @@ class SqlStore:
         self._sql = database.statements
         self._writing = False
         try:
-            self._incarnation = int(self._ask(self._sql.incarnation)[0][0])
+            for sql in self._sql.each_column:
+                self._ask(sql)
+            incarnation = self._ask(self._sql.incarnation)
+            if not incarnation:
+                raise faults.damaged(database.where, "it does not say its incarnation")
+            self._incarnation = int(incarnation[0][0])
             self._last_seq = int(self._ask(self._sql.last_seq)[0][0] or 0)
             self._removed_to = removed_up_to(self._ask, self._sql)
         except BaseException:

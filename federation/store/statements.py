@@ -21,6 +21,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    false,
     func,
     insert,
     literal,
@@ -104,6 +105,10 @@ class Statements:
             select(usage).where(usage.c.lease_id == _given("lease_id")).order_by(usage.c.idx), ("lease_id",)
         )
         self.used_since = self._used_since()
+        self.each_column = [
+            self._text(select(*table.columns).where(false()), ()) for table in schema.metadata.sorted_tables
+        ]
+        """Fails where the schema is not what it says."""
         self.last_seq = self._text(select(func.max(events.c.seq)), ())
         self.incarnation = self._text(
             select(schema.meta.c.value).where(schema.meta.c.name == literal("incarnation", literal_execute=True)),

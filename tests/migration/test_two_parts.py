@@ -242,3 +242,23 @@ def _is_there(place: Place) -> bool:
     if place.path is not None:
         return place.path.exists()
     return place.ask("SELECT to_regclass('alembic_version')::text") != [(None,)]
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        ("ALTER TABLE jobs DROP COLUMN claim", "claim"),
+        ("DROP TABLE usage", "usage"),
+        ("DELETE FROM meta", "incarnation"),
+        ("DELETE FROM alembic_version", "which version"),
+        ("INSERT INTO alembic_version VALUES ('0001')", "which version"),
+    ],
+)
+def test_half_a_schema_is_refused_by_name(place: Place, harm: str, words: str) -> None:
+    """What some other program left half-way: the start names what is missing, changes nothing, and begins nothing anew."""
+    place.ask(harm)
+    with pytest.raises(FederationError) as refused:
+        open_store(place.url)
+    assert (refused.value.code, words in refused.value.message) == (Code.STORE_UNAVAILABLE, True), refused.value.message
+    assert "backup" in refused.value.hint
+    assert place.ask("SELECT count(*) FROM jobs") == [(2,)]

@@ -160,6 +160,7 @@ def _run(engine: Engine, chain: Chain, wish: _Wish, check: Callable[[Any], None]
     from alembic.runtime.environment import EnvironmentContext
     from sqlalchemy.exc import DBAPIError
 
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells its own doings, one by one
     at: list[str] = []
 
     def steps(revision: Any, context: Any) -> Any:
