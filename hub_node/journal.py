@@ -65,11 +65,12 @@ class Journal:
 
     def seen(self) -> Seen:
         """The newest orders carried out."""
-        row = self._db.execute("SELECT value FROM meta WHERE name = 'seen'").fetchone()
-        if row is None:
-            return Seen()
-        incarnation, revision = json.loads(row[0])
-        return Seen(incarnation, revision)
+        try:
+            row = self._db.execute("SELECT value FROM meta WHERE name = 'seen'").fetchone()
+            incarnation, revision = (0, 0) if row is None else json.loads(row[0])
+            return Seen(int(incarnation), int(revision))
+        except (sqlite3.Error, ValueError, TypeError) as problem:
+            raise self._damaged(problem) from problem
 
     def released(self) -> tuple[Run, ...]:
         """Runs that were forgotten lately, newest first, without what they ran: how each ended."""

@@ -133,6 +133,31 @@ def test_damage_in_the_middle_is_found_at_the_start(tmp_path: Path) -> None:
     assert caught.value.code is Code.STORE_UNAVAILABLE
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE runs SET body = '{'",
+        "UPDATE runs SET body = '[]'",
+        "UPDATE meta SET value = 'x' WHERE name = 'seen'",
+        "UPDATE meta SET value = '[1]' WHERE name = 'seen'",
+        "UPDATE meta SET value = 'null' WHERE name = 'seen'",
+    ],
+)
+def test_words_that_make_no_sense_are_no_new_start_either(tmp_path: Path, harm: str) -> None:
+    """A whole file with rows that nobody wrote so: the agent says that its journal is damaged, and what to do."""
+    first = Journal(tmp_path)
+    first.save([a_run()], seen=Seen(3, 4))
+    first.close()
+    with sqlite3.connect(first.path) as db:
+        assert db.execute(harm).rowcount == 1
+    db.close()
+    again = Journal(tmp_path)
+    with pytest.raises(FederationError, match="damaged") as caught:
+        (again.load(), again.seen())
+    assert (caught.value.code, "backup" in caught.value.hint) == (Code.STORE_UNAVAILABLE, True)
+    again.close()
+
+
 def test_lost_file_is_an_error_not_a_new_start(tmp_path: Path) -> None:
     """A state folder that had a journal and has none any more is not a new agent."""
     first = Journal(tmp_path)
