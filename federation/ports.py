@@ -104,7 +104,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Everything the service keeps in memory: live jobs, live leases, hubs and agents. Terminal jobs stay in the store."""
+    """What the service keeps in memory: live jobs, live leases, hubs and agents. Terminal jobs stay in the store."""
 
     incarnation: int
     last_seq: int
@@ -156,8 +156,11 @@ class Transaction(Protocol):
 class Store(Protocol):
     """State and facts. One writer thread; `get_*` and `list_*` may be called from any thread."""
 
-    def load(self) -> Loaded:
-        """Everything live, for a start from the store."""
+    def load(self, *, waiting: bool = True) -> Loaded:
+        """Everything live, for a start from the store. `waiting=False`: not the jobs that wait and have no claim.
+
+        Those are most of it, and can follow by `list_jobs` (`service/rebuilding.py`).
+        """
 
     def begin(self) -> AbstractContextManager[Transaction]:
         """A transaction; only the writer thread calls it, one at a time."""

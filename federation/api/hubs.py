@@ -21,7 +21,6 @@ from federation.objects.checkpoints import Shelf, checked_files
 from federation.objects.credentials import scoped_credentials
 from federation.objects.store import ObjectStore
 from federation.service import hubs as service_hubs
-from federation.service import policies
 from federation.service import sync as service_sync
 from federation.service.desk import Desk
 from federation.service.logs import CHUNK_BYTES_MAX, LogChunk, LogRead
@@ -320,6 +319,8 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
     async def GetPolicy(self, _request: hub_pb2.GetPolicyRequest, caller: Caller) -> hub_pb2.GetPolicyResponse:
         """The planner's policy in force."""
         own = None if caller.scope is Scope.ANY else (caller.principal.home_hub, caller.principal.subject)
+        from federation.service import policies  # loads the planner, for which nobody waits at a start
+
         return hub_pb2.GetPolicyResponse(policy=policy_out(policies.view(self.desk.policy, own)))
 
     async def GetServerInfo(

@@ -145,6 +145,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         if wanted:
             return [await self._owned(job_id, caller) for job_id in sorted(wanted)]
         reach = caller.principal
+        await self.desk.whole()
 
         def live(unit: Unit) -> list[Job]:
             return [
@@ -209,6 +210,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             who, spec = caller.principal, spec_in(parsed_spec(request.spec))
             owner = Owner(who.home_hub, spec.project, who.issuer, who.subject)
             job = Job(JobId("dry-run"), owner, spec, request.spec, created_ms=self.desk.clock.now_ms())
+        await self.desk.whole()
         explanation = await asyncio.to_thread(self.desk.explained, job)
         return job_pb2.ExplainJobResponse(
             job=job_out(job) if request.job_id else None,

@@ -8,7 +8,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -47,11 +47,13 @@ from federation.lifecycle.job import Trigger
 from federation.objects.checkpoints import Saved, SavedFile
 from federation.service.attempts import Attempt
 from federation.service.hubs import HubView
-from federation.service.policies import PolicyView
 from federation.service.restoring import Told, body_digest
 from federation.service.submit import Submission, Submitted
 from federation.service.sync import RunReport
 from federation.v1 import common_pb2, hub_pb2, job_pb2
+
+if TYPE_CHECKING:
+    from federation.service.policies import PolicyView  # loads the planner, for which nobody waits at a start
 
 SPEC_VERSION = 1
 OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"

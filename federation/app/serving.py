@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -21,19 +21,19 @@ from federation.api.door import Gate
 from federation.api.hubs import HubServicer
 from federation.api.jobs import JobServicer
 from federation.app.collecting import spare_the_collector
-from federation.app.kernels import fresh_kernels
 from federation.app.outside import SortableIds, SystemClock
-from federation.app.policyfile import load_policy
 from federation.app.settings import Settings, read_settings
 from federation.errors import Code, Fault, FederationError
 from federation.identity.tls import server_credentials
 from federation.identity.tokens import TokenFile
 from federation.objects.store import ObjectStore
 from federation.ports import Tracking
-from federation.scheduling import Policy
 from federation.service.desk import Desk, Outside
 from federation.store import leadership_of, open_store
 from federation.v1 import hub_pb2, hub_pb2_grpc, job_pb2, job_pb2_grpc
+
+if TYPE_CHECKING:
+    from federation.scheduling import Policy
 
 MESSAGE_BYTES_MAX = 16 << 20
 STOP_S = 5.0
@@ -66,9 +66,6 @@ class ControlPlane:
         self.tokens = TokenFile(Path(settings.server.tokens_file))
         self.tokens.principals()  # a broken file is told now, not at the first call
         policy = _policy(settings)  # and so is this one
-        fresh_kernels()
-        if settings.server.console_listen:
-            import federation.console  # noqa: F401 - loaded before waiting: a standby takes over in seconds
         store = open_store(settings.store_url, waiting=_standing_by)
         self.leadership = leadership_of(store)
         outside = Outside(
@@ -80,7 +77,7 @@ class ControlPlane:
         self._console: Any = None
 
     async def start(self) -> None:
-        """Serve."""
+        """Serve. Back when all of it does: calls are answered seconds earlier, before the queue is in memory."""
         if self.objects is not None:
             await asyncio.to_thread(self.objects.ensure_bucket)
         self.desk.start()
@@ -102,6 +99,9 @@ class ControlPlane:
             reflection.enable_server_reflection(names, admin)
             self.ports["admin"] = self._bind(admin, self.settings.server.admin_listen)
             await admin.start()
+        await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
+        log.info("serving on %s", self.settings.server.listen)
+        await asyncio.to_thread(self._rebuild)
         if self.settings.server.console_listen:
             from federation.console import ConsoleServer
 
@@ -109,8 +109,11 @@ class ControlPlane:
                 self.desk, self.tokens, self.settings.server.console_listen, self.settings.tls_files
             )
             self.ports["console"] = await self._console.start()
-        await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
-        log.info("serving on %s", self.settings.server.listen)
+
+    def _rebuild(self) -> None:
+        _load_planner()
+        self.desk.rebuild()
+        log.info("%d jobs are in memory; planning", len(self.desk.world.jobs))
 
     def _server(self, gate: Gate) -> grpc.aio.Server:
         interceptors = [] if self.leadership is None else [AnswersWhileLeading(self.leadership.still)]
@@ -170,12 +173,22 @@ class AnswersWhileLeading(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
 def _standing_by(leader: str) -> None:
     log.info("standing by: %s leads", leader)
+    _load_planner()  # there is time
 
 
-def _policy(settings: Settings) -> Policy:
+def _load_planner() -> None:
+    """It takes a second, for which nobody's first call may wait."""
+    from federation.app.kernels import fresh_kernels
+
+    fresh_kernels()
+
+
+def _policy(settings: Settings) -> Policy | None:
     """The order of the queue. What the file says of hubs' shares is for replays: a live hub speaks for itself."""
     if not settings.scheduling.policy:
-        return Policy()
+        return None
+    from federation.app.policyfile import load_policy
+
     try:
         chosen = load_policy(Path(settings.scheduling.policy).absolute())
     except FederationError as error:

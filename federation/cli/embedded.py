@@ -7,6 +7,7 @@ files (`layout.py`), the processes (`processes.py`), and anything that the same 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -132,6 +133,9 @@ def _start(folder: Path, plan: layout.Plan, say: Say) -> None:
             "not every agent came online",
             lambda: [hub_id for hub_id in plan.hub_ids if hub_id not in online],
         )
+    # the page comes last: a control plane takes jobs before it has its queue in memory
+    page = (layout.LOOPBACK, plan.ports["console"])
+    _until(lambda: _listens(page), folder, ["serve"], began, "the operator's page does not answer")
     write_settings(folder, settings)
 
 
@@ -207,6 +211,11 @@ def _answers(client: Client) -> bool:
             return False
         raise
     return True
+
+
+def _listens(address: tuple[str, int]) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(address) == 0
 
 
 def _online(client: Client) -> set[str]:

@@ -1,15 +1,19 @@
 """The control plane's parts in one place, for those who speak for it: `api` and `console`.
 
-A caller runs a command on the writer thread with `ask` and gets its answer when it is durable.
+A caller runs a command on the writer thread with `ask` and gets its answer when it is durable. Submits and agents are
+answered from `start` on; whatever looks at the whole queue waits for `whole`. The planner takes a second to load, so nothing
+here imports it before `rebuild` does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from federation.domain.job import Claim, Job, JobState, Reason
 from federation.domain.lease import PREEMPTED, room_expected_ms
@@ -18,19 +22,21 @@ from federation.errors import FederationError
 from federation.objects.checkpoints import Shelf
 from federation.objects.store import ObjectStore
 from federation.ports import Clock, IdSource, Store, Tracking
-from federation.scheduling import Policy
-from federation.scheduling.explaining import Explanation
-from federation.scheduling.words import clock
 from federation.service import expiry, restoring
 from federation.service.asking import LoopDoor
 from federation.service.checkpoints import Retention
 from federation.service.logs import LogDesk
+from federation.service.rebuilding import Queue
 from federation.service.retention import EventRetention
-from federation.service.rounds import Rounds
 from federation.service.submit import Submission, SubmitJobs, Submitted, request_keys
 from federation.service.waiting import Switchboard
 from federation.service.world import Unit, World
 from federation.service.writer import Writer
+
+if TYPE_CHECKING:
+    from federation.scheduling import Policy
+    from federation.scheduling.explaining import Explanation
+    from federation.service.rounds import Rounds
 
 T = TypeVar("T")
 
@@ -45,8 +51,8 @@ class Outside:
     objects: ObjectStore | None
     """None in a control plane without an object store: packages and results are refused there."""
     tracking: Tracking | None
-    policy: Policy = field(default_factory=Policy)
-    """The order of the queue."""
+    policy: Policy | None = None
+    """The order of the queue; None: the planner's own."""
     keep_events_days: int = 0
     """0: for ever."""
 
@@ -60,12 +66,14 @@ class Desk:
         self.ids = outside.ids
         self.objects = outside.objects
         self.tracking = outside.tracking
-        self.policy = outside.policy
+        self._policy = outside.policy
         self.switchboard = Switchboard()
         self.logs = LogDesk()
-        self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
+        self.world = World.rebuilt(self.store.load(waiting=False), self.clock.now_ms())
+        self._queue = Queue(self.store, self.world)
+        self._rounds: Rounds | None = None
+        self._whole: Future[None] = Future()
         self.writer = Writer(self.store, self.world, self.clock, self.switchboard)
-        self.rounds = Rounds(self.writer, self.clock, self.ids, outside.policy, self.store.used_since)
         self.began_ms = self.clock.now_ms()
         self._submit = SubmitJobs(self.store, self.ids)
         self._door: LoopDoor | None = None
@@ -80,14 +88,52 @@ class Desk:
             self.writer.after_commit(self.retention.heard)
 
     def start(self) -> None:
-        """Begin: writer, rounds, expiry. Nothing is answered before every live lease is counted anew, and that is saved."""
+        """Begin: writer and expiry. Nothing is answered before every live lease is counted anew, and that is saved.
+
+        `rebuild` follows, when whoever calls may call.
+        """
         self.writer.first(expiry.restart)
-        self.rounds.start(self.world)
         self.writer.start()
         self._ticker.start()
         self.events.start()
         if self.retention is not None:
             self.retention.start()
+
+    def rebuild(self) -> None:
+        """Take in the queue, then begin to plan. Back when the world is whole; not on the event loop.
+
+        Raises: FederationError of a store that cannot be read. Then the process has to end: it would never plan anything.
+        """
+        from federation.service.rounds import Rounds
+
+        try:
+            rounds = Rounds(self.writer, self.clock, self.ids, self.policy, self.store.used_since)
+            self.writer.run_alone(lambda unit: rounds.take_in(unit.world))
+            while not self._queue.done:
+                self.writer.run_alone(self._queue.read(rounds.take_in_more))
+        except BaseException as error:
+            self._whole.set_exception(error)
+            raise
+        rounds.start()
+        self._rounds = rounds
+        self._whole.set_result(None)
+
+    async def whole(self) -> None:
+        """Wait until all waiting jobs are in memory and are planned. Raises: what `rebuild` raised."""
+        await asyncio.shield(asyncio.wrap_future(self._whole))
+
+    @property
+    def rounds(self) -> Rounds:
+        """The rounds, once the world is whole."""
+        assert self._rounds is not None, "who asks for the rounds waits for `whole`"
+        return self._rounds
+
+    @functools.cached_property
+    def policy(self) -> Policy:
+        """The order of the queue that is in force."""
+        from federation.scheduling import Policy
+
+        return self._policy or Policy()
 
     def stop(self) -> None:
         """Finish what was accepted, then end."""
@@ -96,7 +142,8 @@ class Desk:
         self.events.stop()
         if self.retention is not None:
             self.retention.stop()
-        self.rounds.stop()
+        if self._rounds is not None:
+            self._rounds.stop()
         self.writer.stop()
         self.store.close()
 
@@ -117,11 +164,13 @@ class Desk:
         return door
 
     def explained(self, job: Job) -> Explanation:
-        """Why a job waits, with each hub's own words where its admission said no. Not on the event loop.
+        """Why a job waits, with each hub's own words where its admission said no. Once `whole`; not on the event loop.
 
         A job that runs has one reason for the hub that has it: RUNNING, or why it is being ended there. One that has ended
         has none.
         """
+        from federation.scheduling.explaining import Explanation
+
         if job.state.terminal:
             return Explanation(())
         if job.state is not JobState.QUEUED:
@@ -149,7 +198,8 @@ class Desk:
         while not self._ending.wait(expiry.TICK_MS / 1000):
             try:
                 watch.looked(self.writer.run(watch.look))
-                self.writer.run(self.rounds.ask_again)
+                if self._rounds is not None:
+                    self.writer.run(self._rounds.ask_again)
             except FederationError:
                 continue  # the store is away: the writer has said so, and the next tick tries again
 
@@ -172,6 +222,9 @@ def in_doubt(job: Job, why: Reason) -> Reason:
 
 def with_claim(explanation: Explanation, claim: Claim, now_ms: int) -> Explanation:
     """The explanation of a job for which others are ending: there it waits for nothing else."""
+    from federation.scheduling.explaining import Explanation
+    from federation.scheduling.words import clock
+
     ending, expected_ms = len(claim.victims), room_expected_ms(claim)
     guests = "1 guest there is" if ending == 1 else f"{ending} guests there are"
     when = f"by {clock(expected_ms)}"

@@ -11,7 +11,6 @@ from federation.domain.lease import KILL_GRACE_MS, RELEASED, SKEW_BOUND_MS, Leas
 from federation.errors import Code, Fault, FederationError, invalid, not_found
 from federation.lifecycle.job import Fact, JobRecord, Transition, Trigger, over, step
 from federation.ports import Store
-from federation.scheduling.words import clock
 from federation.service.world import Unit
 
 
@@ -121,6 +120,8 @@ def _refuse_while_heard(unit: Unit, job: Job, lease: Lease) -> None:
 
 def _risk(unit: Unit, lease: Lease) -> str:
     """What may still happen at the hub."""
+    from federation.scheduling.words import clock  # loads the planner, for which nobody waits at a start
+
     if over(lease, unit.now_ms):
         return f"its lease is long over, and its guard at hub {lease.hub_id} should have ended it"
     until = clock(lease.expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from federation.domain.hub import Agent
 from federation.domain.ids import AgentKey, JobId, LeaseId
@@ -32,10 +33,11 @@ from federation.domain.quantities import DevicesByTask
 from federation.lifecycle.commit import STAGING_MS, lease_ms
 from federation.lifecycle.job import Fact, Trigger
 from federation.ports import RequestRow, Store
-from federation.scheduling.explaining import Explanation
-from federation.scheduling.words import clock
 from federation.service.jobs import apply, cancel
 from federation.service.world import Restoration, Unit, World
+
+if TYPE_CHECKING:
+    from federation.scheduling.explaining import Explanation  # loads the planner, for which nobody waits at a start
 
 AGENTS_NAMED_MAX = 5
 OVER_MS = KILL_GRACE_MS + SKEW_BOUND_MS
@@ -97,6 +99,9 @@ def counted_again(world: World, now_ms: int) -> None:
 
 def explained(world: World, job: Job) -> Explanation:
     """Why a job that is held waits, and until when at the latest."""
+    from federation.scheduling.explaining import Explanation
+    from federation.scheduling.words import clock
+
     since = world.restoration
     assert since is not None, "only a restore holds jobs"
     silent = ", ".join("/".join(key) for key in list(world.awaited | world.unheard)[:AGENTS_NAMED_MAX])

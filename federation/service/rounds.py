@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from federation.domain.ids import JobId
@@ -103,9 +103,8 @@ class Rounds:
         self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
         writer.after_commit(self.collect)
 
-    def start(self, world: World) -> None:
-        """Take in the whole world, then begin. Before the writer starts."""
-        self.take_in(world)
+    def start(self) -> None:
+        """Begin, when the whole world was taken in."""
         self._wake.set()
         self._thread.start()
 
@@ -121,18 +120,27 @@ class Rounds:
                 self._gathered.used(usage_row(_as_heard(interval, row.lease, now_ms), _lease_of(row)))
             for agent in world.agents.values():
                 self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
-            for job in world.jobs.values():
-                if job.state is JobState.QUEUED and not self._holds(world, job, now_ms):
-                    self._gathered.queued(self._row_of(job))
-                    self._collect_claim(job)
+            self._take_in_jobs(world, world.jobs.values(), now_ms)
             for lease in world.leases.values():
                 self._gathered.lease_started(lease_row(lease, world.jobs[lease.job_id]))
+
+    def take_in_more(self, world: World, jobs: Iterable[Job]) -> None:
+        """Gather jobs that were not in memory when the world was taken in."""
+        with self._guard:
+            self._take_in_jobs(world, jobs, self._clock.now_ms())
+
+    def _take_in_jobs(self, world: World, jobs: Iterable[Job], now_ms: int) -> None:
+        for job in jobs:
+            if job.state is JobState.QUEUED and not self._holds(world, job, now_ms):
+                self._gathered.queued(self._row_of(job))
+                self._collect_claim(job)
 
     def stop(self) -> None:
         """End after the round at hand."""
         self._ending.set()
         self._wake.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def collect(self, unit: Unit) -> None:
         """Gather what a committed unit changed. Runs on the writer thread and decides nothing."""

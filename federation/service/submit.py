@@ -114,7 +114,7 @@ class SubmitJobs:
         assert member.spec is not None
         names.check(member.spec)
         self._check_parent(unit, member)
-        if len(unit.world.jobs) >= LIVE_JOBS_MAX:
+        if len(unit.world.jobs) + unit.world.unread >= LIVE_JOBS_MAX:
             raise FederationError(
                 Code.OVERLOADED,
                 "the federation's queue is full",

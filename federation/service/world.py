@@ -64,6 +64,8 @@ class World:
     """The session that an agent's present one took the place of: whoever still speaks under it is told so."""
     claims_of_agent: dict[AgentKey, dict[JobId, None]] = field(default_factory=dict)
     """Waiting jobs for which others are ending; agents without any are left out."""
+    unread: int = 0
+    """While it is rebuilt: how many waiting jobs are in the store and not yet in `jobs`, about (`rebuilding.py`)."""
     restoration: Restoration | None = None
     awaited: dict[AgentKey, bool] = field(default_factory=dict)
     """After a restore: agents that have not yet told all they know."""

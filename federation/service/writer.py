@@ -64,13 +64,15 @@ class Entry:
     door: Door = FUTURES
     request_keys: Sequence[tuple[str, str]] = ()
     """(principal, request id) that the command will look up: a batch's are looked up together."""
+    alone: bool = False
+    """It has a batch to itself: what it sees is committed."""
     result: Any = None
     error: BaseException | None = None
 
     @property
     def weight(self) -> int:
         """How much of a batch it takes."""
-        return len(self.request_keys) or 1
+        return BATCH_MAX if self.alone else len(self.request_keys) or 1
 
 
 BATCH_BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, BATCH_MAX)
@@ -157,6 +159,12 @@ class Writer:
     def run(self, command: Command[T]) -> T:
         """`call`, waited for. Not from the writer thread."""
         return self.call(command).result()
+
+    def run_alone(self, command: Command[T]) -> T:
+        """`run`, in a batch of its own: what the command sees is committed."""
+        future: Future[T] = Future()
+        self.post((Entry(command, future, alone=True),))
+        return future.result()
 
     def _run(self) -> None:
         left: deque[Entry] = deque()

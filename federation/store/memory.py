@@ -178,11 +178,12 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._writing = False
 
-    def load(self) -> Loaded:
-        """Everything live."""
+    def load(self, *, waiting: bool = True) -> Loaded:
+        """Everything live, or all but the jobs that wait and have no claim."""
         with self._lock:
             tables = self.tables
             jobs = [job for job in tables.jobs.values() if not job.state.terminal]
+            jobs = [job for job in jobs if waiting or job.state is not JobState.QUEUED or job.claim is not None]
             leases = [lease for lease in tables.leases.values() if lease.live]
             return Loaded(
                 incarnation=tables.incarnation,

@@ -173,12 +173,12 @@ class SqlStore:
             database.close()
             raise
 
-    def load(self) -> Loaded:
-        """Everything live, from one snapshot."""
+    def load(self, *, waiting: bool = True) -> Loaded:
+        """Everything live, or all but the jobs that wait and have no claim; from one snapshot."""
         with self._reading() as connection:
             connection.execute(self.database.snapshot_sql)
             try:
-                jobs = connection.execute(self._sql.live_jobs).fetchall()
+                jobs = connection.execute(self._sql.live_jobs if waiting else self._sql.busy_jobs).fetchall()
                 leases = connection.execute(self._sql.live_leases).fetchall()
                 hubs = connection.execute(self._sql.all_hubs).fetchall()
                 agents = connection.execute(self._sql.all_agents).fetchall()

@@ -25,6 +25,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     update,
 )
@@ -32,6 +33,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql import ClauseElement
 
+from federation.domain.job import JobState
 from federation.ports import DAY_MS, JobFilter
 from federation.store import schema
 
@@ -74,6 +76,9 @@ class Statements:
         leases, events, usage = schema.leases, schema.events, schema.usage
         self.job_by_id = self._text(job.where(schema.jobs.c.id == _given("id")), ("id",))
         self.live_jobs = self._text(job.where(schema.jobs.c.state.in_(_literals(schema.LIVE_JOB_STATES))), ())
+        busy = _literals([state for state in schema.LIVE_JOB_STATES if state is not JobState.QUEUED])
+        claiming = and_(schema.jobs.c.state.in_(_literals([JobState.QUEUED])), schema.jobs.c.claim.is_not(None))
+        self.busy_jobs = self._text(job.where(or_(schema.jobs.c.state.in_(busy), claiming)), ())
         self.lease_by_id = self._text(select(leases).where(leases.c.id == _given("id")), ("id",))
         live_leases = select(leases).where(leases.c.state.in_(_literals(schema.LIVE_LEASE_STATES)))
         self.live_leases = self._text(live_leases, ())

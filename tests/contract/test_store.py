@@ -127,6 +127,20 @@ def test_load_leaves_out_what_is_over(store: Store) -> None:
     assert not ended.live
 
 
+def test_what_only_waits_can_be_left_out(store: Store) -> None:
+    """A start loads what runs and what holds a claim; the rest of the queue comes by pages, newest first."""
+    states = [job(n, state=state) for n, state in enumerate(JobState, 1)]
+    claiming = dataclasses.replace(full_job(40), state=JobState.QUEUED)
+    assert claiming.claim is not None
+    keep(store, *states, claiming, job(41), job(42))
+    loaded = store.load(waiting=False)
+    assert dataclasses.replace(store.load(), jobs=()) == dataclasses.replace(loaded, jobs=())
+    busy = [one for one in states if one.state is not JobState.QUEUED and not one.state.terminal]
+    assert loaded.jobs == (*busy, claiming)
+    page = store.list_jobs(JobFilter(states=(JobState.QUEUED,)), 42, 2)
+    assert page.jobs == (job(41), claiming)
+
+
 def test_event_seqs_have_no_gap(store: Store) -> None:
     """Facts are numbered from 1 in order; a number that was rolled back is given again."""
     assert keep(store, facts=[fact("job-1"), fact("job-2")]) == 1

@@ -388,9 +388,9 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """From the store, with nothing else."""
+        """From the store, with nothing else; what waits comes back little by little, as time passes."""
         self.store.fail_at = ""
-        self.control.boot()
+        self.control.boot(read=False)
         self.older.extend(self.session_of.values())
         self.session_of.clear()
 

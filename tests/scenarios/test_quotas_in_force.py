@@ -100,7 +100,8 @@ def test_rounds_that_follow_each_other_on_their_own_thread_pass_nothing() -> Non
     rounds = Rounds(writer, control.clock, control.ids, POLICY)
     most: list[int] = []
     writer.after_commit(lambda _: most.append(held(control)))
-    rounds.start(control.world)
+    rounds.take_in(control.world)
+    rounds.start()
     writer.start()
     try:
         control.writer = writer  # type: ignore[assignment]

@@ -25,7 +25,8 @@ def live(control: ControlUnderTest, clock: Clock) -> Iterator[Rounds]:
     """The writer and the rounds of `control` on their own threads, and a hub of four cpus."""
     writer = Writer(control.store, control.world, clock, control.switchboard)
     rounds = Rounds(writer, clock, control.ids, Policy(promise_after_ms=0))
-    rounds.start(control.world)
+    rounds.take_in(control.world)
+    rounds.start()
     writer.start()
     control.writer = writer  # type: ignore[assignment]
     try:

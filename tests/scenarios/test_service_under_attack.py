@@ -316,7 +316,8 @@ def test_a_round_whose_commit_failed_is_held_again() -> None:
     control = ControlUnderTest(store)
     writer = Writer(store, control.world, control.clock, control.switchboard)
     rounds = Rounds(writer, control.clock, control.ids)
-    rounds.start(control.world)
+    rounds.take_in(control.world)
+    rounds.start()
     writer.start()
     try:
         control.writer = writer  # type: ignore[assignment]

@@ -133,6 +133,7 @@ class Console:
     async def start(self) -> None:
         """Serve."""
         self.desk.start()
+        await asyncio.to_thread(self.desk.rebuild)
         self.port = await self.server.start()
 
     async def stop(self) -> None:

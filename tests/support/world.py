@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from federation.domain.hub import Agent
 from federation.domain.ids import AgentKey, JobId, LeaseId
-from federation.domain.job import Epoch, Job, Owner
+from federation.domain.job import Epoch, Job, JobState, Owner
 from federation.domain.lease import Lease
 from federation.errors import Code, Fault, FederationError
 from federation.lifecycle.invariants import broken
@@ -22,6 +22,7 @@ from federation.service import expiry
 from federation.service import sync as service_sync
 from federation.service.committing import Accepted
 from federation.service.jobs import find
+from federation.service.rebuilding import Queue
 from federation.service.rounds import Rounds
 from federation.service.submit import Submission, SubmitJobs, Submitted
 from federation.service.waiting import Switchboard
@@ -107,14 +108,27 @@ class ControlUnderTest:
         self.switchboard = Switchboard()
         self.boot()
 
-    def boot(self) -> None:
-        """Start, or start again, from the store."""
-        self.world = World.rebuilt(self.store.load(), self.clock.now_ms())
+    def boot(self, read: bool = True) -> None:
+        """Start, or start again, from the store. `read=False`: the queue follows, page by page, before the next round."""
+        self.world = World.rebuilt(self.store.load(waiting=False), self.clock.now_ms())
+        self.queue = Queue(self.store, self.world, page=2)
         self.writer = InlineWriter(self.store, self.world, self.clock, self.switchboard)
         self.writer.first(expiry.restart)
         self.rounds = Rounds(self.writer, self.clock, self.ids, self.policy, recall=self.store.used_since)
         self.rounds.take_in(self.world)
+        if read:
+            self.read_queue()
         self._submit = SubmitJobs(self.store, self.ids)
+
+    def read_page(self) -> None:
+        """Take in one more page of the queue, where there is one."""
+        if not self.queue.done:
+            self.writer.first(self.queue.read(self.rounds.take_in_more))
+
+    def read_queue(self) -> None:
+        """Take in what is left of it."""
+        while not self.queue.done:
+            self.read_page()
 
     def run(self, command: Callable[[Unit], T]) -> T:
         """One command in a batch of its own."""
@@ -152,12 +166,14 @@ class ControlUnderTest:
 
     def round(self) -> int:
         """One round; how many jobs it placed."""
+        self.read_queue()
         before = self.rounds.figures.placements
         self.rounds.round()
         return self.rounds.figures.placements - before
 
     def commit(self, *decisions: Placement | Preemption) -> Accepted:
         """What of a plan of a test's own takes effect."""
+        self.read_queue()
         placements = tuple(one for one in decisions if isinstance(one, Placement))
         preemptions = tuple(one for one in decisions if isinstance(one, Preemption))
         return self.rounds.commit(Plan(self.clock.now_ms(), placements, preemptions=preemptions))
@@ -173,6 +189,7 @@ class ControlUnderTest:
         self.clock.at_ms += ms
         self.run(expiry.expire)
         self.run(self.rounds.ask_again)
+        self.read_page()
 
     def job(self, job_id: str) -> Job:
         """The job as it stands."""
@@ -184,7 +201,12 @@ class ControlUnderTest:
         agents = {key: agent for key, agent in world.agents.items() if key not in over_full}
         assert broken(world.jobs.values(), world.leases.values(), agents) == []
         loaded = self.store.load()
-        assert {job.id: job for job in loaded.jobs} == world.jobs
+        stored = {job.id: job for job in loaded.jobs}
+        assert {job_id: job for job_id, job in stored.items() if job_id in world.jobs} == world.jobs
+        unread = [job for job_id, job in stored.items() if job_id not in world.jobs]
+        assert all(job.state is JobState.QUEUED and job.claim is None for job in unread)
+        assert not (unread and self.queue.done)
+        assert len(unread) <= world.unread
         assert {lease.id: lease for lease in loaded.leases} == world.leases
         assert loaded.last_seq == world.last_seq
 

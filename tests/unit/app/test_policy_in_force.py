@@ -25,7 +25,7 @@ def plane_with(folder: Path, policy: str) -> ControlPlane:
 def policy_of(plane: ControlPlane) -> Policy:
     """What its rounds go by."""
     plane.desk.store.close()
-    return plane.desk.rounds._policy
+    return plane.desk.policy
 
 
 def test_the_file_that_was_tried_is_the_file_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
