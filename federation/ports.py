@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from federation.domain.hub import Agent, Hub
@@ -112,6 +112,8 @@ class Loaded:
     leases: tuple[Lease, ...]
     hubs: tuple[Hub, ...]
     agents: tuple[Agent, ...]
+    store_id: str = field(default="", compare=False)
+    """The store's name: made with it, kept by its backups and by what they are restored to."""
     restored: EventRow | None = None
     """The fact (`RESTORED`) that a backup took the store's place in this incarnation; None: it never did."""
 

@@ -86,7 +86,7 @@ def connect(config: AgentConfig) -> Parts:
             return (NodeReport(config.node_name, offer, capacity, load_now.cpu_milli, load_now.memory_available_bytes),)
 
         about = introduction(config, journal.instance_id, policy)
-        link = Link(config.link, about, nodes, _log_sizes(staging), state.put)
+        link = Link(config.link, about, nodes, _log_sizes(staging), state.put, config.state_dir)
         log.info("agent %s of hub %s offers %s", config.agent_id, config.hub_id, offer)
         return Parts(
             journal, state, Tools(staging, Registry(config), link, config.hub_id, state.put, config.checkpoints)

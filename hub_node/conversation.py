@@ -23,7 +23,13 @@ PROTOCOL_MIN, PROTOCOL_MAX = 1, 1
 HOLD_MS = 20_000
 PAUSE_S, PAUSE_S_MAX, PAUSE_S_SLOW = 0.1, 10.0, 20.0
 PERSON_MUST_ACT = frozenset(
-    {Code.IDENTITY_IN_USE, Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.PROTOCOL_UNSUPPORTED}
+    {
+        Code.IDENTITY_IN_USE,
+        Code.ANOTHER_STORE,
+        Code.UNAUTHENTICATED,
+        Code.PERMISSION_DENIED,
+        Code.PROTOCOL_UNSUPPORTED,
+    }
 )
 """Refusals that come again until somebody does something: they are tried slowly."""
 SESSION_GONE = frozenset({Code.SESSION_UNKNOWN, Code.SESSION_SUPERSEDED})
@@ -58,6 +64,8 @@ class Truth:
     runs: Mapping[str, Run] = field(default_factory=dict)
     orders_revision: int = 0
     answers: int = 0
+    store_id: str = ""
+    """The store that the runs belong to; empty: none has said its name."""
     released: tuple[Run, ...] | None = None
     """What the control plane had released, while it asks for that; newest first."""
 
@@ -79,6 +87,7 @@ class Conversation:
         self._log_bytes = log_bytes
         self.session_id = ""
         """Empty: none is open."""
+        self._store_id = ""
         self.hold_ms = HOLD_MS
         """How long the other side may hold a call."""
         self._seq = 0
@@ -88,8 +97,10 @@ class Conversation:
         self._specs: frozenset[str] = frozenset()
         self._first = True
 
-    def opening(self, truth: Truth, nodes: Sequence[NodeReport], now_ms: int) -> hub_pb2.OpenSessionRequest:
-        """The first words: who we are, and every run there is."""
+    def opening(
+        self, truth: Truth, nodes: Sequence[NodeReport], now_ms: int, joins: str = ""
+    ) -> hub_pb2.OpenSessionRequest:
+        """The first words: who we are, and every run there is. `joins`: the store that the runs' own is left for."""
         about = self._introduction
         return hub_pb2.OpenSessionRequest(
             hub_id=about.hub_id,
@@ -106,11 +117,13 @@ class Conversation:
             title=about.title,
             reclaim_ms=about.reclaim_ms,
             takes_back=about.takes_back,
+            store_id=truth.store_id,
+            join_store_id=joins,
         )
 
     def opened(self, told: Truth, answer: hub_pb2.OpenSessionResponse) -> None:
         """The session is open; `told` is what `opening` said."""
-        self.session_id, self._seq = answer.session_id, 0
+        self.session_id, self._seq, self._store_id = answer.session_id, 0, answer.store_id
         self.hold_ms = min(HOLD_MS, answer.hold_ms or HOLD_MS)
         self._told = dict(told.runs)
         self._first, self._full, self._all, self._specs = True, False, False, frozenset()
@@ -158,7 +171,7 @@ class Conversation:
             self._specs = frozenset(answer.send_specs)
         if answer.superseded:
             return None
-        orders = replace(wire.orders_from(answer, call.sent_ms), first=self._first)
+        orders = replace(wire.orders_from(answer, call.sent_ms), first=self._first, store_id=self._store_id)
         self._first = False
         return orders
 

@@ -67,8 +67,10 @@ class Journal:
         """The newest orders carried out."""
         try:
             row = self._db.execute("SELECT value FROM meta WHERE name = 'seen'").fetchone()
-            incarnation, revision = (0, 0) if row is None else json.loads(row[0])
-            return Seen(int(incarnation), int(revision))
+            if row is None:
+                return Seen()
+            incarnation, revision, *store_id = json.loads(row[0])  # the store's name came later
+            return Seen(int(incarnation), int(revision), *map(str, store_id))
         except (sqlite3.Error, ValueError, TypeError) as problem:
             raise self._damaged(problem) from problem
 
@@ -88,7 +90,7 @@ class Journal:
                 self._forget(tuple(removed))
                 self._db.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", map(_row, changed))
                 if seen is not None:
-                    self._set("seen", json.dumps([seen.incarnation, seen.revision]))
+                    self._set("seen", json.dumps([seen.incarnation, seen.revision, seen.store_id]))
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:

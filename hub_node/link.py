@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,7 +26,7 @@ from federation.client import Settings, transport
 from federation.client.lines import Lines
 from federation.errors import Code, Fault, FederationError, from_rpc_error
 from federation.v1 import hub_pb2, hub_pb2_grpc
-from hub_node import steady, wire
+from hub_node import belonging, steady, wire
 from hub_node.conversation import (
     PERSON_MUST_ACT,
     SESSION_GONE,
@@ -88,11 +89,13 @@ class Link:
         nodes: Callable[[], tuple[NodeReport, ...]],
         log_bytes: Callable[[Run], int],
         on_orders: Callable[[Orders], None],
+        state_dir: Path,
     ) -> None:
         """Raises: FederationError where the address or the certificates cannot be used."""
         self._conversation = Conversation(introduction, log_bytes)
         self._nodes = nodes
         self._on_orders = on_orders
+        self._state_dir = state_dir
         self._metadata = transport.metadata(settings)
         self._lines = Lines(settings, _Line)
         self._wake = threading.Condition()
@@ -210,12 +213,15 @@ class Link:
     def _open(self) -> None:
         with self._wake:
             truth, self._dirty = self._truth, False
-        request = self._conversation.opening(truth, self._nodes(), steady.now_ms())
+        joins = belonging.joins(self._state_dir)
+        request = self._conversation.opening(truth, self._nodes(), steady.now_ms(), joins)
         began_s = time.monotonic()
         answer: hub_pb2.OpenSessionResponse = self._unary("OpenSession", request)
         self._round_trip_ms = int((time.monotonic() - began_s) * 1000)
         self._nodes_due_s = time.monotonic() + NODES_EVERY_S
         self._conversation.opened(truth, answer)
+        if joins:
+            belonging.joined(self._state_dir)
         self._calls = []
         self._complaints.clear()
         told, trip_ms = len(truth.runs), self._round_trip_ms

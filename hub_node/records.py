@@ -202,6 +202,8 @@ class Orders:
     send_all: bool = False
     """With `send_full`: also what was released. The control plane's store was restored from a backup."""
     usage_stored: Mapping[str, int] = field(default_factory=dict)
+    store_id: str = ""
+    """The store that gives them; empty: a control plane of before stores had names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,3 +247,5 @@ class Seen:
 
     incarnation: int = 0
     revision: int = 0
+    store_id: str = ""
+    """Whose they are: the store that the runs here belong to."""

@@ -25,7 +25,7 @@ from federation.service import sync as service_sync
 from federation.service.desk import Desk
 from federation.service.logs import CHUNK_BYTES_MAX, LogChunk, LogRead
 from federation.service.submit import request_id_of
-from federation.service.sync import Orders
+from federation.service.sync import Belonging, Orders
 from federation.service.world import Unit
 from federation.v1 import hub_pb2, hub_pb2_grpc
 
@@ -72,16 +72,19 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         protocol = negotiated(request.protocol_min, request.protocol_max)
         arriving = agent_in(request, self.desk.ids.new_id("session"))
         runs = tuple(report_in(report, request.hub_id) for report in request.runs)
-        store = self.desk.store
+        store, of = self.desk.store, Belonging(request.store_id, request.join_store_id)
         orders = await self.desk.ask(
-            lambda unit: service_sync.open_session(unit, store, arriving, request.title[:200], runs)
+            lambda unit: service_sync.open_session(unit, store, arriving, request.title[:200], runs, of)
         )
+        if orders.refused is not None:
+            raise orders.refused
         return hub_pb2.OpenSessionResponse(
             session_id=arriving.session_id,
             protocol=protocol,
             incarnation=orders.incarnation,
             hold_ms=HOLD_MS_MAX,
             tracking_uri=self._tracking_uri(),
+            store_id=self.desk.world.store_id,
         )
 
     @unary("HubService")
@@ -332,6 +335,7 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             protocol_min=PROTOCOL_MIN,
             protocol_max=PROTOCOL_MAX,
             now_ms=self.desk.clock.now_ms(),
+            store_id=self.desk.world.store_id,
         )
 
     @unary("HubService")

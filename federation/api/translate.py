@@ -503,6 +503,7 @@ def hub_out(view: HubView) -> hub_pb2.Hub:
         ending=sum(lease.state is LeaseState.REVOKING for lease in view.leases),
         agents=[_agent_out(agent, leased) for agent in view.agents],
         datasets=[_dataset_out(datasets[key]) for key in sorted(datasets)],
+        problems=view.problems,
     )
 
 

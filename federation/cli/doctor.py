@@ -157,6 +157,8 @@ def calls(client: Client, agent: AgentConfig | None, clock_ms: Callable[[], int]
             return
     yield Finding("grpc", OK, "it answers", tried=tried, took_ms=_since_ms(began_s))
     yield _protocol(info, agent)
+    if info is not None and agent is not None:
+        yield from _store(info.store_id, agent)
     token = _token(client, agent)
     yield token
     if info is not None:
@@ -194,6 +196,36 @@ def _protocol(info: hub_pb2.GetServerInfoResponse | None, agent: AgentConfig | N
         code=Code.PROTOCOL_UNSUPPORTED,
         status=KINDS[Code.PROTOCOL_UNSUPPORTED].exit,
     )
+
+
+def _store(there: str, agent: AgentConfig) -> Iterator[Finding]:
+    """Whether the agent's runs belong to the store that answers."""
+    from hub_node import belonging
+
+    here = belonging.read(agent.state_dir)
+    tried = "compare stores"
+    if not there or not here.store_id:
+        return
+    if there == here.store_id:
+        yield Finding("store", OK, f"{there}, which this agent's {here.runs} runs belong to", tried=tried)
+    elif not here.runs:
+        yield Finding("store", OK, f"{there}; this agent comes from {here.store_id}, and has no runs", tried=tried)
+    elif belonging.joins(agent.state_dir) == there:
+        yield Finding(
+            "store", WARN, f"{there}, which this agent was told to join and has not yet", "Is it running?", tried
+        )
+    else:
+        yield Finding(
+            "store",
+            BAD,
+            f"it is {there}, and this agent's {here.runs} runs belong to {here.store_id}: they go on, and it takes no orders",
+            "Start the control plane on its own store (was it started on an empty one?), or correct `server`. If the other "
+            "store is gone for good: brhub agent --config FILE --join-new-store, which ends those runs.",
+            tried,
+            fault=Fault.FEDERATION,
+            code=Code.ANOTHER_STORE,
+            status=KINDS[Code.ANOTHER_STORE].exit,
+        )
 
 
 def _range(low: int, high: int) -> str:
@@ -305,6 +337,11 @@ def _hubs(client: Client, agent: AgentConfig | None, here_ms: int) -> Iterator[F
                 "agent", WARN, f"{name} was never heard of there", "Start `brhub agent`; its log says how it goes."
             )
         return
+    for hub in hubs:
+        for problem in hub.problems:
+            yield Finding(
+                "hub", WARN, f"{hub.id}: {problem}", "Its operators settle that: `brhub doctor --agent` there."
+            )
     silent = [f"{hub.id} {link_of(hub)}" for hub in hubs if link_of(hub) != "ONLINE"]
     if silent:
         told = f"{len(hubs)}; {', '.join(silent)}"

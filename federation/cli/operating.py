@@ -160,11 +160,54 @@ def _setting(text: str) -> tuple[str, str, str]:
     return section, key, value
 
 
-def agent(config: Annotated[Path, typer.Option(help="agent.toml.")]) -> int:
+def agent(
+    context: typer.Context,
+    config: Annotated[Path, typer.Option(help="agent.toml.")],
+    join_new_store: Annotated[
+        bool,
+        typer.Option(
+            "--join-new-store", help="Do not run: tell the agent to leave its store for the one it now meets."
+        ),
+    ] = False,
+) -> int:
     """Run a hub's agent."""
+    if join_new_store:
+        return _join_new_store(session_of(context), config)
     from hub_node.app import agent_main
 
     return int(agent_main(str(config)) or 0)
+
+
+def _join_new_store(session: Session, config: Path) -> int:
+    """The operator's word that an agent's old store is gone for good."""
+    from federation.cli.show import print_one
+    from federation.client import Client
+    from hub_node import belonging
+    from hub_node.config import load
+
+    settings = load(config)
+    here = belonging.read(settings.state_dir)
+    with Client(settings.link) as client:
+        there = client.server_info().store_id
+    if not there:
+        raise FederationError(
+            Code.PROTOCOL_UNSUPPORTED,
+            "the control plane does not say which store it has: it is older, and lets the agent in as it is",
+            fault=Fault.FEDERATION,
+            hint="Nothing needs to be done.",
+        )
+    name = f"{settings.hub_id}/{settings.agent_id}"
+    value: dict[str, Any] = {"id": name, "store": there, "store_before": here.store_id, "runs": here.runs}
+    if here.store_id in ("", there):
+        print_one({**value, "file": ""}, session.form, text=f"{name} belongs to the store {there} already")
+        return 0
+    file = belonging.join(settings.state_dir, there)
+    text = (
+        f"{name} leaves the store {here.store_id} for {there} when it next tries, within 20 s.\n"
+        f"Its {here.runs} runs of before will be ended there. To take that back until then: rm {file}"
+    )
+    print_one({**value, "file": str(file)}, session.form, text=text)
+    return 0
 
 
 def doctor(

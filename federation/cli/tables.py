@@ -257,6 +257,7 @@ def hub(one: hub_pb2.Hub, now_ms: int) -> Table:
             ("state", coloured(enum_name(hub_pb2.HubState.DESCRIPTOR, one.state))),
             ("leases", _leases(one)),
             *(("agent", plain(line)) for line in agents),
+            *(("problem", plain(line)) for line in one.problems),
         ]
     )
 

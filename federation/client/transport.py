@@ -64,7 +64,7 @@ def is_retried(error: FederationError) -> bool:
 def moves_on(error: FederationError) -> bool:
     """Whether another address may know better: nobody answers here, or not one of ours. What leads and is busy stays."""
     late = error.code is Code.TIMED_OUT and error.fault is Fault.NETWORK
-    return late or error.code in (Code.UNREACHABLE, Code.UNAUTHENTICATED)
+    return late or error.code in (Code.UNREACHABLE, Code.UNAUTHENTICATED, Code.ANOTHER_STORE)
 
 
 class Tries:

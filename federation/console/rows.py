@@ -120,6 +120,8 @@ class HubRow:
     title: str
     draining: bool
     note: str
+    problems: tuple[str, ...]
+    """What its operator has to settle."""
     link: str
     last_sync_ms: int
     meters: tuple[Meter, ...]
@@ -150,6 +152,7 @@ def hub_row(view: HubView) -> HubRow:
         title=view.hub.title,
         draining=_draining(view.hub),
         note=view.hub.note,
+        problems=view.problems,
         link=min((agent.link for agent in view.agents), key=_LINK_ORDER.__getitem__).value if view.agents else NO_AGENT,
         last_sync_ms=max((agent.last_sync_ms for agent in view.agents), default=0),
         meters=summed(node.meters for node in nodes),

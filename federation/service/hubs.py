@@ -21,6 +21,8 @@ class HubView:
     hub: Hub
     agents: tuple[Agent, ...]
     leases: tuple[Lease, ...]
+    problems: tuple[str, ...] = ()
+    """What its operator has to settle, each in a sentence."""
 
 
 def find_hub(unit: Unit, hub_id: str) -> Hub:
@@ -36,7 +38,8 @@ def view(unit: Unit, hub_id: str) -> HubView:
     hub = find_hub(unit, hub_id)
     agents = tuple(sorted((one for one in unit.world.agents.values() if one.hub_id == hub.id), key=lambda one: one.key))
     leases = tuple(lease for agent in agents for lease in unit.world.held_by(agent.key))
-    return HubView(hub, agents, leases)
+    problems = tuple(text for key, text in sorted(unit.world.problems.items()) if key[0] == hub.id)
+    return HubView(hub, agents, leases, problems)
 
 
 def views(unit: Unit) -> list[HubView]:

@@ -36,6 +36,8 @@ from federation.service.world import Unit
 
 STRETCH_MS = 5 * 60_000
 """Agents tell of use in stretches of this length, and of a shorter last one (`hub_node/reconcile.py`)."""
+RUNS_LOOKED_UP_MAX = 100
+"""Of an agent's runs that are not live here, so many are looked up, to see whether they ever were."""
 log = logging.getLogger(__name__)
 
 
@@ -118,6 +120,8 @@ class Orders:
     """With `send_full`: also what was released before."""
     send_specs: list[LeaseId] = field(default_factory=list)
     """Runs of jobs that a restored store does not know."""
+    refused: FederationError | None = None
+    """The session is not opened, and why; what there was to write down of that is written down."""
     superseded: bool = False
     """A newer call of the session was heard before this one: nothing of it was taken, and nothing is said."""
 
@@ -135,9 +139,26 @@ class Orders:
         )
 
 
-def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Sequence[RunReport]) -> Orders:
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """Which store an agent says that its runs belong to, and which it is to leave that for; empty: it does not say."""
+
+    store_id: str = ""
+    joins: str = ""
+
+
+def open_session(
+    unit: Unit, store: Store, arriving: Agent, title: str, runs: Sequence[RunReport], of: Belonging = Belonging()
+) -> Orders:
     """A new session: it ends the agent's older one, brings the full list of runs, and is told everything anew."""
     hubs.welcome(unit, arriving.hub_id, title, _actor(arriving))
+    refused = _stranger(unit, store, arriving, runs, of)
+    if unit.note_problem(arriving.key, refused.message if refused else "") and refused is not None:
+        told = {"code": refused.code, **refused.metadata}
+        name = "/".join(arriving.key)
+        unit.event("agent", name, "SessionRefused", cause="OpenSession", actor=_actor(arriving), payload=told)
+    if refused is not None:
+        return Orders(arriving.key, unit.world.incarnation, unit.next_seq() - 1, refused=refused)
     if arriving.key not in unit.world.agents:
         _check_room_for_agent(unit, arriving.hub_id)
     restoring.arrived(unit, arriving)
@@ -155,6 +176,32 @@ def open_session(unit: Unit, store: Store, arriving: Agent, title: str, runs: Se
     if before is not None and before.instance_id != agent.instance_id:
         _doubt(unit, agent, {report.lease_id for report in runs})
     return _take(unit, store, agent, runs, full=True)
+
+
+def _stranger(
+    unit: Unit, store: Store, arriving: Agent, runs: Sequence[RunReport], of: Belonging
+) -> FederationError | None:
+    """Why an agent is not let in whose runs belong to another store: this one would have them all ended, for it knows none.
+
+    That happens where a control plane was started on an empty store, or on somebody else's, by mistake. One run that is
+    known here is enough: then the two stores have a past in common.
+    """
+    ours = unit.world.store_id
+    if not runs or not ours or of.store_id in ("", ours) or of.joins == ours:
+        return None
+    if any(report.lease_id in unit.world.leases for report in runs):
+        return None
+    if any(store.get_lease(report.lease_id) is not None for report in runs[:RUNS_LOOKED_UP_MAX]):
+        return None
+    name = "/".join(arriving.key)
+    return FederationError(
+        Code.ANOTHER_STORE,
+        f"agent {name} has {len(runs)} runs of another store ({of.store_id[:40]}), of which this one ({ours}) knows none",
+        fault=Fault.FEDERATION,
+        hint="Its runs go on. Start the control plane on its own store, or point the agent to its own control plane. "
+        "If the other store is gone for good: brhub agent --config FILE --join-new-store, which ends those runs.",
+        metadata={"agent": name, "store_id": ours, "its_store_id": of.store_id[:40], "runs": str(len(runs))},
+    )
 
 
 def _check_room_for_agent(unit: Unit, hub_id: HubId) -> None:

@@ -71,11 +71,15 @@ class World:
     """After a restore: agents that have not yet told all they know."""
     unheard: dict[AgentKey, str] = field(default_factory=dict)
     """After a restore: by which machine the store knows an agent, until that one (its instance) has told all."""
+    store_id: str = ""
+    """The store's name."""
+    problems: dict[AgentKey, str] = field(default_factory=dict)
+    """What an operator has to settle before an agent is let in, in a sentence. Not stored: it comes again."""
 
     @classmethod
     def rebuilt(cls, loaded: Loaded, now_ms: int) -> World:
         """The world as the store has it. Every agent gets full grace: our absence was not its silence."""
-        world = cls(loaded.incarnation, loaded.last_seq)
+        world = cls(loaded.incarnation, loaded.last_seq, store_id=loaded.store_id)
         for hub in loaded.hubs:
             world.hubs[hub.id] = hub
         for agent in loaded.agents:
@@ -243,6 +247,13 @@ class Unit:
         _put(world.awaited, key, None, self._undo)
         if world.unheard.get(key) == world.agents[key].instance_id:
             _put(world.unheard, key, None, self._undo)
+
+    def note_problem(self, key: AgentKey, problem: str) -> bool:
+        """Why the agent is not let in; empty: it is. Whether that is news."""
+        before = self.world.problems.get(key, "")
+        if before != problem:
+            _put(self.world.problems, key, problem or None, self._undo)
+        return before != problem
 
     def put_request(self, row: RequestRow) -> None:
         """Remember an answer."""

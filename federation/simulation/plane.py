@@ -258,14 +258,24 @@ class SimulatedPlane:
         message = hub_pb2.OpenSessionRequest.FromString(request)
         arriving = agent_in(message, self._ids.new_id("session"))
         runs = tuple(report_in(report, caller) for report in message.runs)
+        of = service_sync.Belonging(message.store_id, message.join_store_id)
 
         def told(orders: Orders) -> None:
+            if orders.refused is not None:
+                answer(orders.refused)
+                return
             response = hub_pb2.OpenSessionResponse(
-                session_id=arriving.session_id, protocol=1, incarnation=orders.incarnation, hold_ms=HOLD_MS_MAX
+                session_id=arriving.session_id,
+                protocol=1,
+                incarnation=orders.incarnation,
+                hold_ms=HOLD_MS_MAX,
+                store_id=self.world.store_id,
             )
             answer(response.SerializeToString())
 
-        self._ask(lambda unit: service_sync.open_session(unit, self.store, arriving, message.title, runs), told, answer)
+        self._ask(
+            lambda unit: service_sync.open_session(unit, self.store, arriving, message.title, runs, of), told, answer
+        )
 
     def _sync(self, caller: str, request: bytes, answer: Answer) -> None:
         message = hub_pb2.SyncHubRequest.FromString(request)

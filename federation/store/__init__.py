@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from federation.errors import Code, Fault, FederationError
 from federation.ports import Store
+from federation.store import naming
 from federation.store.faults import DurabilityLost
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def open_store(url: str, *, busy_timeout_ms: int = 5_000, waiting: Callable[[str
     if url == "memory:":
         from federation.store.memory import MemoryStore
 
-        return MemoryStore()
+        store = MemoryStore()
+        store.tables.store_id = naming.shown(naming.drawn(None))
+        return store
     if url.startswith(_SQLITE) and len(url) > len(_SQLITE) and ":memory:" not in url:
         from federation.store.sql import SqlStore
         from federation.store.sqlite import SqliteFile

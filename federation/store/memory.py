@@ -45,6 +45,7 @@ class Tables:
     usage: dict[str, dict[int, UsageInterval]] = dataclasses.field(default_factory=dict)
     events: list[EventRow] = dataclasses.field(default_factory=list)
     incarnation: int = 1
+    store_id: str = "memory"
     removed_events: frozenset[int] = frozenset()
     """By one transaction."""
 
@@ -64,6 +65,7 @@ class Tables:
             {lease_id: dict(intervals) for lease_id, intervals in self.usage.items()},
             list(self.events),
             self.incarnation,
+            self.store_id,
         )
 
 
@@ -192,6 +194,7 @@ class MemoryStore:
                 leases=tuple(sorted(leases, key=lambda lease: lease.id)),
                 hubs=tuple(tables.hubs[hub_id] for hub_id in sorted(tables.hubs)),
                 agents=tuple(tables.agents[key] for key in sorted(tables.agents)),
+                store_id=tables.store_id,
                 restored=_restored(tables),
             )
 

@@ -30,7 +30,7 @@ from federation.ports import (
     Transaction,
     UsedRow,
 )
-from federation.store import codec, faults
+from federation.store import codec, faults, naming
 from federation.store.database import Database
 from federation.store.facts import removed_up_to
 from federation.store.statements import IN_MAX, REMOVED_TO, padded
@@ -114,6 +114,10 @@ class SqlTransaction:
         self.removed_to = max(self.removed_to, *seqs)
         self._many(self._sql.put_meta, [(REMOVED_TO, self.removed_to)])
 
+    def put_meta(self, name: str, value: int) -> None:
+        """Add a fact about the store itself, which no use case knows of."""
+        self._many(self._sql.put_meta, [(name, value)])
+
     def commit(self) -> None:
         """Durable when this returns. Raises DurabilityLost, which nobody may catch, when nobody can say that it is."""
         self._check()
@@ -169,9 +173,22 @@ class SqlStore:
             self._incarnation = int(incarnation[0][0])
             self._last_seq = int(self._ask(self._sql.last_seq)[0][0] or 0)
             self._removed_to = removed_up_to(self._ask, self._sql)
+            self._store_id = naming.shown(self._named())
         except BaseException:
             database.close()
             raise
+
+    def _named(self) -> int:
+        """The store's name, given to it where it has none."""
+        found = self._ask(naming.ASKED)
+        if not found:
+            number = naming.drawn(next(iter(self._ask(naming.FIRST_FACT)), None))
+            with self.begin() as transaction:
+                assert isinstance(transaction, SqlTransaction)
+                transaction.put_meta(naming.NAME, number)
+                transaction.commit()
+            return number
+        return int(found[0][0])
 
     def load(self, *, waiting: bool = True) -> Loaded:
         """Everything live, or all but the jobs that wait and have no claim; from one snapshot."""
@@ -191,6 +208,7 @@ class SqlStore:
             leases=tuple(sorted(codec.decoded(codec.lease_of, leases), key=lambda lease: lease.id)),
             hubs=tuple(sorted(codec.decoded(codec.hub_of, hubs), key=lambda hub: hub.id)),
             agents=tuple(sorted(codec.decoded(codec.agent_of, agents), key=lambda agent: agent.key)),
+            store_id=self._store_id,
             restored=next(iter(self.events_of(STORE_ENTITY, str(self._incarnation), 1)), None),
         )
 

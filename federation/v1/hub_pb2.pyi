@@ -310,6 +310,7 @@ class Hub(_message.Message):
     LEASES_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     ENDING_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
     state: Global___HubState.ValueType
@@ -328,6 +329,10 @@ class Hub(_message.Message):
     def datasets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dataset]:
         """Its datasets."""
 
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its operator has to settle, each in a sentence."""
+
     def __init__(
         self,
         *,
@@ -338,10 +343,11 @@ class Hub(_message.Message):
         leases: _builtins.int = ...,
         title: _builtins.str = ...,
         ending: _builtins.int = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "datasets", b"datasets", "ending", b"ending", "id", b"id", "leases", b"leases", "state", b"state", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "datasets", b"datasets", "ending", b"ending", "id", b"id", "leases", b"leases", "problems", b"problems", "state", b"state", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -367,6 +373,8 @@ class OpenSessionRequest(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     RECLAIM_MS_FIELD_NUMBER: _builtins.int
     TAKES_BACK_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    JOIN_STORE_ID_FIELD_NUMBER: _builtins.int
     hub_id: _builtins.str
     """Its hub."""
     agent_id: _builtins.str
@@ -387,6 +395,10 @@ class OpenSessionRequest(_message.Message):
     """Whether its own users never wait longer than that: then no guest runs there that may run longer, unless it can be
     preempted.
     """
+    store_id: _builtins.str
+    """The store that its runs belong to, as a session told it; empty: none has."""
+    join_store_id: _builtins.str
+    """Its operator says that it leaves that store for this one, whatever becomes of its runs; empty: nobody says so."""
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it can do beyond the first protocol."""
@@ -424,10 +436,12 @@ class OpenSessionRequest(_message.Message):
         title: _builtins.str = ...,
         reclaim_ms: _builtins.int | None = ...,
         takes_back: _builtins.bool = ...,
+        store_id: _builtins.str = ...,
+        join_store_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reclaim_ms", b"_reclaim_ms", "reclaim_ms", b"reclaim_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reclaim_ms", b"_reclaim_ms", "agent_id", b"agent_id", "agent_version", b"agent_version", "datasets", b"datasets", "engines", b"engines", "features", b"features", "hub_id", b"hub_id", "instance_id", b"instance_id", "nodes", b"nodes", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "reclaim_ms", b"reclaim_ms", "runs", b"runs", "takes_back", b"takes_back", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reclaim_ms", b"_reclaim_ms", "agent_id", b"agent_id", "agent_version", b"agent_version", "datasets", b"datasets", "engines", b"engines", "features", b"features", "hub_id", b"hub_id", "instance_id", b"instance_id", "join_store_id", b"join_store_id", "nodes", b"nodes", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "reclaim_ms", b"reclaim_ms", "runs", b"runs", "store_id", b"store_id", "takes_back", b"takes_back", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reclaim_ms: _TypeAlias = _typing.Literal["reclaim_ms"]  # noqa: Y015
     _WhichOneofArgType__reclaim_ms: _TypeAlias = _typing.Literal["_reclaim_ms", b"_reclaim_ms"]  # noqa: Y015
@@ -446,6 +460,7 @@ class OpenSessionResponse(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     HOLD_MS_FIELD_NUMBER: _builtins.int
     TRACKING_URI_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """To be sent with every sync."""
     protocol: _builtins.int
@@ -456,6 +471,8 @@ class OpenSessionResponse(_message.Message):
     """How long the server holds a sync."""
     tracking_uri: _builtins.str
     """MLflow's address, as far as it runs; empty else."""
+    store_id: _builtins.str
+    """The store's name, made with it and kept by its backups."""
     def __init__(
         self,
         *,
@@ -464,10 +481,11 @@ class OpenSessionResponse(_message.Message):
         incarnation: _builtins.int = ...,
         hold_ms: _builtins.int = ...,
         tracking_uri: _builtins.str = ...,
+        store_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_ms", b"hold_ms", "incarnation", b"incarnation", "protocol", b"protocol", "session_id", b"session_id", "tracking_uri", b"tracking_uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_ms", b"hold_ms", "incarnation", b"incarnation", "protocol", b"protocol", "session_id", b"session_id", "store_id", b"store_id", "tracking_uri", b"tracking_uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1669,6 +1687,7 @@ class GetServerInfoResponse(_message.Message):
     PROTOCOL_MIN_FIELD_NUMBER: _builtins.int
     PROTOCOL_MAX_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The control plane's version."""
     protocol_min: _builtins.int
@@ -1677,6 +1696,8 @@ class GetServerInfoResponse(_message.Message):
     """The newest."""
     now_ms: _builtins.int
     """Its clock while it answered."""
+    store_id: _builtins.str
+    """The name of its store, made with it and kept by its backups."""
     def __init__(
         self,
         *,
@@ -1684,10 +1705,11 @@ class GetServerInfoResponse(_message.Message):
         protocol_min: _builtins.int = ...,
         protocol_max: _builtins.int = ...,
         now_ms: _builtins.int = ...,
+        store_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_ms", b"now_ms", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_ms", b"now_ms", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,7 +59,8 @@ class Register:
 
     def truth(self) -> Truth:
         """What was last saved."""
-        return Truth(dict(self.runs), self._seen.revision, self._answers, self._released)
+        seen = self._seen
+        return Truth(dict(self.runs), seen.revision, self._answers, seen.store_id, self._released)
 
     @property
     def live(self) -> list[Run]:
@@ -77,9 +78,10 @@ class Register:
         for item in items:
             if isinstance(item, Orders):
                 self._answers += 1
+                seen = _of_store(seen, item.store_id)
                 if reconcile.is_stale(item, seen.incarnation, seen.revision):
                     continue
-                seen = Seen(item.incarnation, item.revision)
+                seen = replace(seen, incarnation=item.incarnation, revision=item.revision)
                 self._released = self._journal.released() if item.send_all else None
                 found = self._judged(reconcile.reconcile(item, runs, now_ms), runs, ending)
                 commands += found
@@ -149,7 +151,7 @@ class Register:
         """Whether all of it is on the disk; then it is true."""
         changed = [run for lease_id, run in runs.items() if self.runs.get(lease_id) is not run]
         removed = [run for lease_id, run in self.runs.items() if lease_id not in runs]
-        if changed or removed:
+        if changed or removed or seen.store_id != self._seen.store_id:
             try:
                 self._journal.save(changed, removed, seen)
             except FederationError as error:
@@ -162,6 +164,16 @@ class Register:
             self._disk_full = False
         self.runs, self._seen = runs, seen
         return True
+
+
+def _of_store(seen: Seen, store_id: str) -> Seen:
+    """What was carried out before, of the store that speaks now; of another one nothing was."""
+    if store_id in ("", seen.store_id):
+        return seen
+    if not seen.store_id:
+        return replace(seen, store_id=store_id)  # it was there before stores had names
+    log.warning("this agent belongs to the store %s from now on; before it was %s", store_id, seen.store_id)
+    return Seen(store_id=store_id)
 
 
 def _with_fact(runs: dict[str, Run], fact: Fact) -> dict[str, Run]:

@@ -81,7 +81,7 @@ class PostgresUnderTest:
 
     def disconnect_everybody(self, url: str) -> None:
         """Cut every connection to a test's database, as a failing network would."""
-        self.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", self.name(url))
+        self.ask("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s", self.name(url))
 
     def crash(self) -> None:
         """Be killed, all of it at once, with no chance to tidy up."""

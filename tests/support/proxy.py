@@ -101,6 +101,11 @@ class Middlebox:
         """From now on, for new streams."""
         self.manners = replace(self.manners, **changes)  # type: ignore[arg-type]  # a field each
 
+    def lead_to(self, place: tuple[str, int]) -> None:
+        """From now on a plain hop leads there; what is open is cut."""
+        self._to = place
+        self.cut()
+
     def forget(self) -> None:
         """Like a firewall that forgot what it had open: from now on packets of these streams vanish, nobody is told."""
         self._loop.call_soon_threadsafe(self._forget)
