@@ -16,7 +16,7 @@ import fcntl
 import os
 import sqlite3
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,60 @@ _MAGIC = b"SQLite format 3\0"
 _CHECKPOINT = "PRAGMA wal_checkpoint({})"
 
 
+Connect = Callable[[Path, int], Any]
+"""A connection to the file there, which exists, that waits so long for locks, ms; as `connect`."""
+
+
+def connect(path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> sqlite3.Connection:
+    """A connection without implicit transactions, usable from any thread, one at a time. The file must exist."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=busy_timeout_ms / 1000,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.execute("PRAGMA trusted_schema=OFF")
+    return connection
+
+
+def write_again(log: Path) -> None:
+    """Put what a crash left in the log onto the disk once more, before anything is promised on top of it. STORE_UNAVAILABLE.
+
+    An fsync may have failed in it: then parts of it are in the system's cache only, a later fsync says nothing of them, and
+    what follows them in the log would be lost with them. The same bytes, written again, are written for certain or refused.
+    """
+    try:
+        with log.open("r+b") as file:
+            content = file.read()
+            file.seek(0)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EROFS):
+            return  # nothing can be promised there: the store says so itself
+        raise faults.unavailable(
+            f"its log cannot be written again after a crash: {error.strerror}", "Look at the disk.", str(log)
+        ) from error
+
+
 class SqliteFile:
     """One store's file, locked against a second control plane until `close`."""
 
     errors: tuple[type[Exception], ...] = (sqlite3.Error,)
     snapshot_sql = "BEGIN"
 
-    def __init__(self, path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+        connect: Connect = connect,
+        write_again: Callable[[Path], None] = write_again,
+    ) -> None:
+        """`connect` and `write_again`: the system's disk by Python's own driver, or another by one that speaks like it."""
         self.path = path
+        self._connect = connect
         self.where = str(path)
         self.statements = statements()
         self._busy_timeout_ms = busy_timeout_ms
@@ -55,7 +101,9 @@ class SqliteFile:
         self._pages_per_row = 2.0
         self._lock = lock(path)
         try:
-            self.writer = self._configured(prepare(path))
+            if _log_has_pages(path):
+                write_again(Path(f"{path}-wal"))
+            self.writer = self._configured(prepare(path, connect))
             self._readers = QueuePool(
                 self._connect_reader, pool_size=4, max_overflow=READERS_MAX - 4, timeout=30, reset_on_return=None
             )
@@ -144,7 +192,7 @@ class SqliteFile:
         return connection
 
     def _connect_reader(self) -> Any:
-        connection = connect(self.path, self._busy_timeout_ms)
+        connection = self._connect(self.path, self._busy_timeout_ms)
         connection.execute("PRAGMA query_only=ON")
         connection.execute("PRAGMA cache_size=-4000")
         return connection
@@ -155,20 +203,7 @@ def statements() -> Statements:
     return Statements(PysqliteDialect(paramstyle="qmark"))
 
 
-def connect(path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> sqlite3.Connection:
-    """A connection without implicit transactions, usable from any thread, one at a time. The file must exist."""
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
-        uri=True,
-        timeout=busy_timeout_ms / 1000,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    connection.execute("PRAGMA trusted_schema=OFF")
-    return connection
-
-
-def prepare(path: Path) -> sqlite3.Connection:
+def prepare(path: Path, connect: Connect = connect) -> sqlite3.Connection:
     """A connection to the store's file: made if there is none, else checked, and brought to today's schema.
 
     It stays open from the check on: the last one to close would checkpoint, and keep quiet about a failed fsync.
@@ -182,7 +217,7 @@ def prepare(path: Path) -> sqlite3.Connection:
                 str(path),
             )
         if not path.exists():
-            _create(path)
+            _create(path, connect)
         check_header(path)
         path.chmod(0o600)  # specs carry secret variables
     except OSError as error:
@@ -191,7 +226,7 @@ def prepare(path: Path) -> sqlite3.Connection:
         raise faults.unavailable(
             f"the store's file cannot be used: {error.strerror}", "Check the path and its rights.", str(path)
         ) from error
-    connection = connect(path)
+    connection: sqlite3.Connection = connect(path, BUSY_TIMEOUT_MS)
     try:
         revision = revision_of(connection, path)
         if path.stat().st_size <= QUICK_CHECK_BYTES_MAX:
@@ -206,7 +241,7 @@ def prepare(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _create(path: Path) -> None:
+def _create(path: Path, connect: Connect) -> None:
     """A whole store or none: built beside its place, fsynced, then renamed."""
     for leftover in (f"{path}-wal", f"{path}-journal"):
         if Path(leftover).exists():
@@ -215,7 +250,7 @@ def _create(path: Path) -> None:
     for half_made in (building, Path(f"{building}-journal")):
         half_made.unlink(missing_ok=True)
     os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    make_empty(building, str(path))
+    make_empty(building, str(path), connect=connect)
     building.rename(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -224,9 +259,9 @@ def _create(path: Path) -> None:
         os.close(folder)
 
 
-def make_empty(path: Path, where: str, revision: str = "") -> None:
+def make_empty(path: Path, where: str, revision: str = "", connect: Connect = connect) -> None:
     """A store without anything in it, out of the empty file at `path`; at that revision, else the newest."""
-    connection = connect(path)
+    connection = connect(path, BUSY_TIMEOUT_MS)
     try:
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute("PRAGMA synchronous=FULL")

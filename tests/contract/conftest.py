@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from federation.ports import Store
 from federation.store import open_store
 from tests.contract.store_builders import StoreHome
+from tests.support.faulty_disk import FaultyDisk
 from tests.support.postgres import PostgresUnderTest, running_postgres
 from tests.support.tomorrow import scripts_of_tomorrow, upgrade_file
 
@@ -34,6 +36,15 @@ def sqlite_home(tmp_path: Path) -> Iterator[StoreHome]:
     """A folder for one SQLite store."""
     path = tmp_path / "federation.db"
     home = StoreHome(f"sqlite:///{path}", path)
+    yield home
+    home.close()
+
+
+@pytest.fixture
+def watched_home(tmp_path: Path) -> Iterator[StoreHome]:
+    """A folder for one SQLite store on a disk that can fail."""
+    path = tmp_path / "watched.db"
+    home = StoreHome(f"sqlite:///{path}", path, disk=FaultyDisk(random.Random(1)))
     yield home
     home.close()
 
@@ -71,7 +82,7 @@ def postgres_ahead_home(postgres: PostgresUnderTest, tomorrow: Path) -> Iterator
     home.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres", "sqlite_ahead", "postgres_ahead"])
+@pytest.fixture(params=["memory", "sqlite", "watched", "postgres", "sqlite_ahead", "postgres_ahead"])
 def store_home(request: pytest.FixtureRequest) -> StoreHome:
     """A place for a store of each kind."""
     if request.param == "memory":

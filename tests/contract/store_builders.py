@@ -15,6 +15,10 @@ from federation.domain.quantities import Resources, resources
 from federation.domain.usage import UsageInterval
 from federation.ports import EventRow, RequestRow, Store
 from federation.store import open_store
+from federation.store.sql import SqlStore
+from federation.store.sqlite import SqliteFile
+from tests.support.apsw_driver import connector
+from tests.support.faulty_disk import FaultyDisk
 
 SMALL: Resources = resources(("cpu", "", 1000), ("memory", "", 2**30))
 AISHA = Owner("kuala-lumpur", "default", "https://id.kl.example", "aisha")
@@ -27,10 +31,17 @@ class StoreHome:
     url: str
     path: Path | None = None
     opened: list[Store] = dataclasses.field(default_factory=list)
+    disk: FaultyDisk | None = None
+    """What lies under the file, where it is not the system's disk."""
 
     def open(self, busy_timeout_ms: int = 5_000) -> Store:
         """The store; closed by the fixture at the latest."""
-        self.opened.append(open_store(self.url, busy_timeout_ms=busy_timeout_ms))
+        if self.disk is None:
+            self.opened.append(open_store(self.url, busy_timeout_ms=busy_timeout_ms))
+        else:
+            assert self.path is not None
+            connect, write_again = connector(self.disk.name), self.disk.write_again
+            self.opened.append(SqlStore(SqliteFile(self.path, busy_timeout_ms, connect, write_again)))
         return self.opened[-1]
 
     def close(self) -> None:
