@@ -22,6 +22,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Table
 
+from federation.errors import FederationError
 from federation.ports import EventRow
 from federation.store import backup, codec, faults, migrations, raising, schema, sqlite
 from federation.store.backup import Restored, Summary
@@ -218,7 +219,12 @@ def _snapshot(url: str) -> Iterator[psycopg.Connection[Any]]:
 
 @contextlib.contextmanager
 def _led(url: str) -> Iterator[PostgresDatabase]:
-    database = PostgresDatabase(url)
+    try:
+        database = PostgresDatabase(url)
+    except FederationError as error:
+        if "another control plane" in error.message:
+            error.hint = "End every control plane of this store, those that stand by first. Nothing was changed."
+        raise
     try:
         yield database
     finally:

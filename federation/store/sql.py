@@ -269,7 +269,7 @@ class SqlStore:
 
     def event_marks(self, after_seq: int, limit: int) -> Sequence[EventMark]:
         """Of the facts after that seq, in order."""
-        return codec.decoded(codec.event_mark_of, self._ask(self._sql.event_marks, (after_seq, limit)))
+        return codec.decoded(codec.event_mark_of, self._ask(self._sql.event_marks(limit), (after_seq,)))
 
     def usage_of(self, lease_id: LeaseId) -> tuple[UsageInterval, ...]:
         """The stretches of one lease, by index."""
