@@ -61,8 +61,8 @@ def broken(jobs: Iterable[Job], leases: Iterable[Lease], agents: Mapping[AgentKe
 def broken_history(job_id: str, facts: Iterable[tuple[str, Mapping[str, object]]]) -> list[str]:
     """What is wrong with one job's facts (type, payload), oldest first; empty when they make one life.
 
-    The first ones may have been forgotten. Each begins in the state in which the one before left the job; what has ended is begun anew only by its owner, or
-    because its hub proves a later attempt; and every attempt is later than all before it.
+    The first ones may have been forgotten. Each begins in the state in which the one before left the job; what has ended
+    is begun anew only by its owner, or because its hub proves a later attempt; every attempt is later than all before it.
     """
     found: list[str] = []
     state, latest = "", (0, 0)

@@ -18,6 +18,7 @@ Deliberately not here: starting anything a second time, uploading, talking to an
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -53,7 +54,9 @@ def write_json(path: str, content: Json) -> None:
     partial = path + ".partial"
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, json.dumps(content).encode())
+        data = json.dumps(content).encode()
+        if os.write(descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a disk that is nearly full takes a part
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -284,8 +287,16 @@ class Guard:
                 write_json(self.path("exit.json"), content)
                 return
             except OSError as problem:
-                print(f"exit.json: {problem}", file=sys.stderr, flush=True)
+                complain(f"exit.json: {problem}")
                 signal.sigtimedwait((signal.SIGCHLD,), 1.0)
+
+
+def complain(text: str) -> None:
+    """A line in guard.err, which lies on the disk that may be full: no reason to end before the last word is written."""
+    try:
+        os.write(2, f"{text}\n".encode())
+    except OSError:
+        pass
 
 
 def claim(folder: str) -> bool:

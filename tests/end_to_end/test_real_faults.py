@@ -60,7 +60,7 @@ def test_every_fault_meets_every_operation_and_no_promise_breaks(play: Play) -> 
             wrong += broken_now(play.site)
     play.settle()
     facts = gather(play.site)
-    wrong += broken_promises(facts, play.load, play.struck)
+    wrong += broken_promises(facts, play.load, play.struck) + play.told_truly(facts)
     assert wrong == []
     met = played(play.struck, operations(facts, play.load, play.started))
     if os.environ.get("BRHUB_WRITE_TABLE"):

@@ -147,7 +147,7 @@ def _of_job(facts: Facts, job_id: str, job: Job) -> Iterator[Done]:
         if event.type != "LeaseGranted":
             continue
         hub = str(event.payload["hub_id"])
-        begun, ended = facts.of_attempt(job_id, attempt, "begin"), facts.of_attempt(job_id, attempt, "end")
+        begun, ended = facts.of_attempt(job_id, attempt, "begin"), facts.of_attempt(job_id, attempt, "done")
         if not begun:
             continue
         yield Done("place, start", hub, job_id, waits_ms, begun[0].wall_ms)

@@ -23,7 +23,7 @@ from tests.support import real_program
 from tests.support.real_faults import Victim
 from tests.support.real_site import HUBS, Site
 
-CPUS = 0.25
+CPUS = 0.2
 CALL_S, RETRY_S = 10.0, 60.0
 WAITED_OUT = frozenset({Code.UNREACHABLE, Code.TIMED_OUT, Code.STORE_UNAVAILABLE, Code.OVERLOADED})
 """What a person under a bad link is told, and then tries again."""

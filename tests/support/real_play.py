@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 from tests.support.eventually import eventually
-from tests.support.real_facts import gather
+from tests.support.real_facts import Facts, gather
 from tests.support.real_faults import FAULTS, SILENCE, Aim, Struck, Victim, struck
 from tests.support.real_load import Load, lines_of, now_ms, running_at
 from tests.support.real_site import HUBS, Site
@@ -25,6 +25,9 @@ from tests.support.shortened import KILL_GRACE_MS, LEASE_MS, SKEW_BOUND_MS
 CROWD = 6
 """So many runs a hub should have when a fault strikes."""
 SETTLED_S = 120.0
+LOGS_READ = 30
+RENEWED_S = 1.5 * LEASE_MS / 1000
+"""A job that lives on renewals lasts so long, so that at any moment one is due somewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Scene:
     lasts_s: float
 
 
-def drawn(chance: Random, faults: Sequence[str], hubs: Sequence[str] = HUBS) -> list[Scene]:
+def drawn(chance: Random, faults: Sequence[str], hubs: Sequence[str] = HUBS, longest_s: float = 1.6) -> list[Scene]:
     """Every one of these faults, twice: once in a steady hour, once while a session opens; in any order, at any hub."""
     wanted = [(fault, restarts) for fault in faults for restarts in (False, True)]
     chance.shuffle(wanted)
@@ -47,8 +50,8 @@ def drawn(chance: Random, faults: Sequence[str], hubs: Sequence[str] = HUBS) -> 
             fault,
             FAULTS[fault].only_at or chance.choice(hubs),
             restarts,
-            chance.uniform(0, 0.6),
-            chance.uniform(0.5, 2),
+            chance.uniform(0, 0.5),
+            chance.uniform(0.4, longest_s),
         )
         for fault, restarts in wanted
     ]
@@ -82,27 +85,44 @@ class Play:
                 self._calls.append(self.load.wish(hub, lasts_s=0))
 
     # ---- a scene ----------------------------------------------------------------------------------------------------
-    def play(self, scene: Scene) -> None:
-        """Do everything at this hub, and let the fault strike in the middle of it."""
+    def play(self, scene: Scene, during: Scene | None = None) -> None:
+        """Do everything at this hub, and let the fault strike in the middle of it; `during` is played while it lasts."""
+        self.crowd([scene.hub, *([during.hub] if during else [])])
+        self._at_work(scene.hub)
+        if during is not None:
+            self._at_work(during.hub)
+        self._play(scene, during)
+
+    def _play(self, scene: Scene, during: Scene | None) -> None:
         fault, hub, load = FAULTS[scene.fault], scene.hub, self.load
-        self.crowd([hub])
-        eventually(lambda: len(self.running(hub)) >= CROWD - 2, SETTLED_S, f"hub {hub} to be at work")
         victims = self.running(hub)
         self.chance.shuffle(victims)
-        struck_one, cancelled, finishing, read = (victims * 4)[:4]
+        hit, cancelled, finishing, read = (victims * 4)[:4]
         if scene.restarts:
             self.restart(hub)
-        self._calls.append(load.wish(hub))
+        self._calls += [load.wish(hub), load.wish(hub, lasts_s=RENEWED_S, exit_status=0, on_partition="stop")]
         self.wait(scene.before_s)
-        aim = Aim(self.site, hub, struck_one, self.chance)
         if fault.kills_a_run:
-            load.wish_of(struck_one.job_id).struck = True
-        with struck(fault, aim, now_ms, self.struck):
-            self._calls += [load.wish(hub), load.read_log(read, hub), load.cancel(cancelled, hub)]
+            load.wish_of(hit.job_id).struck = True
+        with struck(fault, Aim(self.site, hub, hit, self.chance), now_ms, self.struck) as one:
+            self._calls += [load.wish(hub, exit_status=3, lasts_s=0.3), load.read_log(read, hub)]
+            self._calls += [load.cancel(cancelled, hub), *self._retried(hub)]
             load.ring(finishing)
-            self.wait(scene.lasts_s)
+            if during is None:
+                self.wait(scene.lasts_s)
+            else:
+                self._play(during, None)
         if fault.name == "agent-killed":
-            self.started.append((hub, self.struck[-1].ended_ms))
+            self.started.append((hub, one.ended_ms))
+
+    def _at_work(self, hub: str) -> None:
+        eventually(lambda: len(self.running(hub)) >= CROWD - 2, SETTLED_S, f"hub {hub} to be at work")
+
+    def _retried(self, hub: str) -> list[Future[None]]:
+        """One that failed by itself there is to run once more."""
+        over = {line.job_id for line in lines_of(self.site) if line.what == "end" and line.hub == hub and line.status}
+        failed = [wish for wish in self.load.wishes if wish.job_id in over and not wish.retried]
+        return [self.load.retry(self.chance.choice(failed).job_id)] if failed else []
 
     def restart(self, hub: str) -> None:
         """An operator restarts the hub's agent, and does not wait for it."""
@@ -148,6 +168,25 @@ class Play:
             wish.bell.touch()
         eventually(self._all_over, SETTLED_S, "every job to have ended")
         eventually(self._all_told, SETTLED_S, "every agent to have told it, and to have forgotten it")
+
+    def told_truly(self, facts: Facts) -> list[str]:
+        """What people are told now that is not what is stored, or not what programs said."""
+        wrong = []
+        states = self.load.states()
+        for job_id, job in facts.jobs.items():
+            if states.get(job_id) != str(job.state):
+                wrong.append(f"job {job_id} is {job.state} in the store, and people are told {states.get(job_id)}")
+        full = [one for one in self.struck if one.fault == "disk-full"]
+        for job_id in sorted(facts.jobs)[-LOGS_READ:]:
+            job = facts.jobs[job_id]
+            lines = [one for one in facts.lines if (one.job_id, one.attempt) == (job_id, str(job.epoch))]
+            if not lines or any(one.touches(job.hub_id, lines[0].wall_ms, lines[-1].wall_ms) for one in full):
+                continue
+            said = [line for line in self.load.log_of(job_id).splitlines() if not line.startswith("brhub: ")]
+            meant = ["it runs", *(f"step {line.steps}" for line in lines if line.what == "saved")]
+            if said != meant and said != meant[:-1]:  # who is killed may have had no time for a last word
+                wrong.append(f"job {job_id} said {meant}, and its log is {said}")
+        return wrong
 
     def _all_over(self) -> bool:
         states = self.load.states()

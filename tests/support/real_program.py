@@ -3,7 +3,7 @@
 Standard library only; it runs as a job's package or straight from its file. What it is to do comes by variables: TRACE (a
 folder), LASTS (seconds, 0: until its bell), BELL (a file), EXIT (its exit status), SAVES (a checkpoint each second).
 
-    TRACE/<hub>.jsonl   one line a fact, appended whole: begin, twice, saved, term, end, with both clocks
+    TRACE/<hub>.jsonl   one line a fact, appended whole: begin, twice, saved, term, done, end, with both clocks
     TRACE/locks/<job>   held while it runs, so that a second one of the same job sees the first, whatever clocks say
 """
 
@@ -75,6 +75,7 @@ def until_its_end(trace: Trace) -> int:
             put(checkpoint, str(steps))
             trace.note("saved", steps=steps)
             say(f"step {steps}")
+    trace.note("done")
     put(Path(os.environ["BRHUB_OUTPUT_DIR"], "result"), f"{os.environ['BRHUB_JOB_ID']} {os.environ['BRHUB_ATTEMPT']}")
     return int(os.environ["EXIT"])
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 
-LEASE_MS = 24_000
+LEASE_MS = 20_000
 """Of `stop` and `rerun`; renewed when half of it is left."""
-KILL_GRACE_MS = 14_000
+KILL_GRACE_MS = 13_000
 """A guard gives 10 s between SIGTERM and SIGKILL."""
-SKEW_BOUND_MS = 4_000
+SKEW_BOUND_MS = 3_000
 SUSPECT_AFTER_MS, LOST_AFTER_MS = 8_000, 30_000
 HOLD_MS = 3_000
 

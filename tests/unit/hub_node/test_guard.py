@@ -318,3 +318,17 @@ def test_a_long_grace_is_no_right_to_run_past_a_deadline(tmp_path: Path, runner:
     ended(runner, 20)
     said = json.loads((tmp_path / "exit.json").read_text())
     assert now_ms + 2_900 <= said["ended_wall_ms"] <= now_ms + 12_000
+
+
+def test_guard_waits_for_room_for_its_last_word(tmp_path: Path, runner: CommandRunner) -> None:
+    """On a full disk it cannot even complain; once there is room it says how the program ended."""
+    attempt = an_attempt(tmp_path, script(tmp_path, "open('ended', 'w').write('1')"))
+    (attempt.folder / "guard.err").symlink_to("/dev/full")
+    (attempt.folder / "exit.json.partial").mkdir()
+    runner.start(attempt)
+    eventually((attempt.package / "ended").exists)
+    until_s = time.monotonic() + 1.5
+    eventually(lambda: time.monotonic() > until_s, 5)
+    assert runner.poll().phase is Phase.RUNNING
+    (attempt.folder / "exit.json.partial").rmdir()
+    assert ended(runner) == Status(Phase.ENDED, 0)
