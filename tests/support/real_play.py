@@ -18,7 +18,7 @@ from random import Random
 from tests.support.eventually import eventually
 from tests.support.real_facts import Facts, gather
 from tests.support.real_faults import FAULTS, SILENCE, Aim, Struck, Victim, struck
-from tests.support.real_load import Load, lines_of, now_ms, running_at
+from tests.support.real_load import Load, Wish, lines_of, now_ms, running_at
 from tests.support.real_site import HUBS, Site
 from tests.support.shortened import KILL_GRACE_MS, LEASE_MS, SKEW_BOUND_MS
 
@@ -94,26 +94,40 @@ class Play:
         self._play(scene, during)
 
     def _play(self, scene: Scene, during: Scene | None) -> None:
-        fault, hub, load = FAULTS[scene.fault], scene.hub, self.load
-        victims = self.running(hub)
-        self.chance.shuffle(victims)
-        hit, cancelled, finishing, read = (victims * 4)[:4]
+        fault, hub = FAULTS[scene.fault], scene.hub
+        victims = self._victims(hub)
+        hit = victims[3]
         if scene.restarts:
             self.restart(hub)
-        self._calls += [load.wish(hub), load.wish(hub, lasts_s=RENEWED_S, exit_status=0, on_partition="stop")]
+        self._calls += [
+            self.load.wish(hub), self.load.wish(hub, lasts_s=RENEWED_S, exit_status=0, on_partition="stop")
+        ]  # fmt: skip
         self.wait(scene.before_s)
         if fault.kills_a_run:
-            load.wish_of(hit.job_id).struck = True
+            self.load.wish_of(hit.job_id).struck = True
         with struck(fault, Aim(self.site, hub, hit, self.chance), now_ms, self.struck) as one:
-            self._calls += [load.wish(hub, exit_status=3, lasts_s=0.3), load.read_log(read, hub)]
-            self._calls += [load.cancel(cancelled, hub), *self._retried(hub)]
-            load.ring(finishing)
+            self._operate(hub, victims)
             if during is None:
                 self.wait(scene.lasts_s)
             else:
                 self._play(during, None)
         if fault.name == "agent-killed":
             self.started.append((hub, one.ended_ms))
+
+    def _operate(self, hub: str, victims: Sequence[Victim]) -> None:
+        """All that people do, at once."""
+        cancelled, finishing, read = victims[:3]
+        load = self.load
+        self._calls += [load.wish(hub, exit_status=3, lasts_s=0.3), load.read_log(read, hub)]
+        self._calls += [load.cancel(cancelled, hub), *self._retried(hub)]
+        load.ring(finishing)
+
+    def _victims(self, hub: str) -> list[Victim]:
+        """Four that run there, in any order; some of them the same where there are fewer."""
+        found = self.running(hub)
+        self.chance.shuffle(found)
+        assert found, f"nothing runs at {hub}"
+        return (found * 4)[:4]
 
     def _at_work(self, hub: str) -> None:
         eventually(lambda: len(self.running(hub)) >= CROWD - 2, SETTLED_S, f"hub {hub} to be at work")
@@ -136,8 +150,11 @@ class Play:
 
     # ---- a hub that is silent for longer than its leases ------------------------------------------------------------
     @contextmanager
-    def silent(self, hub: str) -> Iterator[None]:
-        """Meanwhile the hub is cut off, until its leases are over for certain; of each kind of job it has some."""
+    def silent(self, hub: str) -> Iterator[Sequence[Wish]]:
+        """Meanwhile the hub is cut off, until its leases are over for certain.
+
+        Yields a job that it is to keep, one to stop, and two to run again.
+        """
         begun = len(self.load.wishes)
         others = [name for name in HUBS if name != hub]
         for on_partition in ("keep", "stop", "rerun", "rerun"):
@@ -152,10 +169,13 @@ class Play:
             return there <= found
 
         eventually(at_work, SETTLED_S, f"hub {hub} to run one of each kind")
-        cut_s = (LEASE_MS + KILL_GRACE_MS + SKEW_BOUND_MS) / 1000 + 4
-        until_s = time.monotonic() + cut_s
+        others_there = [one for one in self.running(hub) if self.load.wish_of(one.job_id) not in wishes]
+        assert others_there, "more than those run there"
+        until_s = time.monotonic() + (LEASE_MS + KILL_GRACE_MS + SKEW_BOUND_MS) / 1000 + 4
+        self.restart(hub)
         with struck(SILENCE, Aim(self.site, hub, None, self.chance), now_ms, self.struck):
-            yield
+            self._operate(hub, (others_there * 3)[:3])
+            yield wishes
             self.wait(max(0.0, until_s - time.monotonic()))
 
     # ---- the end ----------------------------------------------------------------------------------------------------

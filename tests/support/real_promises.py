@@ -122,9 +122,9 @@ def _successes_are_true(facts: Facts, load: Load, _: Sequence[Struck]) -> Iterat
         if not file.exists() or file.read_text() != f"{job_id} {attempt}":
             yield f"job {job_id} has another result than attempt {attempt} left"
     for job_id, attempt in ended_well:
-        job = facts.jobs[job_id]
-        if job.state is not JobState.SUCCEEDED and not load.wish_of(job_id).cancelled:
-            yield f"attempt {attempt} of job {job_id} ended well, and the job is {job.state}"
+        ended = facts.jobs.get(job_id)
+        if ended is not None and ended.state is not JobState.SUCCEEDED and not load.wish_of(job_id).cancelled:
+            yield f"attempt {attempt} of job {job_id} ended well, and the job is {ended.state}"
 
 
 def _runs_end_by_right(facts: Facts, load: Load, struck: Sequence[Struck]) -> Iterator[str]:
@@ -185,7 +185,10 @@ def _use_is_counted_once(facts: Facts, _: Load, __: Sequence[Struck]) -> Iterato
     """Of every attempt that ran, all of its time, and no moment twice."""
     for lease_id, stretches in facts.usage.items():
         yield from miscounted(lease_id, stretches)
-        lease = facts.leases[lease_id]
+        lease = facts.leases.get(lease_id)
+        if lease is None:
+            yield f"lease {lease_id} was in use, and nobody granted it"
+            continue
         lines = [line for line in facts.lines if (line.job_id, line.attempt) == (lease.job_id, str(lease.epoch))]
         if not lines:
             continue
@@ -209,8 +212,10 @@ def _journals_agree(facts: Facts, load: Load, _: Sequence[Struck]) -> Iterator[s
             if lease is None:
                 yield f"hub {hub} ran lease {lease_id}, which nobody granted"
                 continue
-            job = facts.jobs[lease.job_id]
-            if outcome in ("", "NONE"):
+            job = facts.jobs.get(lease.job_id)
+            if job is None:
+                yield f"hub {hub} ran job {lease.job_id}, which is lost"
+            elif outcome in ("", "NONE"):
                 yield f"hub {hub} still has job {job.id}, which is {job.state}"
             elif lease.epoch == job.epoch and outcome not in _OUTCOMES.get(job.state, set()):
                 yield f"hub {hub} says {outcome} of job {job.id}, which is {job.state}"
