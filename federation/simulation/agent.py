@@ -31,7 +31,7 @@ from hub_node.records import NodeReport, Orders, Outcome, Reason, Run, RunState
 TICK_MS = 5_000
 """A living agent looks around every second; so many looks at nothing would be most of a simulation."""
 POLL_MS = 250
-STAGING_MS_MAX = 20_000.0
+STAGING_MS_MAX = 120_000.0
 CALL_MS = 15_000
 NODES_EVERY_MS = 30_000
 ASK_AGAIN_MS = 10_000
@@ -125,7 +125,8 @@ class SimulatedAgent:
                 self._stop(walk, run.reason, run.stop_grace_ms)
         self._told = self.register.truth()
         self._dial()
-        self._tick()
+        self._ticking = False
+        self._watch_the_time()
 
     def crash(self, why: str) -> None:
         """The process is gone; programs go on."""
@@ -147,10 +148,18 @@ class SimulatedAgent:
             self._turning = True
             self._stage.after(1 + self._stage.chance.random() * 8, self._turn, self.life)
 
+    def _watch_the_time(self) -> None:
+        """While there are runs whose time may be over."""
+        if not self._ticking and self.register.live:
+            self._ticking = True
+            self._stage.after(TICK_MS, self._tick, self.life)
+
     def _tick(self) -> None:
-        if self.register.live and not self._turning:
+        self._ticking = False
+        if not self._turning:
             self._turn()
-        self._stage.after(TICK_MS, self._tick, self.life)
+        else:
+            self._watch_the_time()
 
     def _turn(self) -> None:
         items, self._items, self._turning = self._items, [], False
@@ -161,6 +170,7 @@ class SimulatedAgent:
             return
         self._act(turn)
         self._publish()
+        self._watch_the_time()
 
     def _act(self, turn: Turn) -> None:
         for command in turn.commands:

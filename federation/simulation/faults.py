@@ -18,7 +18,7 @@ from federation.simulation.agent import SimulatedAgent
 from federation.simulation.mishaps import Mishap
 from federation.simulation.network import Line
 from federation.simulation.plane import SimulatedPlane
-from federation.simulation.stage import Stage
+from federation.simulation.stage import Life, Stage
 from federation.simulation.standby import Pair
 from federation.store.memory import Tables
 
@@ -35,6 +35,7 @@ class FaultKind(enum.StrEnum):
     PARTITION_UP = "partition-up"
     PARTITION_DOWN = "partition-down"
     PARTITION = "partition"
+    LINK_DIES_SLOWLY = "link-dies-slowly"
     RECONNECT_STORM = "reconnect-storm"
     AGENT_CRASH = "agent-crash"
     AGENT_CRASH_BEFORE_WRITE = "agent-crash-before-write"
@@ -147,6 +148,23 @@ def _of_line(**changes: float | bool) -> Callable[[Victims], Callable[[], None]]
         return end
 
     return begin
+
+
+def _dies_slowly(victims: Victims) -> Callable[[], None]:
+    """Every message takes seconds, and a minute later none arrives: the last answer was a late one."""
+    line = _line(victims)
+    line.drag_ms = 3_000 + victims.stage.chance.random() * 9_000
+    slow = Life()
+
+    def cut() -> None:
+        line.up_cut = line.down_cut = True
+
+    def end() -> None:
+        slow.alive = line.up_cut = line.down_cut = False
+        line.drag_ms = 0.0
+
+    victims.stage.after(MINUTE_MS, cut, slow)
+    return end
 
 
 # ---- processes ----------------------------------------------------------------------------------------------------
@@ -273,11 +291,12 @@ def _runner_silent(victims: Victims) -> None:
 _EPISODES: Mapping[FaultKind, _Episode] = {
     FaultKind.MESSAGE_LOST: _Episode(_of_line(loss=0.3), 10 * SECOND_MS, 20 * MINUTE_MS),
     FaultKind.MESSAGE_DOUBLED: _Episode(_of_line(doubling=0.4), 10 * SECOND_MS, 20 * MINUTE_MS),
-    FaultKind.MESSAGE_REORDERED: _Episode(_of_line(stray_ms=8_000.0), 10 * SECOND_MS, 20 * MINUTE_MS),
+    FaultKind.MESSAGE_REORDERED: _Episode(_of_line(stray_ms=25_000.0), 10 * SECOND_MS, 20 * MINUTE_MS),
     FaultKind.MESSAGE_DELAYED: _Episode(_of_line(stray_ms=50.0 * MINUTE_MS), 10 * SECOND_MS, 5 * MINUTE_MS),
     FaultKind.PARTITION_UP: _Episode(_of_line(up_cut=True), 5 * SECOND_MS, 90 * MINUTE_MS),
     FaultKind.PARTITION_DOWN: _Episode(_of_line(down_cut=True), 5 * SECOND_MS, 90 * MINUTE_MS),
     FaultKind.PARTITION: _Episode(_of_line(up_cut=True, down_cut=True), 5 * SECOND_MS, 90 * MINUTE_MS),
+    FaultKind.LINK_DIES_SLOWLY: _Episode(_dies_slowly, 20 * MINUTE_MS, 90 * MINUTE_MS),
     FaultKind.RECONNECT_STORM: _Episode(_storm),
     FaultKind.AGENT_CRASH: _Episode(_agent_crash),
     FaultKind.AGENT_CRASH_BEFORE_WRITE: _Episode(_on_journal(Mishap.CRASH_BEFORE)),

@@ -122,16 +122,19 @@ class _Federation:
             "standby", LocalClock(self.stage, chance.uniform(-50, 50), int(chance.uniform(-2_000, 2_000)))
         )
 
-    def _agent(self, hub_id: str, instance: str = "first") -> SimulatedAgent:
+    def _agent(self, hub_id: str, instance: str = "first", like: Place | None = None) -> SimulatedAgent:
         chance = self.stage.chance
         clock = LocalClock(self.stage, chance.uniform(-50, 50), int(chance.uniform(-2_000, 2_000)))
         machine = Machine(self.stage, f"{hub_id}/{instance}", clock, self.promises)
         roomy = hub_id == "hub-1"  # every job can run somewhere
-        cpus = 8 if roomy else chance.choice((2, 4, 8))
+        cpus = 4 if roomy else chance.choice((2, 4))  # so little that people wait for room, and make room
         policy = SharePolicy(reclaim_s=chance.choice((0, 30, 60)), takes_back=not roomy and chance.random() < 0.3)
         line = Line(hub_id, chance.uniform(2, 200), chance.uniform(1, 100))
         offered = (("cpu", "", cpus * 1_000), ("disk", "", 10**12), ("memory", "", 64 * 2**30))
+        if like is not None:
+            offered, policy = like.offered, like.policy
         place = Place(hub_id, "main", machine, FaultyJournal(), line, offered, policy, f"{hub_id}-{instance}")
+        place.journal.heard = partial(self.promises.carried_out, machine.name)
         agent = SimulatedAgent(self.stage, self.network, self.pair, place)
         agent.when_gone = partial(self._agent_again, agent)
         self.promises.agents[machine.name] = agent
@@ -180,8 +183,8 @@ class _Federation:
         self.stage.after(SECOND_MS + self.stage.chance.random() ** 3 * 10 * MINUTE_MS, start)
 
     def second_agent(self, of: SimulatedAgent, length_ms: int) -> None:
-        """Another machine claims the identity of `of` for a while."""
-        other = self._agent(of.place.hub_id, f"second-{self.stage.events}")
+        """A copy of the machine of `of` claims its identity for a while."""
+        other = self._agent(of.place.hub_id, f"second-{self.stage.events}", of.place)
         other.when_gone, other.comes_back = (lambda: None), False
         other.start()
         self.stage.after(length_ms, partial(other.crash, "it was a mistake"))

@@ -50,7 +50,8 @@ class Program:
     cause: str = ""
     """Empty while it runs; then as `guard.py` has it, or POWER."""
     exit_code: int = 0
-    asked: bool = False
+    asked_ms: int = 0
+    """True time at which it was told to end; 0 before."""
     why: str = ""
     """The code of who had it stopped."""
     heard: Callable[[], None] | None = None
@@ -176,9 +177,9 @@ class Machine:
             self._stage.after(self.clock.until_boot_ms(due_ms) + 1, partial(self._due, program, cause), program.life)
 
     def _ask(self, program: Program, cause: str, grace_ms: int) -> None:
-        if program.cause or program.asked:
+        if program.cause or program.asked_ms:
             return
-        program.asked = True
+        program.asked_ms = self._stage.now_ms
         now_ms = self.clock.boot_ms()
         due_ms = min(filter(None, (program.lease_boot_ms, program.runtime_boot_ms)), default=now_ms + grace_ms)
         grace_ms = min(grace_ms, max(due_ms - now_ms, 0) + GUARD_GRACE_MS)

@@ -115,6 +115,8 @@ class FaultyJournal:
     def __init__(self) -> None:
         self.mishap = Mishap.NONE
         self.out_of_order = Mishap.NONE
+        self.heard: Callable[[Seen, Seen], None] = lambda before, after: None
+        """Told which orders were carried out last, before and with a write."""
         self._runs: dict[str, Run] = {}
         self._released: dict[str, Run] = {}
         self._seen = Seen()
@@ -143,6 +145,8 @@ class FaultyJournal:
             self._released[run.lease_id] = run
         for run in changed:
             self._runs[run.lease_id] = run
-        self._seen = self._seen if seen is None else seen
+        if seen is not None:
+            self.heard(self._seen, seen)
+            self._seen = seen
         if mishap is Mishap.CRASH_AFTER:
             raise ProcessEndedError

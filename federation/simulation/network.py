@@ -30,6 +30,8 @@ class Line:
     """Nothing comes back."""
     loss: float = 0.0
     doubling: float = 0.0
+    drag_ms: float = 0.0
+    """Every message takes so much longer."""
     stray_ms: float = 0.0
     """Some messages take up to so much longer, and others overtake them."""
 
@@ -85,7 +87,7 @@ class Network:
         if cut or chance.random() < line.loss:
             return
         for _ in range(2 if chance.random() < line.doubling else 1):
-            delay_ms = line.latency_ms + chance.random() * line.jitter_ms
+            delay_ms = line.latency_ms + line.drag_ms + chance.random() * line.jitter_ms
             if line.stray_ms and chance.random() < 0.3:
                 delay_ms += chance.random() * line.stray_ms
             self._stage.after(delay_ms, deliver)

@@ -54,6 +54,8 @@ class People:
     line: Line
     hubs: tuple[str, ...]
     wishes: list[Wish] = field(default_factory=list)
+    by_job: dict[str, Wish] = field(default_factory=dict)
+    """Those that were acknowledged."""
     life: Life = field(default_factory=Life)
 
     def plan(self, jobs: int, within_ms: int) -> None:
@@ -64,18 +66,22 @@ class People:
             self.wishes.append(wish)
             at_ms = chance.random() * within_ms
             self.stage.after(at_ms, partial(self._submit, wish, PAUSE_MS), self.life)
-            if chance.random() < 0.12:
-                self.stage.after(at_ms + chance.random() * 20 * MINUTE_MS, partial(self._cancel, wish), self.life)
+            if chance.random() < 0.2:  # most minds are changed at once, while orders are on their way
+                changed_ms = at_ms + chance.random() ** 3 * 20 * MINUTE_MS
+                self.stage.after(changed_ms, partial(self._cancel, wish), self.life)
 
     def _wish(self, request_id: str) -> Wish:
         chance = self.stage.chance
         home = chance.choice(self.hubs)
-        work_ms = int(1_000 + chance.random() ** 3 * 40 * MINUTE_MS)
+        longest_ms = (40 if chance.random() < 0.9 else 120) * MINUTE_MS  # a lease holds for 40 minutes
+        work_ms = int(1_000 + chance.random() ** 3 * longest_ms)
         limit_ms = int(work_ms * chance.choice((0.7, 1.5, 3.0))) + 1_000
         exit_code = chance.choice((0, 0, 0, 0, 3))
         on_partition = chance.choice(_PARTITION)
         again = on_partition == common_pb2.ON_PARTITION_RERUN or chance.random() < 0.3
         preemptible = chance.random() < 0.4
+        pinned = chance.random() < 0.25
+        tasks = 1 if pinned else chance.choice((1, 1, 1, 2))  # fits at the smallest hub
         spec = job_pb2.JobSpec(
             version=1,
             name=request_id,
@@ -85,12 +91,13 @@ class People:
             arguments=(str(work_ms), str(exit_code), str(int(chance.random() < 0.1))),
             runtime_limit_ms=limit_ms,
             demand=job_pb2.Demand(
-                replicas=chance.choice((1, 1, 1, 2)),
+                replicas=tasks,
                 per_task=[common_pb2.Resource(name="cpu", amount=chance.choice((500, 1_000, 2_000)))],
             ),
             on_partition=on_partition,
             preemptible=preemptible,
             idempotent=again,
+            hubs=job_pb2.HubConstraint(allow=[home]) if pinned else None,
         )
         keeps = on_partition == common_pb2.ON_PARTITION_KEEP
         return Wish(request_id, f"{home}/person", spec.SerializeToString(), preemptible, keeps, limit_ms)
@@ -119,6 +126,7 @@ class People:
             raise self.stage.broken(f"request {wish.request_id} was answered with {wish.job_id} and with {job_id}")
         self.stage.tell("people", f"{wish.request_id} is {job_id}")
         wish.job_id = job_id
+        self.by_job[job_id] = wish
 
     def close_files(self, store: Store) -> None:
         """Give up what has been unknown for hours: its hub will not come back."""

@@ -20,7 +20,7 @@ from federation.simulation.machine import GUARD_GRACE_MS, Program
 from federation.simulation.mishaps import FaultyStore
 from federation.simulation.people import People, Wish
 from federation.simulation.stage import Stage
-from hub_node.records import RunState
+from hub_node.records import RunState, Seen
 
 JOBS_MAX = 10**6
 SLACK_MS = 5_000
@@ -49,6 +49,8 @@ class Promises:
         """Until when each lease held at most, as it was saved; also of those that a restore forgot."""
         self._forgotten: set[str] = set()
         """Requests whose jobs a restore forgot: repeated, they are new to it."""
+        self._incarnation = 0
+        """The store's, since it was restored."""
         self._lost: set[str] = set()
         """Jobs that a restore forgot and no hub remembers."""
         self._remembered: set[str] = set()
@@ -61,6 +63,9 @@ class Promises:
         work, (job_id, epoch) = program.run.lease.work, program.key
         self._hold(program.key not in self._begun, f"attempt {epoch} of job {job_id} runs a second time")
         self._begun[program.key] = program
+        job = self._store.get_job(job_id)
+        over = job is None or job.state.terminal
+        self._hold(not over or self._of_before(program), f"job {job_id} begins and has ended before")
         other = self._running.get(job_id)
         if other is not None:
             raise self._stage.broken(
@@ -104,8 +109,9 @@ class Promises:
                     since_ms >= least_ms * 0.999 - SLACK_MS,
                     f"job {job_id} was ended for its lease after {since_ms} of {least_ms} ms",
                 )
-                late_ms = self._plane_now_ms() - self._held_until(program) - GUARD_GRACE_MS
-                self._hold(late_ms <= SLACK_MS, f"job {job_id} ran {late_ms} ms longer than its lease allows")
+                asked_ms = self._plane_now_ms() - (self._stage.now_ms - program.asked_ms)
+                late_ms = asked_ms - self._held_until(program)
+                self._hold(late_ms <= SLACK_MS, f"job {job_id} was told to end {late_ms} ms after its lease")
             case "CANCEL_REQUESTED":
                 self._hold(wish is None or wish.cancelled, f"job {job_id} was cancelled and nobody asked")
             case "PREEMPTED":
@@ -119,6 +125,17 @@ class Promises:
                 )
             case _:
                 raise self._stage.broken(f"job {job_id} was ended as {cause!r}, which nobody may do")
+
+    def _of_before(self, program: Program) -> bool:
+        """Whether it was begun by orders of before a restore: what the store knows of it, its hub has yet to tell."""
+        return program.run.lease.epoch.incarnation < self._incarnation
+
+    def carried_out(self, machine: str, before: Seen, after: Seen) -> None:
+        """An agent carries out no answer that is older than one it carried out before."""
+        self._hold(
+            (before.incarnation, before.revision) <= (after.incarnation, after.revision),
+            f"{machine} carries out {after} after {before}",
+        )
 
     def _held_until(self, program: Program) -> int:
         lease_id = program.run.lease.lease_id
@@ -134,21 +151,31 @@ class Promises:
 
     # ---- the store --------------------------------------------------------------------------------------------------
     def committed(self, unit: Unit) -> None:
-        """What was saved keeps what was promised."""
+        """What was saved keeps what was promised, wherever it touched; once a minute everything is looked at."""
         self.checks += 1
         for lease in unit.leases.values():
             self._leases[lease.id] = max(lease.expires_ms, self._leases.get(lease.id, 0))
         for job in unit.jobs.values():
             self._job_saved(job)
-        if unit.leases or unit.agents:
-            world = unit.world
-            self._none(broken(world.jobs.values(), world.leases.values(), world.agents))
+        world = unit.world
+        touched = unit.agents.keys() | {lease.agent_key for lease in unit.leases.values()}
+        touched |= {job.claim.agent_key for job in unit.jobs.values() if job.claim is not None}
+        touched |= {lease.agent_key for job_id in unit.jobs if (lease := world.lease_for(job_id)) is not None}
+        leases = [lease for key in touched for lease in world.held_by(key)]
+        jobs = {job_id: world.jobs[job_id] for job_id in unit.jobs if job_id in world.jobs}
+        jobs |= {lease.job_id: world.jobs[lease.job_id] for lease in leases if lease.job_id in world.jobs}
+        jobs |= {job.id: job for key in touched for job in world.claimed_at(key)}
+        self._none(broken(jobs.values(), leases, world.agents))
 
     def _job_saved(self, job: Job) -> None:
         before = self._terminal.get(job.id)
         self._hold(before is None or before is job.state, f"job {job.id} had ended as {before} and is {job.state} now")
         if job.state.terminal:
             self._terminal[job.id] = job.state
+        if job.state.terminal or job.state is JobState.QUEUED:
+            running = self._running.get(job.id)
+            if running is not None and not self._of_before(running):
+                raise self._stage.broken(f"job {job.id} is {job.state} and runs at {running.machine}")
         if job.epoch is not None:
             epoch = (job.epoch.incarnation, job.epoch.n)
             self._hold(self._epochs.get(job.id, epoch) <= epoch, f"job {job.id} went back to attempt {job.epoch}")
@@ -163,6 +190,7 @@ class Promises:
         same = {job.id: job for job in loaded.jobs} == world.jobs
         same = same and {lease.id: lease for lease in loaded.leases} == world.leases
         self._hold(same and loaded.last_seq == world.last_seq, "the control plane's memory is not what its store holds")
+        self._none(broken(world.jobs.values(), world.leases.values(), world.agents))
 
     def known_jobs(self) -> dict[str, Job]:
         """What the store has, by id."""
@@ -171,6 +199,7 @@ class Promises:
     def restored(self, before: Mapping[str, Job]) -> None:
         """A backup took the place of a store that knew `before`: only what no hub runs may be lost with what came since."""
         known = self.known_jobs()
+        self._incarnation = self._store.tables.incarnation
         self._terminal = {job.id: job.state for job in known.values() if job.state.terminal}
         self._epochs = {job.id: (job.epoch.incarnation, job.epoch.n) for job in known.values() if job.epoch}
         run = {
@@ -236,7 +265,7 @@ class Promises:
             self._none(broken_history(job_id, facts))
 
     def _wish_of(self, job_id: str) -> Wish | None:
-        return next((wish for wish in self._people.wishes if wish.job_id == job_id), None)
+        return self._people.by_job.get(job_id)
 
     def _hold(self, holds: bool, otherwise: str) -> None:
         if not holds:

@@ -8,11 +8,10 @@ their sha256. Deliberately not here: any real clock, any thread.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from federation.simulation.clock import Agenda, VirtualClock
 
 BEGINS_MS = 1_760_000_000_000
 """When every simulated world begins, ms since the Unix epoch."""
@@ -28,12 +27,6 @@ class Life:
     """While the process is stopped, or its machine paused: what would have happened to it; it happens when it goes on."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    event: Event
-    life: Life | None
-
-
 class BrokenPromiseError(Exception):
     """A promise of the federation does not hold; the text says which, when and for whom."""
 
@@ -42,23 +35,22 @@ class Stage:
     """See the module."""
 
     def __init__(self, seed: int, keep_trace: bool = False) -> None:
-        self.clock = VirtualClock(BEGINS_MS)
+        self.now_ms = BEGINS_MS
+        """True time, which nobody in the simulated world can read."""
         self.chance = random.Random(seed)
         self.events = 0
         self.lines: list[str] = []
         """The trace, where it is kept."""
         self._keep = keep_trace
-        self._agenda = Agenda[_Planned](self.clock)
+        self._agenda: list[tuple[int, int, Event, Life | None]] = []
+        """A heap: when, in which order it was put there, what, and whose."""
+        self._entered = 0
         self._digest = hashlib.sha256()
-
-    @property
-    def now_ms(self) -> int:
-        """True time, which nobody in the simulated world can read."""
-        return self.clock.now_ms()
 
     def after(self, delay_ms: float, event: Event, life: Life | None = None) -> None:
         """`event` happens in `delay_ms`, unless `life` has ended by then."""
-        self._agenda.put(self.now_ms + max(0, int(delay_ms)), _Planned(event, life))
+        self._entered += 1
+        heapq.heappush(self._agenda, (self.now_ms + max(0, int(delay_ms)), self._entered, event, life))
 
     def go_on(self, life: Life) -> None:
         """A process that was stopped finds, in order, what it missed."""
@@ -68,16 +60,15 @@ class Stage:
 
     def run(self, until_ms: int) -> None:
         """Let everything happen that happens before `until_ms`."""
-        while (next_ms := self._agenda.next_ms()) is not None and next_ms < until_ms:
-            for planned in self._agenda.take():
-                life = planned.life
-                if life is not None and (not life.alive or life.missed is not None):
-                    if life.missed is not None:
-                        life.missed.append(planned.event)
-                    continue
+        agenda = self._agenda
+        while agenda and agenda[0][0] < until_ms:
+            self.now_ms, _, event, life = heapq.heappop(agenda)
+            if life is None or (life.alive and life.missed is None):
                 self.events += 1
-                planned.event()
-        self.clock.advance(until_ms)
+                event()
+            elif life.missed is not None:
+                life.missed.append(event)
+        self.now_ms = until_ms
 
     def tell(self, who: str, what: str) -> None:
         """One line of the trace."""

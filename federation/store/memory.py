@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,6 +180,10 @@ class MemoryStore:
         """What is committed."""
         self._lock = threading.Lock()
         self._writing = False
+        self._indexed: list[EventRow] = []
+        self._index: dict[tuple[str, str], list[EventRow]] = {}
+        """Events by what they are about, as far as somebody has asked; of the list `_indexed`."""
+        self._index_size = 0
 
     def load(self, *, waiting: bool = True) -> Loaded:
         """Everything live, or all but the jobs that wait and have no claim."""
@@ -261,8 +266,16 @@ class MemoryStore:
     def events_of(self, entity: str, entity_id: str, limit: int) -> tuple[EventRow, ...]:
         """The facts of one thing, oldest first."""
         with self._lock:
-            found = [row for row in self.tables.events if row.entity == entity and row.entity_id == entity_id]
-        return tuple(found[:limit])
+            self._index_events()
+            return tuple(self._index.get((entity, entity_id), ())[:limit])
+
+    def _index_events(self) -> None:
+        events = self.tables.events
+        if events is not self._indexed or len(events) < self._index_size:  # other tables have taken their place
+            self._indexed, self._index, self._index_size = events, {}, 0
+        for row in itertools.islice(events, self._index_size, None):
+            self._index.setdefault((row.entity, row.entity_id), []).append(row)
+        self._index_size = len(events)
 
     def event_marks(self, after_seq: int, limit: int) -> Sequence[EventMark]:
         """Of the facts after that seq, in order."""
