@@ -199,6 +199,8 @@ class SimulatedAgent:
             self._tell_end(walk, run.outcome, None, 0, run.ended_ms)
         elif run.runner_state:
             self._watch(walk)
+            if run.lease.valid_until_ms:
+                self._extend(walk, run.lease.valid_until_ms)
         else:
             self._put(Progressed(run.lease_id, "staging"))
             delay_ms = 50 + self._stage.chance.random() ** 3 * STAGING_MS_MAX

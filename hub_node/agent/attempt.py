@@ -75,7 +75,8 @@ class AttemptThread:
         self._places: Places = tools.staging.places(run.lease.job_id, run.lease.epoch)
         self._wake = threading.Condition()
         self._end: tuple[Reason, int] | None = None
-        self._extension: int | None = None
+        # an agent that died between its journal and its guard wrote down a renewal that the guard never heard of
+        self._extension: int | None = None if fresh else run.lease.valid_until_ms or None
         self._leaving = False
         self._runner: Runner | None = None
         self._started_ms = run.started_ms
@@ -224,18 +225,20 @@ class AttemptThread:
                     self._asked_s = now_s
                     runner.stop(self._end[1])
                     continue
-                if self._extension is not None:
-                    self._extend(runner, self._extension)
+                if self._extension is not None and self._extended(runner, self._extension):
                     self._extension = None
                 self._wake.wait(next(every_s for age_s, every_s in POLL_S if now_s - began_s < age_s))
 
-    def _extend(self, runner: Runner, valid_until_ms: int) -> None:
+    def _extended(self, runner: Runner, valid_until_ms: int) -> bool:
+        """Whether the guard knows; where its disk is full it is told again, for the control plane will not say it again."""
         limit_ms = self._started_ms + self._run.lease.work.runtime_limit_ms
         if isinstance(runner, Extendable):
             try:
                 runner.extend(limit_ms, valid_until_ms)
             except OSError as problem:
                 log.error("the deadline of run %s could not be moved: %s", self._run.lease_id, problem)
+                return False
+        return True
 
     def _conclude(self, status: Status) -> None:
         """The program is over: what that means for the run."""

@@ -306,6 +306,24 @@ def test_short_lease_that_is_not_renewed_ends_the_run(agent: AgentProcess, contr
     assert control.ended("job-2") is None
 
 
+def test_renewal_that_only_the_journal_knows_reaches_the_guard(agent: AgentProcess, control: ScriptedControl) -> None:
+    """An agent died between writing a renewal down and telling the guard: the next one tells it, unasked."""
+    stop = common_pb2.ON_PARTITION_STOP
+    sleeps = program("import time; time.sleep(600)", on_partition=stop)
+    control.start("job-1", sleeps, valid_for_ms=60_000)
+    control.wait(in_state(control, "job-1", RUNNING))
+    agent.end(signal.SIGKILL)
+    deadline = agent.folder / "state/attempts/job-1/1-1/deadline.json"
+    before_ms = json.loads(deadline.read_text())["lease_boot_ms"]
+    journal = Journal(agent.folder / "state")
+    (run,) = journal.load().values()
+    longer_ms = run.deadline_ms + 600_000
+    journal.save([replace(run, deadline_ms=longer_ms, lease=replace(run.lease, valid_until_ms=longer_ms))])
+    journal.close()
+    agent.start()
+    eventually(lambda: json.loads(deadline.read_text())["lease_boot_ms"] >= before_ms + 590_000, 20, "the guard's word")
+
+
 def test_machine_that_restarted_ends_its_runs_before_it_speaks(agent: AgentProcess, control: ScriptedControl) -> None:
     """Another boot in the journal: the run ended with the machine; `rerun` goes back to the queue without blame."""
     control.start("job-1", spec_of("never-ends"))
