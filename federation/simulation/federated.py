@@ -100,7 +100,6 @@ class _Federation:
         hubs = tuple(f"hub-{number}" for number in range(1, scenario.hubs + 1))
         self.people = People(stage, self.network, self.pair, self.people_line, hubs)
         self.promises = Promises(stage, self.store, self.people, self.pair.now_ms)
-        self.plane.listeners.append(self.promises.committed)
         self.pair.when_taken_over = self.promises.acknowledged_are_kept
         self.counts: Mapping[FaultKind, int] = {}
         self.agents = [self._agent(hub_id) for hub_id in hubs]
@@ -113,6 +112,7 @@ class _Federation:
     def _plane(self, who: str, clock: LocalClock) -> SimulatedPlane:
         plane = SimulatedPlane(self.stage, clock, self._ground, Seat(self.stage, self._row), who)
         plane.when_gone = partial(self._plane_again, plane)
+        plane.listeners.append(lambda unit: self.promises.committed(unit))
         return plane
 
     def _second_plane(self) -> SimulatedPlane:

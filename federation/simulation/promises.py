@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from federation.domain.ids import JobId, LeaseId
+from federation.domain.hub import Agent
+from federation.domain.ids import AgentKey, JobId, LeaseId
 from federation.domain.job import Job, JobState
 from federation.domain.lease import KILL_GRACE_MS, LEASE_MS_BATCH, SKEW_BOUND_MS
 from federation.lifecycle.invariants import broken, broken_history, miscounted
@@ -165,7 +166,7 @@ class Promises:
         jobs = {job_id: world.jobs[job_id] for job_id in unit.jobs if job_id in world.jobs}
         jobs |= {lease.job_id: world.jobs[lease.job_id] for lease in leases if lease.job_id in world.jobs}
         jobs |= {job.id: job for key in touched for job in world.claimed_at(key)}
-        self._none(broken(jobs.values(), leases, world.agents))
+        self._none(broken(jobs.values(), leases, _bound(world)))
 
     def _job_saved(self, job: Job) -> None:
         before = self._terminal.get(job.id)
@@ -190,7 +191,7 @@ class Promises:
         same = {job.id: job for job in loaded.jobs} == world.jobs
         same = same and {lease.id: lease for lease in loaded.leases} == world.leases
         self._hold(same and loaded.last_seq == world.last_seq, "the control plane's memory is not what its store holds")
-        self._none(broken(world.jobs.values(), world.leases.values(), world.agents))
+        self._none(broken(world.jobs.values(), world.leases.values(), _bound(world)))
 
     def known_jobs(self) -> dict[str, Job]:
         """What the store has, by id."""
@@ -274,3 +275,12 @@ class Promises:
     def _none(self, found: list[str]) -> None:
         if found:
             raise self._stage.broken("; ".join(found))
+
+
+def _bound(world: World) -> Mapping[AgentKey, Agent]:
+    """Agents that hold no more than they offer, by the plan: what a hub says that it runs since before a restore counts,
+    and may come to what was placed there meanwhile."""
+    if world.restoration is None:
+        return world.agents
+    told = {lease.agent_key for lease in world.leases.values() if lease.epoch.incarnation < world.incarnation}
+    return {key: agent for key, agent in world.agents.items() if key not in told}
