@@ -105,7 +105,10 @@ def kinds_named(text: str) -> tuple[FaultKind, ...]:
 def plan(victims: Victims, kinds: Iterable[FaultKind], episodes: int, within_ms: int) -> Mapping[FaultKind, int]:
     """Put `episodes` of a drawn mix of `kinds` on the agenda; how many of each. All are over at `within_ms`."""
     chance, stage = victims.stage.chance, victims.stage
-    drawn = [kind for kind in kinds if chance.random() < 0.5] or list(kinds)[:1]
+    drawn = [kind for kind in kinds if chance.random() < 0.5]
+    if chance.random() < 0.25:  # a control plane that starts again forgets what it kept in memory only, and hides it
+        drawn = [kind for kind in drawn if kind not in _ENDS_THE_PLANE]
+    drawn = drawn or list(kinds)[:1]
     counts: dict[FaultKind, int] = {}
     for _ in range(episodes if drawn else 0):
         kind = chance.choice(drawn)
@@ -320,3 +323,15 @@ _EPISODES: Mapping[FaultKind, _Episode] = {
     FaultKind.STANDBY_TAKEOVER: _Episode(_takeover, 2 * SECOND_MS, 3 * MINUTE_MS),
     FaultKind.LEADER_CUT: _Episode(_leader_cut, 2 * SECOND_MS, 3 * MINUTE_MS),
 }
+_ENDS_THE_PLANE = frozenset(
+    {
+        FaultKind.RECONNECT_STORM,
+        FaultKind.PLANE_CRASH,
+        FaultKind.PLANE_CRASH_BEFORE_COMMIT,
+        FaultKind.PLANE_CRASH_AFTER_COMMIT,
+        FaultKind.FSYNC_FAILED,
+        FaultKind.RESTORE,
+        FaultKind.STANDBY_TAKEOVER,
+        FaultKind.LEADER_CUT,
+    }
+)

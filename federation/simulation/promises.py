@@ -154,6 +154,8 @@ class Promises:
     def committed(self, unit: Unit) -> None:
         """What was saved keeps what was promised, wherever it touched; once a minute everything is looked at."""
         self.checks += 1
+        if not (unit.jobs or unit.leases or unit.agents):
+            return
         for lease in unit.leases.values():
             self._leases[lease.id] = max(lease.expires_ms, self._leases.get(lease.id, 0))
         for job in unit.jobs.values():

@@ -346,6 +346,25 @@ def lease_counted_from_receipt() -> Iterator[None]:
 
 
 @_mutant
+def lease_compared_with_or_equal() -> Iterator[None]:
+    """A lease that is named again is taken for a newer one of its job."""
+    stops = reconcile._stops
+
+    def hasty(orders: Any, runs: Mapping[str, Any]) -> list[Any]:
+        reason = Reason("SUPERSEDED", "The federation has given this job a newer lease.")
+        again = [
+            reconcile.Stop(run.lease_id, reason, 0)
+            for lease in orders.leases
+            for run in runs.values()
+            if run.lease.job_id == lease.job_id and run.lease.epoch == lease.epoch and run.state is RunState.RUNNING
+        ]
+        return [*stops(orders, runs), *again]
+
+    with _patched(reconcile, "_stops", hasty):
+        yield
+
+
+@_mutant
 def old_answers_count() -> Iterator[None]:
     """A late answer is carried out though a newer one was."""
     with _patched(reconcile, "is_stale", lambda orders, incarnation, revision: False):
