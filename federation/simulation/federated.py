@@ -14,8 +14,9 @@ from functools import partial
 
 from federation.policy.share import SharePolicy
 from federation.scheduling import Policy
+from federation.service.world import Unit
 from federation.simulation import faults
-from federation.simulation.agent import Place, SimulatedAgent
+from federation.simulation.agent import Place, Resource, SimulatedAgent
 from federation.simulation.faults import FaultKind
 from federation.simulation.machine import Machine
 from federation.simulation.mishaps import FaultyJournal, FaultyStore
@@ -112,8 +113,11 @@ class _Federation:
     def _plane(self, who: str, clock: LocalClock) -> SimulatedPlane:
         plane = SimulatedPlane(self.stage, clock, self._ground, Seat(self.stage, self._row), who)
         plane.when_gone = partial(self._plane_again, plane)
-        plane.listeners.append(lambda unit: self.promises.committed(unit))
+        plane.listeners.append(self._committed)
         return plane
+
+    def _committed(self, unit: Unit) -> None:
+        self.promises.committed(unit)  # which is made after the first control plane
 
     def _second_plane(self) -> SimulatedPlane:
         """On a machine of its own, with a clock of its own."""
@@ -130,7 +134,7 @@ class _Federation:
         cpus = 4 if roomy else chance.choice((2, 4))  # so little that people wait for room, and make room
         policy = SharePolicy(reclaim_s=chance.choice((0, 30, 60)), takes_back=not roomy and chance.random() < 0.3)
         line = Line(hub_id, chance.uniform(2, 200), chance.uniform(1, 100))
-        offered = (("cpu", "", cpus * 1_000), ("disk", "", 10**12), ("memory", "", 64 * 2**30))
+        offered: tuple[Resource, ...] = (("cpu", "", cpus * 1_000), ("disk", "", 10**12), ("memory", "", 64 * 2**30))
         if like is not None:
             offered, policy = like.offered, like.policy
         place = Place(hub_id, "main", machine, FaultyJournal(), line, offered, policy, f"{hub_id}-{instance}")

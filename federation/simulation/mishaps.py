@@ -115,7 +115,7 @@ class FaultyJournal:
     def __init__(self) -> None:
         self.mishap = Mishap.NONE
         self.out_of_order = Mishap.NONE
-        self.heard: Callable[[Seen, Seen], None] = lambda before, after: None
+        self.heard: Callable[[Seen, Seen], None] = lambda _before, _after: None
         """Told which orders were carried out last, before and with a write."""
         self._runs: dict[str, Run] = {}
         self._released: dict[str, Run] = {}

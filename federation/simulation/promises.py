@@ -163,7 +163,7 @@ class Promises:
         world = unit.world
         touched = unit.agents.keys() | {lease.agent_key for lease in unit.leases.values()}
         touched |= {job.claim.agent_key for job in unit.jobs.values() if job.claim is not None}
-        touched |= {lease.agent_key for job_id in unit.jobs if (lease := world.lease_for(job_id)) is not None}
+        touched |= {held.agent_key for job_id in unit.jobs if (held := world.lease_for(job_id)) is not None}
         leases = [lease for key in touched for lease in world.held_by(key)]
         jobs = {job_id: world.jobs[job_id] for job_id in unit.jobs if job_id in world.jobs}
         jobs |= {lease.job_id: world.jobs[lease.job_id] for lease in leases if lease.job_id in world.jobs}
@@ -280,8 +280,10 @@ class Promises:
 
 
 def _bound(world: World) -> Mapping[AgentKey, Agent]:
-    """Agents that hold no more than they offer, by the plan: what a hub says that it runs since before a restore counts,
-    and may come to what was placed there meanwhile."""
+    """Agents that hold no more than they offer, by the plan.
+
+    What a hub says that it runs since before a restore counts, and may come to what was placed there meanwhile.
+    """
     if world.restoration is None:
         return world.agents
     told = {lease.agent_key for lease in world.leases.values() if lease.epoch.incarnation < world.incarnation}
