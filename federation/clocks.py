@@ -12,6 +12,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from federation.errors import Code, Fault, FederationError
+
+EARLIEST_MS = 1_577_836_800_000
+"""2020: a machine whose clock stands before has lost it, as after a dead battery, and nobody has told it the time yet."""
 SLEW_PPM = 200
 """A bad crystal's drift: what a lease's skew bound allows for in any case."""
 
@@ -24,6 +28,23 @@ def wall_ms() -> int:
 def boot_ms() -> int:
     """CLOCK_BOOTTIME, ms since the machine booted, sleep included."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def told_the_time(wall_ms: int) -> None:
+    """Return if a wall clock may be right. Asked at a start only: what is set later changes nothing.
+
+    Raises: FederationError CLOCK_UNSET. A program that went on would keep that time: leases, tokens, links and certificates
+    would all be of another century.
+    """
+    if wall_ms < EARLIEST_MS:
+        stands = time.strftime("%Y-%m-%d %H:%M", time.gmtime(max(0, wall_ms) / 1000))
+        raise FederationError(
+            Code.CLOCK_UNSET,
+            f"this machine's clock stands at {stands} UTC",
+            fault=Fault.CALLER,
+            hint="Set it, or wait until NTP has (`timedatectl`), and start again. What runs goes on.",
+            metadata={"clock_ms": str(wall_ms)},
+        )
 
 
 class SteadyClock:

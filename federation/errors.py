@@ -65,6 +65,7 @@ class Code(enum.StrEnum):
     UNSAFE_ARCHIVE = "UNSAFE_ARCHIVE"
     DIGEST_MISMATCH = "DIGEST_MISMATCH"
     CONFIGURATION_INVALID = "CONFIGURATION_INVALID"
+    CLOCK_UNSET = "CLOCK_UNSET"
     TLS_REQUIRED = "TLS_REQUIRED"
     ROOM_TAKEN = "ROOM_TAKEN"
     ENGINE_UNAVAILABLE = "ENGINE_UNAVAILABLE"
@@ -121,6 +122,7 @@ KINDS: Mapping[Code, Kind] = {
     Code.UNSAFE_ARCHIVE: _INVALID,
     Code.DIGEST_MISMATCH: Kind("DATA_LOSS", 422, 1),
     Code.CONFIGURATION_INVALID: _INVALID,
+    Code.CLOCK_UNSET: _CONFLICT,
     Code.TLS_REQUIRED: _INVALID,
     Code.ROOM_TAKEN: _CONFLICT,
     Code.ENGINE_UNAVAILABLE: _CONFLICT,
@@ -189,6 +191,7 @@ _ENTRIES_MAX = 24
 _REFUSED_BY = re.compile(r"ipv[46]:(\S+?): .*Connection refused")
 _NO_ADDRESS = re.compile(r"(?:DNS resolution|Domain name not found|resolution) failed for ([\w.-]+)")
 _LATE = re.compile(r"deadline exceeded", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"(Received|Sent) message larger than max \((\d+) vs\.? (\d+)\)")
 
 _BY_STATUS: Mapping[str, tuple[Code, Fault]] = {
     "INVALID_ARGUMENT": (Code.INVALID_ARGUMENT, Fault.CALLER),
@@ -257,6 +260,8 @@ def from_rpc_error(rpc_error: grpc.RpcError) -> FederationError:
         return from_parts(info.reason, details, fault, hint, metadata)
     code, fault_of_status = _BY_STATUS.get(name, (Code.INTERNAL, Fault.FEDERATION))
     hint = "Run `brhub doctor`: it names the hop that breaks." if fault_of_status is Fault.NETWORK else ""
+    if _TOO_LARGE.search(details):
+        hint = "Send less at once: large data travels as packages, results and datasets."
     return FederationError(
         code,
         _way_in_words(details) or details or name,
@@ -267,7 +272,10 @@ def from_rpc_error(rpc_error: grpc.RpcError) -> FederationError:
 
 
 def _way_in_words(details: str) -> str:
-    """What gRPC says of a way that does not work, for a person; empty where it says something else."""
+    """What gRPC says of a way or a message that does not work, for a person; empty where it says something else."""
+    large = _TOO_LARGE.search(details)
+    if large:
+        return f"a message has {int(large[2]):,} bytes; at most {int(large[3]):,} are taken"
     refused = _REFUSED_BY.search(details)
     if refused:
         return f"{unquote(refused[1])} refuses the connection"

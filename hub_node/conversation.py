@@ -17,7 +17,7 @@ from federation.errors import Code
 from federation.v1 import hub_pb2
 from hub_node import wire
 from hub_node.reconcile import usage
-from hub_node.records import DatasetReport, NodeReport, Orders, Run, RunState
+from hub_node.records import DatasetReport, NodeReport, Orders, Outcome, Run, RunState
 
 PROTOCOL_MIN, PROTOCOL_MAX = 1, 1
 HOLD_MS = 20_000
@@ -38,6 +38,9 @@ SESSION_GONE = frozenset({Code.SESSION_UNKNOWN, Code.SESSION_SUPERSEDED})
 
 FEATURES = ("tells-all",)
 """What we can do beyond the first protocol: tell a restored control plane all we know."""
+REPORTS_BYTES_MAX = 6 << 20
+"""Of reports in one message, which the other side takes up to 16 MiB: how many a long cut leaves to be told has no bound.
+Ends that do not fit follow with the next sync; in a full list such a run is named as not yet ended."""
 TOLD_BYTES_MAX = 8 << 20
 """Of what only a restored control plane asks for, in one message; what does not fit is older, or follows with the next."""
 
@@ -113,7 +116,7 @@ class Conversation:
             nodes=[wire.node_to(node) for node in nodes],
             engines=about.engines,
             datasets=[wire.dataset_to(one) for one in about.datasets],
-            runs=self._reports(truth.runs.values(), now_ms),
+            runs=self._reports(truth.runs.values(), now_ms, full=True),
             title=about.title,
             reclaim_ms=about.reclaim_ms,
             takes_back=about.takes_back,
@@ -142,7 +145,7 @@ class Conversation:
             or run.lease_id in self._specs
             or usage(run, now_ms)
         )
-        reports = self._reports(changed, now_ms)
+        reports = self._reports(changed, now_ms, self._full)
         tells_all = self._all and truth.released is not None
         if self._specs or tells_all:
             self._remind(reports, truth, tells_all, now_ms)
@@ -193,8 +196,21 @@ class Conversation:
                 break
             reports.append(report)
 
-    def _reports(self, runs: Iterable[Run], now_ms: int) -> list[hub_pb2.RunReport]:
-        return [wire.report_to(run, usage(run, now_ms), self._log_bytes(run)) for run in runs]
+    def _reports(self, runs: Iterable[Run], now_ms: int, full: bool) -> list[hub_pb2.RunReport]:
+        reports: list[hub_pb2.RunReport] = []
+        left_bytes, room = REPORTS_BYTES_MAX, True
+        for run in runs:
+            report = None
+            if room or run.state is not RunState.ENDED:
+                report = wire.report_to(run, usage(run, now_ms), self._log_bytes(run))
+                left_bytes -= report.ByteSize()
+                if left_bytes < 0 and run.state is RunState.ENDED and reports:
+                    report, room = None, False  # it and all ends after it wait for the next sync
+            if report is not None:
+                reports.append(report)
+            elif full:
+                reports.append(wire.report_to(replace(run, state=RunState.STOPPING, outcome=Outcome.NONE)))
+        return reports
 
 
 def carried(orders: Orders) -> bool:

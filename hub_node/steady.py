@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from federation.clocks import SteadyClock, boot_ms
+from federation.clocks import SteadyClock, boot_ms, told_the_time, wall_ms
 
 CLOCK_FILE = "clock.json"
 _clock = SteadyClock()
@@ -31,7 +31,10 @@ def boot_time_ms(moment_ms: int) -> int:
 
 
 def keep_in(state_dir: Path) -> None:
-    """Go on with the clock of this boot's earlier agents; the first of a boot writes it down."""
+    """Go on with the clock of this boot's earlier agents; the first of a boot writes it down.
+
+    Raises: FederationError CLOCK_UNSET where there is none that is right.
+    """
     global _clock  # noqa: PLW0603  # one process, one machine, one clock
     file, boot = state_dir / CLOCK_FILE, boot_id()
     try:
@@ -39,6 +42,7 @@ def keep_in(state_dir: Path) -> None:
         ahead_ms = int(kept["ahead_ms"]) if kept["boot_id"] == boot else None
     except (OSError, ValueError, KeyError, TypeError):
         ahead_ms = None
+    told_the_time(wall_ms() if ahead_ms is None else boot_ms() + ahead_ms)
     _clock = SteadyClock(ahead_ms=ahead_ms)
     if ahead_ms is None:
         partial = file.with_suffix(".partial")

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 
-from federation.clocks import SteadyClock
+from federation.clocks import SteadyClock, told_the_time, wall_ms
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's: 32 letters that nobody mistakes for each other; text order is number order."""
@@ -17,6 +17,8 @@ class SystemClock(SteadyClock):
     """UTC, from the machine; setting its clock changes no lease. What was set is followed slowly, or at the next start."""
 
     def __init__(self) -> None:
+        """Raises: FederationError CLOCK_UNSET."""
+        told_the_time(wall_ms())
         super().__init__(follows=True)
 
 

@@ -59,6 +59,7 @@ class ControlPlane:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        clock = SystemClock()  # before anything is opened: no clock, no control plane
         Path(settings.server.data_dir).mkdir(parents=True, exist_ok=True)
         address = settings.store_address
         self.objects = ObjectStore(address) if address else None
@@ -69,7 +70,7 @@ class ControlPlane:
         store = open_store(settings.store_url, waiting=_standing_by)
         self.leadership = leadership_of(store)
         outside = Outside(
-            store, SystemClock(), SortableIds(), self.objects, self.tracking, policy, settings.store.keep_events_days
+            store, clock, SortableIds(), self.objects, self.tracking, policy, settings.store.keep_events_days
         )
         self.desk = Desk(outside)
         self.servers: list[grpc.aio.Server] = []

@@ -1,0 +1,129 @@
+"""Messages that are too large, in number and in bytes: refused with a code, or told in parts; others are served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from federation.api.hubs import REPORTS_MAX
+from federation.app.serving import MESSAGE_BYTES_MAX
+from federation.client import Client, Settings, transport
+from federation.errors import Code, FederationError, from_rpc_error
+from federation.v1 import common_pb2, hub_pb2, job_pb2
+from hub_node.conversation import Conversation, Introduction, Truth
+from hub_node.ports import RELEASED_MAX, RUNS_MAX
+from hub_node.records import OutputFile, Run, RunState
+from tests.support.plane import AISHA, CAIRO, Plane, a_plane, a_session, a_submit, a_wire_spec
+from tests.unit.hub_node.runs import a_run
+
+STALL_S_MAX = 10.0
+"""Of a caller beside the largest message that is taken; well below a second on a machine of its own."""
+
+
+@pytest.fixture
+async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
+    """A control plane for one test."""
+    async with a_plane(tmp_path, store=f"sqlite:///{tmp_path / 'federation.db'}") as running:
+        yield running
+
+
+def unknown(count: int) -> list[hub_pb2.RunReport]:
+    """Runs that no control plane ever heard of."""
+    return [
+        hub_pb2.RunReport(
+            lease_id=f"lease-{n:026d}",
+            job_id=f"job-{n:026d}",
+            epoch=common_pb2.Epoch(incarnation=1, n=n + 1),
+            state=hub_pb2.RUN_STATE_RUNNING,
+            usage=[hub_pb2.UsageInterval(index=0, start_ms=1, end_ms=2)],
+        )
+        for n in range(count)
+    ]
+
+
+async def beside(plane: Plane, call: Any) -> tuple[Any, float]:
+    """What `call` answers or is refused with, and the longest that a submit took meanwhile, s."""
+    voice, longest_s, n = plane.voice(AISHA), 0.0, 0
+    task = asyncio.ensure_future(call)
+    while not task.done():
+        began_s = time.monotonic()
+        await voice.job("SubmitJobs", a_submit(a_wire_spec(), first_id=n))
+        longest_s, n = max(longest_s, time.monotonic() - began_s), n + 1
+    try:
+        return await task, longest_s
+    except grpc.aio.AioRpcError as problem:
+        return from_rpc_error(problem), longest_s
+
+
+def test_both_sides_know_the_same_limits() -> None:
+    """What an agent may have to tell fits, in number; and a message has one size for all."""
+    assert REPORTS_MAX == RUNS_MAX + RELEASED_MAX
+    assert transport.MESSAGE_BYTES_MAX == MESSAGE_BYTES_MAX
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("count", "taken"), [(REPORTS_MAX, True), (REPORTS_MAX + 1, False), (100_000, False)])
+async def test_a_sync_with_very_many_unknown_runs(plane: Plane, count: int, taken: bool) -> None:
+    """At the limit each is told to end; past it the whole is refused before the writer hears of it. Others go on."""
+    agent = plane.voice(CAIRO)
+    session = await agent.hub("OpenSession", a_session())
+    request = hub_pb2.SyncHubRequest(session_id=session.session_id, sync_seq=1, changed=unknown(count))
+    said, longest_s = await beside(plane, agent.hub("SyncHub", request))
+    if taken:
+        assert (len(said.revokes), {one.reason.code for one in said.revokes}) == (count, {"LEASE_OVER"})
+        assert said.ByteSize() < MESSAGE_BYTES_MAX
+    else:
+        assert said.code is Code.LIMIT_EXCEEDED
+    assert longest_s < STALL_S_MAX
+
+
+@pytest.mark.asyncio
+async def test_a_message_of_too_many_bytes_is_refused_in_words(plane: Plane) -> None:
+    """By the server of whoever sends it all the same, and by our own client before it is sent."""
+    request = job_pb2.CancelJobRequest(job_id="job-1", note="x" * (MESSAGE_BYTES_MAX + 1))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await plane.voice(AISHA).job("CancelJob", request)
+    said = from_rpc_error(caught.value)
+    assert (said.code, f"at most {MESSAGE_BYTES_MAX:,} are taken" in said.message) == (Code.LIMIT_EXCEEDED, True)
+    settings = Settings(f"127.0.0.1:{plane.plane.ports['grpc']}", plane.plane.tokens.issue(AISHA))
+
+    def ours() -> FederationError:
+        with Client(settings) as client, pytest.raises(FederationError) as refused:
+            client.cancel("job-1", "x" * (MESSAGE_BYTES_MAX + 1))
+        return refused.value
+
+    said = await asyncio.to_thread(ours)
+    assert (said.code, f"at most {MESSAGE_BYTES_MAX:,} are taken" in said.message) == (Code.LIMIT_EXCEEDED, True)
+    assert "Send less" in said.hint
+
+
+def test_what_a_long_cut_left_to_tell_is_told_in_parts() -> None:
+    """400 ends with a thousand files each, 40 MiB: every message fits, each run is named in the first, each end is told once."""
+    files = tuple(OutputFile(f"part-{n:05d}.parquet", n, "0" * 64) for n in range(1_000))
+    runs: dict[str, Run] = {}
+    for n in range(400):
+        run = a_run(f"job-{n}", state=RunState.ENDED, outputs=files)
+        runs[run.lease_id] = run
+    talk = Conversation(Introduction("cairo", "main", "i", "", (), ()), lambda _: 0)
+    opening = talk.opening(Truth(runs), (), 0)
+    talk.opened(Truth(runs), hub_pb2.OpenSessionResponse(session_id="s"))
+    assert [report.lease_id for report in opening.runs] == list(runs)
+    told: list[str] = []
+    sizes = [opening.ByteSize()]
+    while runs:
+        call, request = talk.call(Truth(runs), (), 0, 0)
+        sizes.append(request.ByteSize())
+        ended = [one.lease_id for one in request.changed if one.state == hub_pb2.RUN_STATE_ENDED]
+        assert all(len(one.outputs) == 1_000 for one in request.changed)
+        told += ended
+        runs = {lease_id: run for lease_id, run in runs.items() if lease_id not in ended}
+        talk.answered(call, hub_pb2.SyncHubResponse(), Truth(runs))
+        assert ended, "something is told each time"
+    assert (len(told), len(set(told)), max(sizes) < MESSAGE_BYTES_MAX, len(sizes) > 3) == (400, 400, True, True)
