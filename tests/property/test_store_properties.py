@@ -132,6 +132,7 @@ STEP = st.one_of(
     st.tuples(st.just("job"), SMALL, st.integers(1, 3), st.sampled_from(JobState)),
     st.tuples(st.just("lease"), SMALL, SMALL),
     st.tuples(st.just("fact"), SMALL),
+    st.tuples(st.just("forget"), SMALL),
     st.tuples(st.just("request"), SMALL),
     st.tuples(st.just("usage"), SMALL, st.integers(0, 3)),
 )
@@ -150,6 +151,8 @@ def _apply(store: Store, steps: list[tuple[object, ...]], commit: bool) -> str:
                         transaction.put_leases([lease(n, job(of))])
                     case ("fact", int(n)):
                         transaction.append_events([fact(f"job-{n}")])
+                    case ("forget", int(seq)):
+                        transaction.remove_events([seq])
                     case ("request", int(n)):
                         transaction.put_requests([request(f"r{n}", job(n))])
                     case ("usage", int(n), int(index)):
@@ -175,6 +178,7 @@ def check_held_together(plain: Store, sql: Store, transactions: list[tuple[list[
         assert _apply(sql, steps, commit) == _apply(plain, steps, commit)
     assert sql.load() == plain.load()
     assert sql.count_jobs() == plain.count_jobs()
+    assert tuple(sql.event_marks(0, 100)) == tuple(plain.event_marks(0, 100))
     for limit in (1, 3, 10):
         assert sql.list_jobs(JobFilter(), 0, limit) == plain.list_jobs(JobFilter(), 0, limit)
     keys = [("aisha", f"r{n}") for n in range(1, 7)]

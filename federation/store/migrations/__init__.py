@@ -47,7 +47,7 @@ def upgrade(url: str, *, finish: bool = False) -> None:
 
         prepare(url)
         return
-    store = open_store(url)
+    store = open_store(url)  # refused while a control plane has it
     try:
         if finish and isinstance(store, SqlStore):
             store.database.finish_upgrade()
