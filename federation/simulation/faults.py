@@ -20,7 +20,6 @@ from federation.simulation.network import Line
 from federation.simulation.plane import SimulatedPlane
 from federation.simulation.stage import Life, Stage
 from federation.simulation.standby import Pair
-from federation.store.memory import Tables
 
 SECOND_MS, MINUTE_MS = 1_000, 60_000
 
@@ -72,7 +71,7 @@ class Victims(Protocol):
     def plane(self) -> SimulatedPlane:
         """The control plane that leads, or led last."""
 
-    def restore(self, backup: Tables, lost: bool) -> None:
+    def restore(self, backup: object, lost: bool) -> None:
         """Put that backup in the store's place; `lost`: nothing of the present one can be read."""
 
     def second_agent(self, of: SimulatedAgent, length_ms: int) -> None:

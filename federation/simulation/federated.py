@@ -8,7 +8,7 @@ It runs the real service, lifecycle, scheduling, reconcile and wire shapes; what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,14 +19,13 @@ from federation.simulation import faults
 from federation.simulation.agent import Place, Resource, SimulatedAgent
 from federation.simulation.faults import FaultKind
 from federation.simulation.machine import Machine
-from federation.simulation.mishaps import FaultyJournal, FaultyStore
+from federation.simulation.mishaps import FaultyDisk, FaultyJournal, FaultyStore
 from federation.simulation.network import Line, Network
 from federation.simulation.people import People
 from federation.simulation.plane import Ground, Row, Seat, SimulatedPlane
 from federation.simulation.promises import Promises
 from federation.simulation.stage import BEGINS_MS, BrokenPromiseError, LocalClock, Stage
 from federation.simulation.standby import Pair
-from federation.store.memory import Tables
 
 SECOND_MS, MINUTE_MS, HOUR_MS = 1_000, 60_000, 3_600_000
 SETTLE_STEP_MS = 5 * MINUTE_MS
@@ -65,9 +64,9 @@ class Report:
     trace: tuple[str, ...] = field(default=(), repr=False)
 
 
-def simulate(scenario: Scenario, keep_trace: bool = False) -> Report:
-    """Run one scenario to its end, or to the first broken promise."""
-    world = _Federation(scenario, keep_trace)
+def simulate(scenario: Scenario, keep_trace: bool = False, disk: Callable[[], FaultyDisk] = FaultyStore) -> Report:
+    """Run one scenario to its end, or to the first broken promise. `disk` makes the control plane's store."""
+    world = _Federation(scenario, keep_trace, disk())
     sentence = ""
     try:
         world.run()
@@ -90,10 +89,10 @@ def simulate(scenario: Scenario, keep_trace: bool = False) -> Report:
 class _Federation:
     """Everything of one scenario. A `faults.Victims`."""
 
-    def __init__(self, scenario: Scenario, keep_trace: bool) -> None:
+    def __init__(self, scenario: Scenario, keep_trace: bool, disk: FaultyDisk) -> None:
         self.scenario = scenario
         self.stage = stage = Stage(scenario.seed, keep_trace)
-        self.store = FaultyStore()
+        self.store = disk
         self.network = Network(stage)
         self.people_line = Line("people")
         self._ground, self._row = Ground(self.store, Policy(promise_after_ms=0)), Row()
@@ -193,16 +192,14 @@ class _Federation:
         other.start()
         self.stage.after(length_ms, partial(other.crash, "it was a mistake"))
 
-    def restore(self, backup: Tables, lost: bool) -> None:
+    def restore(self, backup: object, lost: bool) -> None:
         """Put that backup in the store's place; `lost`: nothing of the present one can be read."""
         plane, stage = self.plane, self.stage
         plane.crash("a backup is to be restored")
         plane.machine_clock.set_by(stage.now_ms - plane.machine_clock.now_ms())  # as the refusal asks
         before = self.promises.known_jobs()
         if self.store.restore(backup, plane.machine_clock.now_ms(), lost=lost):
-            stage.tell(
-                "operator", f"restores a backup of {len(backup.events)} facts{' of a lost store' if lost else ''}"
-            )
+            stage.tell("operator", f"restores a backup of a store that {'is lost' if lost else 'went on'}")
             self.promises.restored(before)
         else:
             stage.tell("operator", "is refused: the backup was written by a clock that went ahead")

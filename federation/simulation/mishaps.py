@@ -10,9 +10,10 @@ import contextlib
 import enum
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Protocol
 
 from federation.errors import Code, Fault, FederationError
-from federation.ports import Transaction
+from federation.ports import Store, Transaction
 from federation.store import raising
 from federation.store.faults import DurabilityLost, full, unavailable
 from federation.store.memory import MemoryStore, MemoryTransaction, Tables
@@ -37,16 +38,36 @@ class ProcessEndedError(BaseException):
     """The process is gone, at once. No handler for errors may catch it."""
 
 
+class FaultyDisk(Store, Protocol):
+    """The control plane's disk with the store on it, and what befalls them."""
+
+    mishap: Mishap
+    out_of_order: Mishap
+    """FULL or AWAY for as long as it is set."""
+    fence: Callable[[], None]
+    """Called when a transaction begins, by whoever's turn it is: a control plane that leads no more may write nothing."""
+
+    def back_up(self) -> object:
+        """A copy of what is committed."""
+
+    def restore(self, backup: object, now_ms: int, *, lost: bool) -> bool:
+        """Put a backup in the store's place, as `store/backup.py` does; False: refused, for the clock stands before it.
+
+        `lost`: nothing can be read of the present store. Else it tells the agents that joined since.
+        """
+
+    def process_ended(self) -> None:
+        """Whoever wrote is gone."""
+
+
 class FaultyStore(MemoryStore):
-    """The control plane's disk."""
+    """A `FaultyDisk` in memory: what is committed is on it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mishap = Mishap.NONE
         self.out_of_order = Mishap.NONE
-        """FULL or AWAY for as long as it is set."""
         self.fence: Callable[[], None] = lambda: None
-        """Called when a transaction begins, by whoever's turn it is: a control plane that leads no more may write nothing."""
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[Transaction]:
@@ -55,20 +76,21 @@ class FaultyStore(MemoryStore):
             self.fence()
             yield _FaultyTransaction(self)
 
-    def back_up(self) -> Tables:
+    def process_ended(self) -> None:
+        """Nothing of it was in that process."""
+
+    def back_up(self) -> object:
         """A copy of what is committed."""
         return self.tables.copied()
 
-    def restore(self, backup: Tables, now_ms: int, *, lost: bool) -> bool:
-        """Put a backup in the store's place, as `store/backup.py` does; False: refused, for the clock stands before it.
-
-        `lost`: nothing can be read of the present store. Else it tells the agents that joined since.
-        """
+    def restore(self, backup: object, now_ms: int, *, lost: bool) -> bool:
+        """Put a backup in the store's place; False: refused."""
+        assert isinstance(backup, Tables)
         if backup.events and now_ms < backup.events[-1].at_ms:
             return False
         present, self.tables = self.tables, backup.copied()
         highest = self.tables.incarnation if lost else max(self.tables.incarnation, present.incarnation)
-        tells_all = not lost and backup.events == present.events[: len(backup.events)]
+        tells_all = not lost and bool(backup.events) and backup.events[-1] in present.events
         if tells_all:
             self.tables.hubs = present.hubs | self.tables.hubs
             self.tables.agents = present.agents | self.tables.agents

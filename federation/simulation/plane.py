@@ -29,7 +29,7 @@ from federation.service.submit import SubmitJobs, request_id_of
 from federation.service.sync import Orders
 from federation.service.world import Unit, World
 from federation.service.writer import Entry, Writer
-from federation.simulation.mishaps import FaultyStore, ProcessEndedError
+from federation.simulation.mishaps import FaultyDisk, ProcessEndedError
 from federation.simulation.network import Answer, refused
 from federation.simulation.stage import Life, LocalClock, Stage
 from federation.store.faults import DurabilityLost, unavailable
@@ -63,7 +63,7 @@ class CountingIds:
 class Ground:
     """What every control plane of one federation stands on."""
 
-    store: FaultyStore
+    store: FaultyDisk
     policy: Policy
     ids: CountingIds = field(default_factory=CountingIds)
 
@@ -229,6 +229,7 @@ class SimulatedPlane:
         self.life.alive, self.life.missed = False, None
         self.seat.hush(self._stage.now_ms)
         self._stage.tell(self.who, f"is gone: {why}")
+        self.store.process_ended()
         calls, self._calls = self._calls, {}
         for answer in calls.values():
             answer(refused())

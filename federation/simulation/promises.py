@@ -14,16 +14,15 @@ from federation.domain.ids import AgentKey, JobId, LeaseId
 from federation.domain.job import Job, JobState
 from federation.domain.lease import KILL_GRACE_MS, LEASE_MS_BATCH, SKEW_BOUND_MS
 from federation.lifecycle.invariants import broken, broken_history, miscounted
-from federation.ports import JobFilter
+from federation.ports import JobFilter, Store
 from federation.service.world import Unit, World
 from federation.simulation.agent import SimulatedAgent
 from federation.simulation.machine import GUARD_GRACE_MS, Program
-from federation.simulation.mishaps import FaultyStore
 from federation.simulation.people import People, Wish
 from federation.simulation.stage import Stage
 from hub_node.records import RunState, Seen
 
-JOBS_MAX = 10**6
+JOBS_MAX = FACTS_MAX = 10**6
 SLACK_MS = 5_000
 """For ticks, polls and drift, where a promise is about a length of time."""
 
@@ -31,7 +30,7 @@ SLACK_MS = 5_000
 class Promises:
     """See the module. A `machine.Witness`, and a listener of the writer."""
 
-    def __init__(self, stage: Stage, store: FaultyStore, people: People, plane_now_ms: Callable[[], int]) -> None:
+    def __init__(self, stage: Stage, store: Store, people: People, plane_now_ms: Callable[[], int]) -> None:
         self.agents: dict[str, SimulatedAgent] = {}
         """By machine."""
         self.checks = 0
@@ -202,7 +201,7 @@ class Promises:
     def restored(self, before: Mapping[str, Job]) -> None:
         """A backup took the place of a store that knew `before`: only what no hub runs may be lost with what came since."""
         known = self.known_jobs()
-        self._incarnation = self._store.tables.incarnation
+        self._incarnation = self._store.load().incarnation
         self._terminal = {job.id: job.state for job in known.values() if job.state.terminal}
         self._epochs = {job.id: (job.epoch.incarnation, job.epoch.n) for job in known.values() if job.epoch}
         run = {
@@ -258,14 +257,11 @@ class Promises:
             if wish.given_up and program is not None:
                 returned = self.agents[program.machine].life.alive
                 self._hold(not returned, f"job {wish.job_id} had to be given up, and its hub is there")
-        for lease_id, intervals in self._store.tables.usage.items():
-            self._none(miscounted(lease_id, intervals.values()))
-        lives: dict[str, list[tuple[str, dict[str, object]]]] = {}
-        for event in self._store.tables.events:
-            if event.entity == "job":
-                lives.setdefault(event.entity_id, []).append((event.type, json.loads(event.payload)))
-        for job_id, facts in lives.items():
-            self._none(broken_history(job_id, facts))
+        for lease_id in self._leases:
+            self._none(miscounted(lease_id, self._store.usage_of(LeaseId(lease_id))))
+        for job_id in self.known_jobs():
+            facts = self._store.events_of("job", job_id, FACTS_MAX)
+            self._none(broken_history(job_id, [(one.type, json.loads(one.payload)) for one in facts]))
 
     def _wish_of(self, job_id: str) -> Wish | None:
         return self._people.by_job.get(job_id)
