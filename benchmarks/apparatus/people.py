@@ -114,9 +114,9 @@ def paced(plane: Plane, per_s: float, entrypoint: str, ending: threading.Event) 
             stub = job_pb2_grpc.JobServiceStub(channel)
             while not ending.wait(max(0.0, began_s + number / per_s - time.monotonic())):
                 member = job_pb2.Submission(request_id=f"paced-{began_s}-{number}", spec=spec)
+                request = job_pb2.SubmitJobsRequest(submissions=[member])
+                stub.SubmitJobs.future(request, metadata=metadata, timeout=CALL_S)  # nobody waits for the answer
                 number += 1
-                with contextlib.suppress(grpc.RpcError):
-                    stub.SubmitJobs(job_pb2.SubmitJobsRequest(submissions=[member]), metadata=metadata, timeout=CALL_S)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
