@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Self
 
@@ -110,12 +111,13 @@ def paced(plane: Plane, per_s: float, entrypoint: str, ending: threading.Event) 
 
     def run() -> None:
         began_s, number = time.monotonic(), 0
+        calls: deque[object] = deque(maxlen=1_000)  # a call that nobody holds any more is cancelled
         with grpc.insecure_channel(plane.target, [("grpc.enable_http_proxy", 0)]) as channel:
             stub = job_pb2_grpc.JobServiceStub(channel)
             while not ending.wait(max(0.0, began_s + number / per_s - time.monotonic())):
                 member = job_pb2.Submission(request_id=f"paced-{began_s}-{number}", spec=spec)
                 request = job_pb2.SubmitJobsRequest(submissions=[member])
-                stub.SubmitJobs.future(request, metadata=metadata, timeout=CALL_S)  # nobody waits for the answer
+                calls.append(stub.SubmitJobs.future(request, metadata=metadata, timeout=CALL_S))
                 number += 1
 
     thread = threading.Thread(target=run, daemon=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from federation.api.door import Caller, Gate, unary
@@ -11,7 +12,7 @@ from federation.api.jobs import LINK_TTL_S, objects_of, package_key
 from federation.api.syncing import LeaseLinks, answer_out, beat_in
 from federation.api.translate import agent_in, checkpoint_out, epoch_in, hub_out, policy_out, report_in, saved_in
 from federation.client.settings import installed_version
-from federation.domain.ids import LeaseId
+from federation.domain.ids import AgentKey, LeaseId
 from federation.domain.job import Job
 from federation.domain.lease import Lease
 from federation.errors import Code, Fault, FederationError, from_parts, invalid
@@ -105,14 +106,21 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
                 raise denied(caller.principal, f"speak for hub {key[0]}")
             return service_sync.sync(unit, store, beat)
 
-        orders = await self.desk.ask(take)
-        if orders.superseded:
-            return hub_pb2.SyncHubResponse(incarnation=orders.incarnation, superseded=True)
-        held = self._supersede(session_id, request.sync_seq)  # not before: the session may be somebody else's
+        held = _Held(request.sync_seq)
+        watched = self.desk.world.sessions.get(session_id)  # as it was a moment ago, which is looked at again below
+        end = self._watch(watched, held)  # before the orders are looked at: what comes after that look wakes us
         try:
+            orders = await self.desk.ask(take)
+            if orders.superseded:
+                return hub_pb2.SyncHubResponse(incarnation=orders.incarnation, superseded=True)
+            self._supersede(session_id, held)  # not before: the session may be somebody else's
+            if orders.key != watched:
+                end()
+                end = self._watch(orders.key, held)
+                held.woken.set()  # something may have come before this watch
             reads = self.desk.logs.take(orders.key)
             deadline_s = began_s + min(request.hold_ms, HOLD_MS_MAX) / 1000
-            if not (orders.urgent or reads):
+            if not (orders.urgent or reads or held.superseded):
                 orders, reads = await self._hold(held, session_id, orders, deadline_s)
             if held.superseded:
                 for read in reads:  # taken for an answer that will not carry them: the newer call's does
@@ -121,47 +129,46 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             held_ms = int((time.monotonic() - began_s) * 1000)
             return await self._answer(orders, reads, held_ms)
         finally:
+            end()
             if self._held.get(session_id) is held:
                 del self._held[session_id]
 
-    def _supersede(self, session_id: str, seq: int) -> _Held:
+    def _supersede(self, session_id: str, held: _Held) -> None:
         """Take the session's held place; an older call that has it is sent home, an older one that comes late too."""
         present = self._held.get(session_id)
-        held = _Held(seq)
-        if present is not None and present.seq > seq:
+        if present is not None and present.seq > held.seq:
             held.superseded = True
-            return held
+            return
         if present is not None:
             present.superseded = True
             present.woken.set()
         self._held[session_id] = held
-        return held
 
-    async def _hold(
-        self, held: _Held, session_id: str, orders: Orders, deadline_s: float
-    ) -> tuple[Orders, list[LogRead]]:
-        """Wait until there is something to say, a newer call comes, or the time is up."""
+    def _watch(self, key: AgentKey | None, held: _Held) -> Callable[[], None]:
+        """Have `held` woken when there is something to say to the agent; the answer ends that."""
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
             loop.call_soon_threadsafe(held.woken.set)
 
-        end = self.desk.switchboard.watch_agent(orders.key, wake)
-        try:
-            # Orders may have come between the first look and the watch: look once more before the wait.
-            while not held.superseded:
-                orders = await self.desk.ask(lambda unit: service_sync.orders_of(unit, session_id))
-                reads = self.desk.logs.take(orders.key)  # last: a caller who hangs up while we ask takes none along
-                if orders.urgent or reads or (left_s := deadline_s - time.monotonic()) <= 0:
-                    return orders, reads
-                try:
-                    await asyncio.wait_for(held.woken.wait(), left_s)
-                except TimeoutError:
-                    return orders, []
-                held.woken.clear()
-            return orders, []
-        finally:
-            end()
+        return self.desk.switchboard.watch_agent(key, wake) if key is not None else lambda: None
+
+    async def _hold(
+        self, held: _Held, session_id: str, orders: Orders, deadline_s: float
+    ) -> tuple[Orders, list[LogRead]]:
+        """Wait until there is something to say, a newer call comes, or the time is up."""
+        while True:
+            try:
+                await asyncio.wait_for(held.woken.wait(), max(0.0, deadline_s - time.monotonic()))
+            except TimeoutError:
+                return orders, []
+            held.woken.clear()
+            if held.superseded:
+                return orders, []
+            orders = await self.desk.ask(lambda unit: service_sync.orders_of(unit, session_id))
+            reads = self.desk.logs.take(orders.key)  # last: a caller who hangs up while we ask takes none along
+            if orders.urgent or reads:
+                return orders, reads
 
     async def _answer(self, orders: Orders, reads: list[LogRead], held_ms: int) -> hub_pb2.SyncHubResponse:
         store, starts = self.desk.store, [job.id for _, job in orders.starts]

@@ -1,7 +1,8 @@
 """Rounds: plan on a snapshot on a thread of their own, commit on the writer thread, where each decision is verified.
 
 What changed is gathered after every commit (`collect`); a round starts as soon as there is something to decide, so that
-an idle federation places a job within milliseconds, and a busy one decides on whatever gathered meanwhile. Where nothing
+an idle federation places a job within milliseconds, and a busy one decides on whatever gathered meanwhile; what starts
+nobody waits for the tick. Where nothing
 changes there is a round at the instant for which the last plan asked (`Plan.wake_ms`). Only this room
 talks to `federation/scheduling`.
 """
@@ -46,6 +47,7 @@ BURST_S = 0.1
 REFUSAL_PAUSE_MS = 5_000
 """A hub that had no room after all is asked again after this; one whose policy said no is not asked again."""
 PASSING_REFUSALS = frozenset({"ROOM_TAKEN", "ENGINE_UNAVAILABLE", "STORE_FULL", "REBOOTED", "HUB_STOPPED", "TOO_LATE"})
+_GOING_ON = frozenset({JobState.LEASED, JobState.STAGING, JobState.RUNNING, JobState.UNKNOWN})
 HALF_LIVES_RECALLED = 8
 """After a start, use older than this is forgotten: less than half a percent of it would count."""
 RETRY_S = 1.0
@@ -94,6 +96,8 @@ class Rounds:
         """What jobs ran lately. Kept in memory only: after a start it is learned anew."""
         self._held: dict[JobId, None] = {}
         """Waiting jobs that may run already, after a restore: they are not planned."""
+        self._waiting: set[JobId] = set()
+        """Jobs that the planner has in its queue, or will have."""
         self._claims: set[JobId] = set()
         """Jobs whose claims the planner knows of."""
         self._wake_ms: int | None = None
@@ -114,6 +118,7 @@ class Rounds:
         used = self._recall(max(0, now_ms - HALF_LIVES_RECALLED * self._policy.fairness.half_life_ms))
         with self._guard:
             self._gathered = DeltaCollector()
+            self._waiting.clear()
             self._claims.clear()
             for row in used:
                 interval = UsageInterval(row.lease.id, 0, row.end_ms - row.used_ms, row.end_ms)
@@ -132,8 +137,12 @@ class Rounds:
     def _take_in_jobs(self, world: World, jobs: Iterable[Job], now_ms: int) -> None:
         for job in jobs:
             if job.state is JobState.QUEUED and not self._holds(world, job, now_ms):
-                self._gathered.queued(self._row_of(job))
+                self._queued(job)
                 self._collect_claim(job)
+
+    def _queued(self, job: Job) -> None:
+        self._waiting.add(job.id)
+        self._gathered.queued(self._row_of(job))
 
     def stop(self) -> None:
         """End after the round at hand."""
@@ -161,7 +170,21 @@ class Rounds:
                 self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
             for agent in world.agents.values() if unit.hubs else ():
                 self._gathered.agent(agent_row(agent, world.hubs[agent.hub_id]))
-        self._wake.set()
+            if self._matters(unit):
+                self._wake.set()
+
+    def _matters(self, unit: Unit) -> bool:
+        """Whether a plan made now may start somebody: somebody waits, and there is one more, or room that was held.
+
+        What was granted, begins or goes on makes no room. The planner hears of it with the next round, which the tick
+        brings within a second (`ask_again`).
+        """
+        if unit.agents or unit.hubs:
+            return True
+        if not self._waiting:
+            return False
+        waits_or_over = any(job.state not in _GOING_ON for job in unit.jobs.values())
+        return waits_or_over or any(not lease.live for lease in unit.leases.values())
 
     def _collect_claim(self, job: Job) -> None:
         if job.claim is not None:
@@ -186,6 +209,7 @@ class Rounds:
         if job.state is JobState.SUCCEEDED and 0 < job.started_ms <= job.ended_ms:
             self._runtimes.ran(queued_from(job), job.ended_ms - job.started_ms)
         if job.state is not JobState.QUEUED:
+            self._waiting.discard(job.id)
             self._gathered.dequeued(job.id)
             if job.state.terminal or job.state is JobState.RUNNING:
                 self._refusals.pop(job.id, None)
@@ -193,7 +217,7 @@ class Rounds:
         if job.reason is not None and job.reason.code not in NO_REFUSALS and job.hub_id and job.attempts:
             until_ms = now_ms + REFUSAL_PAUSE_MS if job.reason.code in PASSING_REFUSALS else 0
             self._refusals.setdefault(job.id, {})[job.hub_id] = (job.reason.message, until_ms)
-        self._gathered.queued(self._row_of(job))
+        self._queued(job)
 
     def _row_of(self, job: Job) -> QueuedJob:
         """What the planner sees of a job that waits: with who refused it, and how long it is expected to run."""
@@ -209,7 +233,7 @@ class Rounds:
                     del by_hub[hub_id]
                 job = unit.world.jobs.get(job_id)
                 if over and job is not None and job.state is JobState.QUEUED:
-                    self._gathered.queued(self._row_of(job))
+                    self._queued(job)
                 if not by_hub:
                     del self._refusals[job_id]
             for job_id in list(self._held):
@@ -217,7 +241,7 @@ class Rounds:
                 if job is None or job.state is not JobState.QUEUED:
                     del self._held[job_id]
                 elif not self._holds(unit.world, job, unit.now_ms):
-                    self._gathered.queued(self._row_of(job))
+                    self._queued(job)
             if self.due:  # the clock may have been set since the loop began to wait
                 self._wake.set()
 
