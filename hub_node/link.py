@@ -189,19 +189,25 @@ class Link:
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
     def _run(self) -> None:
-        rounds = Rounds(len(self._lines))
+        rounds, gone = Rounds(len(self._lines)), False
         while not self._closing.is_set():
             line = self._lines.line
             try:
                 if not self._conversation.session_id:
                     self._open()
                 self._sync_until_quiet()
+                gone = False
                 rounds.good()
             except FederationError as error:
                 if self._closing.is_set():
                     return
-                if error.code in SESSION_GONE:
+                if error.code in SESSION_GONE and self._conversation.session_id:
                     self._conversation.session_id = ""
+                    if (
+                        not gone
+                    ):  # it answers again: what failed before is no reason to wait. Said twice, it is one more
+                        rounds.good()
+                    gone = True
                 self._complain(error)
                 failures = rounds.failed(transport.moves_on(error))
                 left = self._lines.failed(line, error)

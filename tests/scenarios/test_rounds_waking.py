@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from federation.app.outside import SystemClock
 from federation.domain.job import JobState, OnPartition
+from federation.lifecycle.job import Trigger
 from federation.ports import Clock
 from federation.scheduling import Policy
 from federation.service.rounds import Rounds
@@ -66,3 +67,36 @@ def test_the_loop_wakes_by_itself() -> None:
         one_runs_and_one_waits(control, rounds, 2_000)
         before = rounds.figures.rounds
         eventually(lambda: rounds.figures.rounds > before)
+
+
+def test_what_makes_no_room_wakes_nobody() -> None:
+    """A job that waits brings a round; one that begins does not, nor one that ends where nobody waits: the tick does."""
+    control = ControlUnderTest()
+    wake = control.rounds._wake
+
+    def woken() -> bool:
+        was_set = wake.is_set()
+        wake.clear()
+        return was_set
+
+    control.join(replace(an_agent(), nodes=(a_node(cpus=4),)))
+    assert woken()
+    first = control.submit("first", per_task=ALL)
+    assert woken()
+    control.round()
+    assert control.job(first).state is JobState.LEASED
+    control.sync(control.report(first, Trigger.RUN_STARTED))
+    assert not woken()
+    control.run(control.rounds.ask_again)
+    assert woken()
+    control.submit("second", per_task=ALL)
+    control.round()
+    woken()
+    control.sync(control.report(first, Trigger.RUN_SUCCEEDED))
+    assert woken()
+    control.round()
+    woken()
+    second = next(iter(control.world.jobs))
+    control.sync(control.report(second, Trigger.RUN_SUCCEEDED))
+    assert not woken()
+    assert control.rounds.due
