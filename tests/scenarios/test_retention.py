@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from federation.app.serving import ControlPlane
+from federation.app.settings import Server, Settings, Storage
 from federation.domain.job import JobState
 from federation.errors import Code, FederationError
+from federation.identity.tokens import TokenFile
 from federation.lifecycle.job import Trigger
 from federation.ports import DAY_MS, STORE_ENTITY, EventMark, Store
 from federation.service import retention
@@ -241,3 +244,16 @@ def test_a_reader_whose_place_is_gone_is_told_so(tmp_path: Path) -> None:
     assert _retention(again).sweep() == 0
     assert backup.summary_of(path).removed_to == removed_to
     again.store.close()
+
+
+@pytest.mark.parametrize("days", [0, 5])
+async def test_the_setting_is_what_a_control_plane_keeps(tmp_path: Path, days: int) -> None:
+    """From the settings to the thread that removes: it stands ready while the control plane serves, and ends with it."""
+    TokenFile.create(tmp_path / "tokens.json")
+    server = Server("127.0.0.1:0", data_dir=str(tmp_path), tokens_file=str(tmp_path / "tokens.json"))
+    plane = ControlPlane(Settings(server=server, store=Storage("memory:", days)))
+    await plane.start()
+    running = [thread.name for thread in threading.enumerate()]
+    await plane.stop()
+    assert (plane.desk.events.figures.keep_days, "retention" in running) == (days, days > 0)
+    assert "retention" not in [thread.name for thread in threading.enumerate()]
