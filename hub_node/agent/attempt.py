@@ -82,7 +82,7 @@ class AttemptThread:
         self._started_ms = run.started_ms
         self._asked_s = self._told_s = float("-inf")
         staging = tools.staging
-        self._keeper = checkpoints.Keeper(run.lease, self._places, tools.link, tools.saving, staging.ca)
+        self._keeper = checkpoints.Keeper(run.lease, self._places, tools.link, tools.saving, staging.ca, staging.proxy)
         self._saver = checkpoints.Saver(self._keeper)
 
     # ---- from the state thread --------------------------------------------------------------------------------------

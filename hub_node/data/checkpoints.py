@@ -22,7 +22,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -95,6 +95,8 @@ class Keeper:
     shelf: Shelf
     saving: Saving
     ca: Path | None = None
+    proxy: str = field(default="", repr=False)
+    """The agent's setting."""
 
     def say(self, text: str) -> None:
         """A line in the job's own log, for whoever reads how it went."""
@@ -274,7 +276,7 @@ class Saver:
             for file, url in zip(files, urls, strict=True):
                 if url and file.sha256 not in sent:
                     sent.add(file.sha256)
-                    upload(url, frozen / file.path, ca_file=keeper.ca)
+                    upload(url, frozen / file.path, ca_file=keeper.ca, proxy=keeper.proxy)
             for one in seen:
                 _still(frozen, one)
             name = keeper.shelf.commit_checkpoint(lease.lease_id, lease.epoch, files)
@@ -390,7 +392,8 @@ def _fetch(keeper: Keeper, checkpoint: Checkpoint, progress: Callable[[str], Non
                 continue
             progress(f"checkpoint {checkpoint.name}, file {count} of {len(checkpoint.files)}")
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            download(url, target, sha256=file.sha256, size_bytes_max=max(1, file.size_bytes), ca_file=keeper.ca)
+            limit = max(1, file.size_bytes)
+            download(url, target, sha256=file.sha256, size_bytes_max=limit, ca_file=keeper.ca, proxy=keeper.proxy)
         into.replace(places.checkpoint)  # an empty folder may be replaced: it appears whole or not at all
     except OSError as problem:
         raise disk_failed("fetch a checkpoint", problem) from problem

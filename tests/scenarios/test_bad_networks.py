@@ -9,22 +9,26 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from federation.api.hubs import HOLD_MS_MAX
-from federation.app.settings import Tls
+from federation.app.settings import Objects, Tls
 from federation.client import Client, Settings
 from federation.client.transport import NOTICED_S
+from federation.objects.embedded import EmbeddedSettings, start_embedded
 from federation.service.sync import digest_of
 from federation.v1 import common_pb2, hub_pb2
 from tests.support.certificates import CertificateAuthority
@@ -37,6 +41,7 @@ pytestmark = pytest.mark.asyncio
 
 NAME = "control.example.edu"
 SPARE = "spare.example.edu"
+OBJECTS = "objects.example.edu"
 BOTH = f"{SPARE}:7460,{NAME}:7460"
 AGENT = "import sys; from hub_node.app import agent_main; sys.exit(agent_main(sys.argv[1]))"
 PROGRAM = 'import os, sys; os.write(os.open(sys.argv[1], os.O_APPEND | os.O_CREAT | os.O_WRONLY), b"%s\\n" % os.environb[b"BRHUB_JOB_ID"]); print("hello")'
@@ -95,14 +100,30 @@ class Campus:
 
 
 @asynccontextmanager
-async def a_campus(folder: Path, manners: Manners, server: str = f"{NAME}:7460") -> AsyncIterator[Campus]:
+async def a_campus(
+    folder: Path, manners: Manners, server: str = f"{NAME}:7460", with_objects: bool = False
+) -> AsyncIterator[Campus]:
     """A control plane with TLS, and the proxy before it."""
     authority = CertificateAuthority(folder)
-    pair = authority.server(NAME, SPARE, "localhost")
+    pair = authority.server(NAME, SPARE, OBJECTS, "localhost", "127.0.0.1")
+    store, objects = None, Objects()
+    if with_objects:
+        secret = secrets.token_urlsafe(16)
+        begun = EmbeddedSettings(folder / "data", folder / "store.log", "root-key", secret)
+        store = start_embedded(replace(begun, certificate=pair.certificate, key=pair.key, ca_file=authority.ca_file))
+        port = urlsplit(store.address.endpoint).port
+        objects = Objects(f"https://{OBJECTS}:{port}", "root-key", secret, ca=str(authority.ca_file))
     tls = Tls(str(pair.certificate), str(pair.key))
-    async with a_plane(folder, tls=tls, roots=authority.ca_file.read_bytes()) as plane:
-        with Middlebox(manners, {NAME: ("127.0.0.1", plane.plane.ports["grpc"]), SPARE: ("127.0.0.1", 1)}) as proxy:
-            yield Campus(plane, folder, authority.ca_file, proxy, server)
+    try:
+        async with a_plane(folder, objects, tls=tls, roots=authority.ca_file.read_bytes()) as plane:
+            names = {NAME: ("127.0.0.1", plane.plane.ports["grpc"]), SPARE: ("127.0.0.1", 1)}
+            if store is not None:
+                names[OBJECTS] = ("127.0.0.1", urlsplit(store.address.endpoint).port or 0)
+            with Middlebox(manners, names) as proxy:
+                yield Campus(plane, folder, authority.ca_file, proxy, server)
+    finally:
+        if store is not None:
+            store.stop()
 
 
 def waves(campus: Campus, cuts: str = "") -> list[str]:
@@ -176,6 +197,58 @@ async def test_the_one_that_leads_is_found_through_a_proxy(tmp_path: Path) -> No
             ids += await asyncio.to_thread(waves, campus)
         assert sorted(campus.starts) == sorted(ids)
         assert any(head.startswith(f"CONNECT {SPARE}:7460 ") for head in campus.proxy.asked[before:])
+
+
+LARGE_BYTES = 4 << 20
+COPY = """
+import os, shutil
+os.write(os.open(os.environ["STARTS"], os.O_APPEND | os.O_CREAT | os.O_WRONLY), b"started\\n")
+shutil.copy("data.bin", os.environ["BRHUB_OUTPUT_DIR"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("manners", "cuts"),
+    [(Manners(idle_s=1.5), "idle"), (Manners(life_s=2.0), "aged"), (Manners(cut_bytes=LARGE_BYTES // 2), "large")],
+    ids=["cuts idle streams", "drops long streams", "cuts what is large, every other time"],
+)
+async def test_bytes_come_and_go_through_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manners: Manners, cuts: str
+) -> None:
+    """A package, its staging and a result of 4 MiB each way, over a name that only the proxy knows: whole, and once."""
+    known = socket.getaddrinfo
+
+    def by_the_control_plane(host: Any, *rest: Any, **more: Any) -> Any:
+        return known("127.0.0.1" if host == OBJECTS else host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", by_the_control_plane)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    data = secrets.token_bytes(LARGE_BYTES)
+    (folder / "data.bin").write_bytes(data)
+    (folder / "main.py").write_text(COPY)
+    job = {
+        "engine": "command", "entrypoint": "main.py", "package": str(folder), "runtime_limit": "5m",
+        "environment": {"variables": {"STARTS": str(tmp_path / "starts")}},
+        "resources": {"cpus": 0.1, "memory": "64Mi", "disk": "32Mi"},
+    }  # fmt: skip
+    async with a_campus(tmp_path, manners, with_objects=True) as campus:
+
+        def there_and_back() -> bytes:
+            with campus.client() as client:
+                job_id = client.submit(job)
+                ended = client.wait(job_id, 120)
+                assert ended.state == SUCCEEDED, ended
+                before = campus.proxy.counts[cuts]
+                assert eventually(lambda: campus.proxy.counts[cuts] > (0 if cuts == "large" else before), 30)
+                (file,) = client.fetch(job_id, tmp_path / "back")
+                return file.read_bytes()
+
+        with campus.agent():
+            assert await asyncio.to_thread(there_and_back) == data
+        assert campus.starts == ["started"]
+        carried = [head for head in campus.proxy.asked if head.startswith(f"CONNECT {OBJECTS}:")]
+    assert len(carried) >= (6 if cuts == "large" else 3)  # the package, its staging, the result, and what was cut anew
 
 
 async def test_a_held_call_lasts_20_seconds_at_most(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ class Manners:
     """What every CONNECT is told; not 2xx: and then cut."""
     hangs: bool = False
     """Takes connections and never says a word."""
+    cut_bytes: int = 0
+    """Every other stream that carries so many bytes is cut there."""
     cuts: bool = False
     """Takes connections and cuts them when they speak."""
 
@@ -41,6 +43,7 @@ class _Stream:
     writers: list[asyncio.StreamWriter]
     heard_s: float
     forgotten: bool = False
+    carried_bytes: int = 0
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
     def cut(self) -> None:
@@ -228,6 +231,11 @@ class Middlebox:
                 continue
             if self.manners.delay_s:
                 await asyncio.sleep(self.manners.delay_s)
+            before, stream.carried_bytes = stream.carried_bytes, stream.carried_bytes + len(data)
+            if before < self.manners.cut_bytes <= stream.carried_bytes:
+                self.counts["large"] += 1
+                if self.counts["large"] % 2:
+                    raise ConnectionResetError("cut in the middle of something large")
             writer.write(data)
             await writer.drain()
         if stream.forgotten:  # even the end of it: whoever hangs up is not heard on the other side
