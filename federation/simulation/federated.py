@@ -66,7 +66,7 @@ class Report:
 
 def simulate(scenario: Scenario, keep_trace: bool = False, disk: Callable[[], FaultyDisk] = FaultyStore) -> Report:
     """Run one scenario to its end, or to the first broken promise. `disk` makes the control plane's store."""
-    world = _Federation(scenario, keep_trace, disk())
+    world = Federation(scenario, keep_trace, disk())
     sentence = ""
     try:
         world.run()
@@ -86,7 +86,7 @@ def simulate(scenario: Scenario, keep_trace: bool = False, disk: Callable[[], Fa
     )
 
 
-class _Federation:
+class Federation:
     """Everything of one scenario. A `faults.Victims`."""
 
     def __init__(self, scenario: Scenario, keep_trace: bool, disk: FaultyDisk) -> None:

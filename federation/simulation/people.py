@@ -63,12 +63,16 @@ class People:
         chance = self.stage.chance
         for number in range(jobs):
             wish = self._wish(f"request-{number:04d}")
-            self.wishes.append(wish)
             at_ms = chance.random() * within_ms
-            self.stage.after(at_ms, partial(self._submit, wish, PAUSE_MS), self.life)
+            self.want(wish, at_ms)
             if chance.random() < 0.2:  # most minds are changed at once, while orders are on their way
                 changed_ms = at_ms + chance.random() ** 3 * 20 * MINUTE_MS
                 self.stage.after(changed_ms, partial(self._cancel, wish), self.life)
+
+    def want(self, wish: Wish, in_ms: float) -> None:
+        """Ask for it then, until it is accepted."""
+        self.wishes.append(wish)
+        self.stage.after(in_ms, partial(self._submit, wish, PAUSE_MS), self.life)
 
     def _wish(self, request_id: str) -> Wish:
         chance = self.stage.chance
