@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_what_runs_outlives_the_cut_and_is_counted_once(work_ms: int, limit_ms: 
     assert [line.split()[1] for line in seen if line.startswith(HUB)] == ["runs", "ended"]
     used = stretches(world, wish.job_id)
     assert [one.index for one in used] == list(range(len(used)))
-    assert all(before.end_ms == after.start_ms for before, after in zip(used, used[1:], strict=False))
+    assert all(before.end_ms == after.start_ms for before, after in pairwise(used))
     assert 0 <= sum(one.end_ms - one.start_ms for one in used) - work_ms < 3 * MINUTE_MS  # staging is counted too
     returned_ms = BEGINS_MS + 10 * MINUTE_MS + cut_ms
     agent = world.plane.world.agents[next(key for key in world.plane.world.agents if key[0] == HUB)]
