@@ -10,6 +10,7 @@ import pytest
 from federation.domain.job import JobState
 from federation.domain.usage import UsageInterval
 from federation.simulation.federated import HOUR_MS, MINUTE_MS, Federation, Scenario
+from federation.simulation.mishaps import FaultyStore
 from federation.simulation.people import Wish
 from federation.simulation.stage import BEGINS_MS
 from federation.v1 import common_pb2, job_pb2
@@ -53,17 +54,18 @@ def cut_off(world: Federation, from_ms: int, for_ms: int) -> None:
 def test_what_runs_outlives_the_cut_and_is_counted_once(work_ms: int, limit_ms: int, cut_ms: int) -> None:
     """A hub is gone for a day, or for an hour of a class: its program runs on, ends by itself, and its use is told once."""
     hours = (work_ms + HOUR_MS) / HOUR_MS
-    world = Federation(Scenario(5, hubs=3, hours=hours, kinds=(), jobs_per_hub_hour=1), keep_trace=True)
+    disk = FaultyStore()
+    world = Federation(Scenario(5, hubs=3, hours=hours, kinds=(), jobs_per_hub_hour=1), keep_trace=True, disk=disk)
     wish = a_wish(work_ms, limit_ms)
     world.people.want(wish, MINUTE_MS)
     cut_off(world, 10 * MINUTE_MS, cut_ms)
     world.run()  # every promise is checked at every step
-    job = world.store.get_job(wish.job_id)
+    job = disk.get_job(wish.job_id)
     assert job is not None
     assert (job.state, job.attempts) == (JobState.SUCCEEDED, 1)
     seen = [line.split(maxsplit=1)[1] for line in world.stage.lines if f" {wish.job_id} " in line]
     assert [line.split()[1] for line in seen if line.startswith(HUB)] == ["runs", "ended"]
-    used = stretches(world, wish.job_id)
+    used = stretches(disk, wish.job_id)
     assert [one.index for one in used] == list(range(len(used)))
     assert all(before.end_ms == after.start_ms for before, after in pairwise(used))
     assert 0 <= sum(one.end_ms - one.start_ms for one in used) - work_ms < 3 * MINUTE_MS  # staging is counted too
@@ -72,7 +74,7 @@ def test_what_runs_outlives_the_cut_and_is_counted_once(work_ms: int, limit_ms: 
     assert agent.last_sync_ms > returned_ms
 
 
-def stretches(world: Federation, job_id: str) -> list[UsageInterval]:
+def stretches(disk: FaultyStore, job_id: str) -> list[UsageInterval]:
     """The job's use, in order."""
-    (lease_id,) = (lease.id for lease in world.store.tables.leases.values() if lease.job_id == job_id)
-    return list(world.store.usage_of(lease_id))
+    (lease_id,) = (lease.id for lease in disk.tables.leases.values() if lease.job_id == job_id)
+    return list(disk.usage_of(lease_id))
