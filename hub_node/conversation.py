@@ -16,7 +16,7 @@ from federation.client.settings import installed_version
 from federation.errors import Code
 from federation.v1 import hub_pb2
 from hub_node import wire
-from hub_node.reconcile import usage
+from hub_node.reconcile import USAGE_TOLD_MAX, usage
 from hub_node.records import DatasetReport, NodeReport, Orders, Outcome, Run, RunState
 
 PROTOCOL_MIN, PROTOCOL_MAX = 1, 1
@@ -185,11 +185,12 @@ class Conversation:
             run = truth.runs[report.lease_id]
             wanted = report.lease_id in self._specs and len(run.lease.spec_bytes) <= left_bytes
             if wanted or tells_all:
+                before_bytes = report.ByteSize()
                 report.lease.CopyFrom(wire.lease_to(run, now_ms, with_spec=wanted))
-                left_bytes -= report.lease.ByteSize()
-                wire.add_usage(report, usage(replace(run, usage_stored=-1), now_ms))
+                wire.add_usage(report, _all_use(run, now_ms))
+                left_bytes -= report.ByteSize() - before_bytes
         for run in (truth.released or ()) if tells_all else ():
-            report = wire.report_to(run, usage(replace(run, usage_stored=-1), now_ms))
+            report = wire.report_to(run, _all_use(run, now_ms))
             report.released = True
             left_bytes -= report.ByteSize()
             if left_bytes < 0:
@@ -211,6 +212,10 @@ class Conversation:
             elif full:
                 reports.append(wire.report_to(replace(run, state=RunState.STOPPING, outcome=Outcome.NONE)))
         return reports
+
+
+def _all_use(run: Run, now_ms: int) -> tuple[tuple[int, int, int], ...]:
+    return usage(replace(run, usage_stored=-1), now_ms, USAGE_TOLD_MAX)
 
 
 def carried(orders: Orders) -> bool:

@@ -29,6 +29,8 @@ GUARD_SLACK_MS = 3_000
 USAGE_INTERVAL_MS = 5 * 60_000
 USAGE_REPORTED_MAX = 100
 """Stretches of use in one report; the rest follow when these are stored."""
+USAGE_TOLD_MAX = 9_000
+"""Of a run of a month: to a restored control plane all are told at once, for it does not know which it lacks."""
 _ENDED = RunState.ENDED
 
 
@@ -167,14 +169,14 @@ def applied(runs: Mapping[str, Run], commands: Iterable[Command], now_ms: int) -
     return after
 
 
-def usage(run: Run, now_ms: int) -> tuple[tuple[int, int, int], ...]:
+def usage(run: Run, now_ms: int, most: int = USAGE_REPORTED_MAX) -> tuple[tuple[int, int, int], ...]:
     """Closed stretches (index, start_ms, end_ms) of what the lease held, that are not yet stored; the last is the end's."""
     if run.outcome is Outcome.REFUSED or not run.accepted_ms:
         return ()
     until_ms = run.ended_ms if run.state is _ENDED else now_ms
     found: list[tuple[int, int, int]] = []
     index = run.usage_stored + 1
-    while len(found) < USAGE_REPORTED_MAX:
+    while len(found) < most:
         start_ms = run.accepted_ms + index * USAGE_INTERVAL_MS
         end_ms = start_ms + USAGE_INTERVAL_MS
         if end_ms > until_ms:

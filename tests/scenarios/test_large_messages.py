@@ -127,3 +127,16 @@ def test_what_a_long_cut_left_to_tell_is_told_in_parts() -> None:
         talk.answered(call, hub_pb2.SyncHubResponse(), Truth(runs))
         assert ended, "something is told each time"
     assert (len(told), len(set(told)), max(sizes) < MESSAGE_BYTES_MAX, len(sizes) > 3) == (400, 400, True, True)
+
+
+def test_a_restored_control_plane_is_told_all_use_of_a_long_run() -> None:
+    """Twenty hours, of which the one before had stored eighteen: every stretch from the first on, in one answer."""
+    hour_ms = 3_600_000
+    run = a_run("job-1", state=RunState.RUNNING, accepted_ms=1, started_ms=1, usage_stored=18 * 12 - 1)
+    runs = {run.lease_id: run}
+    talk = Conversation(Introduction("cairo", "main", "i", "", (), ()), lambda _: 0)
+    talk.opened(Truth(runs), hub_pb2.OpenSessionResponse(session_id="s"))
+    call, _ = talk.call(Truth(runs), (), 0, 20 * hour_ms + 1)
+    talk.answered(call, hub_pb2.SyncHubResponse(send_full=True, send_all=True), Truth(runs))
+    _, told = talk.call(Truth(runs, released=()), (), 0, 20 * hour_ms + 1)
+    assert [one.index for one in told.changed[0].usage] == list(range(20 * 12))
