@@ -51,12 +51,14 @@ class Wish:
     cancelled: bool = False
     struck: bool = False
     """A fault ended its program."""
+    spared: bool = False
+    """Nobody but its hub's silence is to end it."""
     retried: int = 0
 
     @property
     def goes_on(self) -> bool:
-        """Whether it runs, or is to run, until somebody ends it."""
-        return not (self.lasts_s or self.cancelled or self.struck or self.bell.exists())
+        """Whether it runs, or is to run, until somebody here ends it."""
+        return not (self.lasts_s or self.cancelled or self.struck or self.spared or self.bell.exists())
 
 
 @dataclass(slots=True)
@@ -124,7 +126,8 @@ class Load:
             spec |= {"entrypoint": "program.py", "package": str(self._package)}
         else:
             spec |= {"entrypoint": "python3", "arguments": ["-S", real_program.__file__]}
-        wish = Wish(f"real-{number}", hub, spec, bell, drawn["exit_status"], lasts_s=drawn["lasts_s"])
+        wish = Wish(f"real-{number}", hub, spec, bell, drawn["exit_status"])
+        wish.lasts_s, wish.spared = drawn["lasts_s"], drawn.get("spared", False)
         self.wishes.append(wish)
         return self._pool.submit(self._submit, wish, chance.random() < 0.25)
 

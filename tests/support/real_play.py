@@ -81,8 +81,8 @@ class Play:
         """Enough runs at each of these hubs, or on their way there."""
         for hub in hubs:
             wanted = [wish for wish in self.load.wishes if wish.hub == hub and wish.goes_on]
-            for _ in range(CROWD - len(wanted)):
-                self._calls.append(self.load.wish(hub, lasts_s=0))
+            for number in range(CROWD - len(wanted)):
+                self._calls.append(self.load.wish(hub, lasts_s=0, saves=number % 3 < 2))
 
     # ---- a scene ----------------------------------------------------------------------------------------------------
     def play(self, scene: Scene, during: Scene | None = None) -> None:
@@ -159,22 +159,20 @@ class Play:
         others = [name for name in HUBS if name != hub]
         for on_partition in ("keep", "stop", "rerun", "rerun"):
             allow = [hub, *others] if on_partition == "rerun" else [hub]
-            kind = {"on_partition": on_partition, "exit_status": 0, "lasts_s": 0, "allow": allow, "prefer": [hub]}
+            kind = {"on_partition": on_partition, "exit_status": 0, "lasts_s": 0, "allow": allow, "spared": True}
             self._calls.append(self.load.wish(hub, **kind))
         wishes = self.load.wishes[begun:]
-        there = {wish.request_id for wish in wishes}
 
         def at_work() -> bool:
-            found = {self.load.wish_of(one.job_id).request_id for one in self.running(hub)}
-            return there <= found
+            return {wish.job_id for wish in wishes} <= {one.job_id for one in running_at(lines_of(self.site), hub)}
 
         eventually(at_work, SETTLED_S, f"hub {hub} to run one of each kind")
-        others_there = [one for one in self.running(hub) if self.load.wish_of(one.job_id) not in wishes]
-        assert others_there, "more than those run there"
+        self.crowd([hub])
+        self._at_work(hub)
         until_s = time.monotonic() + (LEASE_MS + KILL_GRACE_MS + SKEW_BOUND_MS) / 1000 + 4
         self.restart(hub)
         with struck(SILENCE, Aim(self.site, hub, None, self.chance), now_ms, self.struck):
-            self._operate(hub, (others_there * 3)[:3])
+            self._operate(hub, self._victims(hub))
             yield wishes
             self.wait(max(0.0, until_s - time.monotonic()))
 
