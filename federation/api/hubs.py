@@ -34,8 +34,8 @@ HOLD_MS_MAX = 20_000
 RESULT_FILES_MAX = 1_000
 RESULT_BYTES_MAX = 64 << 20
 REPORTS_MAX = 20_000
-"""In one message: what a journal holds, with what was released lately (`hub_node/ports.py`). The writer takes as many in less
-than a second; more are refused before it hears of them."""
+"""In one message: what a journal holds, with what was released lately (`hub_node/ports.py`). The writer takes as many in about
+a second; more are refused before it hears of them."""
 
 
 _OfLease = (
