@@ -175,9 +175,10 @@ class Load:
                 wish.job_id = answer
 
     def _read(self, job_id: str) -> None:
-        text = b"".join(self._client.logs(job_id)).decode()
-        if text and not text.startswith("it runs"):
-            self.problems.append(f"the log of job {job_id} begins with {text[:80]!r}")
+        lines = b"".join(self._client.logs(job_id)).decode().splitlines()
+        said = [line for line in lines if not line.startswith("brhub: ")]
+        if said and said[0] != "it runs":
+            self.problems.append(f"the log of job {job_id} begins with {said[:3]}")
 
     def _call(self, operation: str, hub: str, job_id: str, call: Callable[[str], Any]) -> Any:
         """Do it, and note it; what smells of a bad link is done again, for as long as a patient person would."""
