@@ -46,7 +46,11 @@ take the time that the commits need. After some quiet a few follow each other at
 BURST_S = 0.1
 REFUSAL_PAUSE_MS = 5_000
 """A hub that had no room after all is asked again after this; one whose policy said no is not asked again."""
-PASSING_REFUSALS = frozenset({"ROOM_TAKEN", "ENGINE_UNAVAILABLE", "STORE_FULL", "REBOOTED", "HUB_STOPPED", "TOO_LATE"})
+PASSING_REFUSALS = frozenset(
+    {
+        "ROOM_TAKEN", "ENGINE_UNAVAILABLE", "STORE_FULL", "REBOOTED", "HUB_STOPPED", "TOO_LATE", "CHECKPOINT_UNREACHABLE",
+    }
+)  # fmt: skip
 _GOING_ON = frozenset({JobState.LEASED, JobState.STAGING, JobState.RUNNING, JobState.UNKNOWN})
 HALF_LIVES_RECALLED = 8
 """After a start, use older than this is forgotten: less than half a percent of it would count."""

@@ -162,9 +162,9 @@ def test_a_hub_without_room_is_asked_again_later(control: ControlUnderTest) -> N
     assert control.round() == 1
 
 
-@pytest.mark.parametrize("code", ["REBOOTED", "HUB_STOPPED", "TOO_LATE"])
+@pytest.mark.parametrize("code", ["REBOOTED", "HUB_STOPPED", "TOO_LATE", "CHECKPOINT_UNREACHABLE"])
 def test_a_hub_that_could_not_at_that_moment_is_asked_again(control: ControlUnderTest, code: str) -> None:
-    """Its machine restarted, or the order came late: that is no word on the job, which may be the only hub's."""
+    """Its machine restarted, or its disk was full: that is no word on the job, which may be the only hub's."""
     control.join()
     job_id = control.submit()
     control.round()

@@ -106,6 +106,8 @@ def _explained(facts: Facts, wish: Wish, attempt: str, code: str, struck: Sequen
     met = {one.fault for one in struck if one.touches(lease.hub_id, lease.granted_ms, until_ms)}
     if code == "LEASE_RAN_OUT":
         return wish.spec["on_partition"] != "keep" and bool(met & _QUIET)
+    if code == "CHECKPOINT_UNREACHABLE":
+        return bool(met & {"disk-full", "objects-killed", "objects-stopped", *_QUIET})
     return "disk-full" in met and code in ("STORE_FULL", "ENGINE_UNAVAILABLE", "GUARD_LOST", "FAILED_TO_START")
 
 
