@@ -82,6 +82,9 @@ class Runner(Protocol):
     def load_state(self, text: str) -> None:
         """Take up a run that an earlier process of the agent started."""
 
+    def take_up(self, run: Run, folder: Path) -> bool:
+        """The same where that process died before it could write its state down; False: it had begun nothing."""
+
 
 @runtime_checkable
 class Extendable(Protocol):

@@ -289,10 +289,14 @@ _ENDS_BY_PREEMPTION = frozenset({T.RUN_STOPPED, T.RUN_FAILED})
 
 
 def _ends_preempted(record: JobRecord, fact: Fact) -> bool:
-    """Whether a run has ended that was told to make room. One that its hub never heard of has ended too."""
-    if record.lease is None or not record.lease.preempted:
+    """Whether a run has ended that was told to make room. One that its hub never heard of has ended too.
+
+    After a restore only its hub knows that it was told so.
+    """
+    said = fact.reason is not None and fact.reason.code == PREEMPTED and record.job.spec.preemptible
+    if record.lease is None or not (record.lease.preempted or said):
         return False
-    absent = fact.trigger is T.RUN_ABSENT and not (fact.reason is not None and fact.reason.code == ANOTHER_MACHINE)
+    absent = fact.trigger is T.RUN_ABSENT and not _speaks_for_another(fact.reason)
     never_began = absent and record.job.state is J.LEASED
     return fact.trigger in _ENDS_BY_PREEMPTION or never_began
 
@@ -323,8 +327,12 @@ def _target(record: JobRecord, fact: Fact, now_ms: int) -> JobState:
             return J.FAILED
         if row is not J.CANCELLING and again:
             return J.QUEUED
+    if fact.trigger is T.RUN_ABSENT and (_speaks_for_another(fact.reason) or _doubted(job)):
+        return J.UNKNOWN  # who had the run is silent: a wish to end it changes nothing of that
     if fact.trigger is T.CANCEL_REQUESTED and job.state is J.UNKNOWN and lease is not None and over(lease, now_ms):
         return J.CANCELLED  # its guard has ended it by now: a person may close the file without the hub's word
+    if fact.trigger is T.CANCEL_REQUESTED and _doubted(job):
+        return J.UNKNOWN
     if target is None:
         return row if fact.trigger in _HEARD else job.state
     return target
@@ -351,6 +359,15 @@ def found_over(job: Job) -> bool:
     That time has passed for good: a later start does not give it back, so that a person may still close the file.
     """
     return job.state is J.UNKNOWN and job.reason is not None and job.reason.code == LEASE_RAN_OUT
+
+
+def _speaks_for_another(reason: Reason | None) -> bool:
+    return reason is not None and reason.code == ANOTHER_MACHINE
+
+
+def _doubted(job: Job) -> bool:
+    """Whether another machine took the place of the one that has the run: what it lacks says nothing."""
+    return job.state is J.UNKNOWN and _speaks_for_another(job.reason)
 
 
 _WISHES = {
@@ -445,8 +462,12 @@ def _reasoned(job: Job, fact: Fact) -> Job:
     return replace(job, reason=fact.reason or job.reason)
 
 
+def _absent(job: Job, fact: Fact) -> Job:
+    return job if _doubted(job) else _reasoned(job, fact)
+
+
 def _cancelled(job: Job, fact: Fact) -> Job:
-    return job if job.state.terminal else _reasoned(job, fact)  # why it ended stays what it was
+    return job if job.state.terminal or _doubted(job) else _reasoned(job, fact)  # why it ended stays what it was
 
 
 def _preempted(job: Job, fact: Fact) -> Job:
@@ -492,7 +513,7 @@ _APPLY: Mapping[Trigger, Callable[[Job, Fact], Job]] = {
     T.RUN_FAILED: _ended,
     T.RUN_STOPPED: _ended,
     T.RUN_REFUSED: _reasoned,
-    T.RUN_ABSENT: _reasoned,
+    T.RUN_ABSENT: _absent,
     T.LEASE_EXPIRED: _reasoned,
     T.CANCEL_REQUESTED: _cancelled,
     T.RETRY_REQUESTED: _requeued,

@@ -386,15 +386,15 @@ def _absent(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
 
 
 def _doubt(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
-    """Another machine speaks for this agent now. What the one before may have begun is not for this one to begin.
+    """Another machine speaks for this agent now. What the one before may have begun is not for this one to begin, nor to end.
 
-    Whether that one took an order before it fell silent nobody can say: its job is UNKNOWN until it returns or its lease
-    is over.
+    Whether that one took an order before it fell silent, and whether its runs go on, nobody can say: their jobs are
+    UNKNOWN until it returns or their leases are over.
     """
     for lease in unit.world.held_by(agent.key):
         job = unit.world.jobs[lease.job_id]
-        if lease.id not in present and job.state is JobState.LEASED:
-            message = "another machine speaks for the agent that was to run it, and does not know it"
+        if lease.id not in present and job.state is not JobState.UNKNOWN:
+            message = "another machine speaks for the agent that has it, and does not know it"
             fact = Fact(Trigger.RUN_ABSENT, lease.epoch, reason=Reason(ANOTHER_MACHINE, message, agent.hub_id))
             apply(unit, job, fact, cause="OpenSession", actor=_actor(agent))
 

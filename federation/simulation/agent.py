@@ -201,6 +201,9 @@ class SimulatedAgent:
             self._watch(walk)
             if run.lease.valid_until_ms:
                 self._extend(walk, run.lease.valid_until_ms)
+        elif not fresh and (program := self.place.machine.find(run)) is not None:
+            self._put(Started(run.lease_id, self._now_ms(), "{}", self.place.machine.boot_id))
+            self._watch(walk, program)
         else:
             self._put(Progressed(run.lease_id, "staging"))
             delay_ms = 50 + self._stage.chance.random() ** 3 * STAGING_MS_MAX

@@ -171,6 +171,8 @@ class Promises:
 
     def _job_saved(self, job: Job) -> None:
         before = self._terminal.get(job.id)
+        if before is not None and self._adopted(job):
+            before = None
         self._hold(before is None or before is job.state, f"job {job.id} had ended as {before} and is {job.state} now")
         if job.state.terminal:
             self._terminal[job.id] = job.state
@@ -185,6 +187,13 @@ class Promises:
         if job.state is JobState.SUCCEEDED:
             attempt = (str(job.id), str(job.result_epoch))
             self._hold(attempt in self._succeeded, f"job {job.id} is said to have succeeded, and did not")
+
+    def _adopted(self, job: Job) -> bool:
+        """Whether a hub has told of a later attempt than the one that had ended, begun before a restore."""
+        epoch = job.epoch
+        if epoch is None or epoch.incarnation >= self._incarnation:
+            return False
+        return self._epochs.get(job.id, (0, 0)) <= (epoch.incarnation, epoch.n)
 
     def memory_is_the_store(self, world: World) -> None:
         """What the control plane believes is what it would read."""

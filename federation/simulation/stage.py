@@ -27,7 +27,7 @@ class Life:
     """While the process is stopped, or its machine paused: what would have happened to it; it happens when it goes on."""
 
 
-class BrokenPromiseError(Exception):
+class BrokenPromiseError(BaseException):
     """A promise of the federation does not hold; the text says which, when and for whom."""
 
 

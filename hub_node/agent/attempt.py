@@ -137,7 +137,7 @@ class AttemptThread:
             self._send_result(run.outputs, run.ended_ms, run.exit_code)
             return
         work = run.lease.work
-        if self._end is not None and not run.runner_state:
+        if self._fresh and self._end is not None:
             self._say_stopped(143)
             return
         if run.boot_id not in ("", steady.boot_id()):
@@ -147,6 +147,11 @@ class AttemptThread:
         if run.runner_state:
             runner.load_state(run.runner_state)
             self._runner = runner
+        elif not self._fresh and runner.take_up(run, self._places.folder):
+            self._took_up(runner)
+        elif self._end is not None:
+            self._say_stopped(143)
+            return
         elif not (began := self._start(runner)):
             if began is False and not self._leaving:
                 self._say_stopped(143)
@@ -154,6 +159,16 @@ class AttemptThread:
         status = self._watch(runner)
         if status is not None:
             self._conclude(status)
+
+    def _took_up(self, runner: Runner) -> None:
+        """An agent died between the program's start and writing that down: what runs is the run's, whatever is asked of it."""
+        log.info("job %s had been begun by an agent that could not say so", self._run.lease.job_id)
+        self._started_ms = steady.now_ms()
+        self._runner = runner
+        tracked = tracking.begun(self._places.folder)
+        self._tools.tell(Started(self._run.lease_id, self._started_ms, runner.save_state(), steady.boot_id(), tracked))
+        if self._end is not None:
+            runner.stop(self._end[1])
 
     def _start(self, runner: Runner) -> bool | None:
         """Stage and start; False when it was asked to end before the engine had it, None when it may not start."""

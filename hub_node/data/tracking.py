@@ -62,6 +62,11 @@ def begin(
     return {**patience, "MLFLOW_TRACKING_URI": known["uri"], "MLFLOW_RUN_ID": known["run_id"]}
 
 
+def begun(folder: Path) -> str:
+    """The id of the attempt's run, where it has one."""
+    return _read(folder).get("run_id", "")
+
+
 def end(folder: Path, outcome: Outcome) -> None:
     """Close the attempt's run, where it has one."""
     known = _read(folder)

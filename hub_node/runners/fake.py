@@ -10,9 +10,11 @@ import json
 import os
 import re
 import time
+from pathlib import Path
 
 from federation.errors import Code, Fault, FederationError, invalid
 from hub_node.ports import Attempt, Phase, Status
+from hub_node.records import Run
 
 TRACE = "BRHUB_FAKE_TRACE"
 _RUNNING = Status(Phase.RUNNING)
@@ -54,6 +56,11 @@ class SucceedsRunner:
     def load_state(self, text: str) -> None:
         """A fake does not survive its agent: it is as it was made."""
         json.loads(text)
+
+    def take_up(self, run: Run, folder: Path) -> bool:
+        """For the same reason there is nothing to find."""
+        del run, folder
+        return False
 
 
 class ExitsThreeRunner(SucceedsRunner):

@@ -15,9 +15,12 @@ import os
 import shlex
 import socket
 import sys
+from pathlib import Path
 
 from federation.errors import Code, Fault, FederationError, invalid
 from hub_node.ports import Attempt
+from hub_node.records import Run
+from hub_node.runners import guard
 from hub_node.runners.process import ProcessRunner, Program
 from hub_node.runners.spark import MIB, SparkSettings, cpus_of, find_java, find_spark, heap, lease_conf, write_logging
 
@@ -28,6 +31,8 @@ ASK_S = 0.5
 _WITHOUT = {"@jupyterlab/apputils-extension:announcements": True}
 """It asks every student about news, and looks for releases on servers that a campus may not reach."""
 _NEEDED = ("JUPYTERHUB_API_URL", "JUPYTERHUB_API_TOKEN", "JUPYTERHUB_SERVICE_PREFIX")
+
+_RECORD = "lab.json"
 
 
 class LabRunner(ProcessRunner):
@@ -54,6 +59,7 @@ class LabRunner(ProcessRunner):
         prefix = attempt.variables["JUPYTERHUB_SERVICE_PREFIX"]
         port = _free_port()
         self._url = f"http://{HOST}:{port}{prefix}"
+        guard.write_json(str(attempt.folder / _RECORD), {"url": self._url})
         work = attempt.run.lease.work
         course = attempt.package / work.entrypoint
         words = [sys.executable, "-m", "jupyterhub.singleuser", f"--ip={HOST}", f"--port={port}"]
@@ -85,6 +91,11 @@ class LabRunner(ProcessRunner):
         """Find both."""
         super().load_state(text)
         self._url = str(json.loads(text).get("url", ""))
+
+    def take_up(self, run: Run, folder: Path) -> bool:
+        """Find both."""
+        self._url = str(guard.read_json(str(folder / _RECORD)).get("url", ""))
+        return super().take_up(run, folder)
 
 
 def lab_variables(attempt: Attempt) -> dict[str, str]:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from federation.errors import Code, Fault, FederationError
 from hub_node.ports import Attempt, Phase, Status
+from hub_node.records import Run
 from hub_node.runners import guard
 from hub_node.steady import boot_id, boot_time_ms
 
@@ -34,6 +35,8 @@ LOG_BYTES_MAX = 1024**3
 MEMORY_SLACK_BYTES = 512 * 1024**2
 """A program is ended OUT_OF_MEMORY past 1.5 times its lease plus this: resident sizes count shared pages twice."""
 GUARD_STARTS_WITHIN_S = 30.0
+GUARD_CLAIMS_WITHIN_S = 5.0
+"""An agent that looks for the guard of one that died waits so long where a guard was, or was about to be, launched."""
 _GUARD_VARIABLES = ("PATH", "BRHUB_FEDERATION_DIR")  # the second marks what an embedded federation started
 _WORDS = {
     "RUNTIME_LIMIT": "It ran to its runtime limit and was ended.",
@@ -204,6 +207,14 @@ class ProcessRunner:
             pid, start_ticks, boot = state["guard"]
             self._guard = Identity(pid, start_ticks, boot)
         self._claimed()
+
+    def take_up(self, run: Run, folder: Path) -> bool:
+        """Whether a guard has this attempt. One that was just launched may not have claimed it yet: it is waited for."""
+        self._folder, self._job = folder, (run.lease.job_id, str(run.lease.epoch))
+        until_s = time.monotonic() + GUARD_CLAIMS_WITHIN_S
+        while not (claimed := self._claimed()) and (folder / "guard-spec.json").exists() and time.monotonic() < until_s:
+            time.sleep(0.05)
+        return claimed
 
     # ---- inside -----------------------------------------------------------------------------------------------------
     def _launch(self, folder: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from federation.errors import Code, Fault, FederationError, invalid
 from hub_node.ports import Attempt, Phase, Status
+from hub_node.records import Run
 from hub_node.runners import guard
 from hub_node.runners.process import ProcessRunner, Program
 from hub_node.runners.ray_api import TERMINAL, RayRefusedError, RaySilentError
@@ -86,6 +87,17 @@ class RayRunner(ProcessRunner):
         """Find the run, and the head that it was given."""
         super().load_state(text)
         self._read_record()
+
+    def take_up(self, run: Run, folder: Path) -> bool:
+        """Whether its driver runs, or Ray has the job, or does not say: then it counts as begun until Ray speaks."""
+        claimed = super().take_up(run, folder)
+        head = self._read_record()
+        if claimed or head is None:
+            return claimed
+        try:
+            return head.api.job(self._submission_id()) is not None
+        except (RaySilentError, RayRefusedError):
+            return True
 
     # ---- inside -------------------------------------------------------------------------------------------------------
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from federation.errors import Code, Fault, FederationError
 from hub_node import steady
 from hub_node.ports import Attempt, Phase, Status
+from hub_node.records import Run
 from hub_node.runners.ray import SUBMIT_S_MAX, driver_words, runtime_env_of
 from hub_node.runners.ray_api import RayApi, RayRefusedError, RaySilentError
 
@@ -47,8 +49,7 @@ class RayClusterRunner:
 
     def start(self, attempt: Attempt) -> None:
         """Submit it. Raises: FederationError ENGINE_UNAVAILABLE, INVALID_ARGUMENT."""
-        lease = attempt.run.lease
-        self._submission_id = f"{lease.job_id}-{lease.epoch}"
+        self._submission_id = _submission_id(attempt.run)
         self._deadline_ms = attempt.deadline_ms
         folder, log = shlex.quote(str(attempt.package)), shlex.quote(str(attempt.log))
         entrypoint = f"cd {folder} && exec {shlex.join(driver_words(attempt))} >> {log} 2>&1"
@@ -109,3 +110,18 @@ class RayClusterRunner:
         """Take up a job that an earlier process of the agent submitted."""
         state = json.loads(text)
         self._submission_id, self._deadline_ms = str(state["submission_id"]), int(state["deadline_ms"])
+
+    def take_up(self, run: Run, folder: Path) -> bool:
+        """Whether Ray has it, or does not say: then it counts as begun until Ray speaks."""
+        del folder
+        self._submission_id = _submission_id(run)
+        self._deadline_ms = steady.now_ms() + run.lease.work.runtime_limit_ms
+        try:
+            return self._api.job(self._submission_id) is not None
+        except (RaySilentError, RayRefusedError):
+            return True
+
+
+def _submission_id(run: Run) -> str:
+    """One for each attempt: Ray takes no second job under it."""
+    return f"{run.lease.job_id}-{run.lease.epoch}"

@@ -25,6 +25,7 @@ import pytest
 from federation.archive import pack
 from federation.v1 import common_pb2, hub_pb2, job_pb2
 from hub_node.journal import Journal
+from hub_node.records import Reason, RunState
 from hub_node.runners.process import stat_of
 from tests.support.eventually import eventually
 from tests.unit.hub_node.scripted import ScriptedControl, serving, spec_of, write_config
@@ -173,6 +174,24 @@ def test_agent_killed_in_the_middle_adopts_its_run(agent: AgentProcess, control:
     end = control.wait(lambda: control.ended("job-1"))
     assert (end.outcome, starts) == (SUCCEEDED, "x")
     assert len(ends_of(control, "job-1")) == 1
+
+
+def test_start_that_no_agent_could_write_down_is_found_and_ended(agent: AgentProcess, control: ScriptedControl) -> None:
+    """An agent died between a program's start and its journal, and meanwhile the job was cancelled: the program ends."""
+    lease_id = control.start("job-1", program("import time; time.sleep(600)"))
+    control.wait(in_state(control, "job-1", RUNNING))
+    agent.end(signal.SIGKILL)
+    folder = agent.folder / "state/attempts/job-1/1-1"
+    guard = json.loads((folder / "guard.json").read_text())["pid"]
+    journal = Journal(agent.folder / "state")
+    (run,) = journal.load().values()
+    asked = Reason("CANCEL_REQUESTED", "enough")
+    journal.save([replace(run, state=RunState.STOPPING, reason=asked, runner_state="", started_ms=0, boot_id="")])
+    journal.close()
+    agent.start()
+    end = control.wait(lambda: control.ended("job-1"))
+    assert (end.lease_id, end.outcome, end.reason.code) == (lease_id, STOPPED, "CANCEL_REQUESTED")
+    assert (stat_of(guard) or ("Z",))[0] in "ZX"
 
 
 def test_run_that_ended_while_no_agent_lived_is_told_by_the_next(agent: AgentProcess, control: ScriptedControl) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from federation.domain.ids import LeaseId
 from federation.domain.job import Epoch, JobState, OnPartition, OutputFile, Reason
-from federation.domain.lease import KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, LeaseState
+from federation.domain.lease import ANOTHER_MACHINE, KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, LeaseState
 from federation.errors import Code, FederationError
 from federation.lifecycle.invariants import broken
 from federation.lifecycle.job import JOB_TABLE, LEASE_TABLE, Fact, JobRecord, Trigger, step
@@ -171,6 +171,29 @@ def test_a_preempted_run_that_its_hub_does_not_know(state: JobState, expected: J
     record = a_record(state, "preempted")
     after = step(record, a_fact(Trigger.RUN_ABSENT, record), NOON_MS).record
     assert (after.job.state, after.lease is None) == (expected, expected is JobState.QUEUED)
+
+
+@pytest.mark.parametrize("state", [JobState.LEASED, JobState.STAGING, JobState.RUNNING, JobState.CANCELLING])
+def test_another_machine_that_lacks_a_run_ends_nothing(state: JobState) -> None:
+    """Who has the run is silent: it is UNKNOWN, whatever the other machine says, and whoever wants its end."""
+    record = a_record(state)
+    doubt = replace(a_fact(Trigger.RUN_ABSENT, record), reason=Reason(ANOTHER_MACHINE, "it does not know it"))
+    doubted = step(record, doubt, NOON_MS).record
+    assert doubted.job.state is JobState.UNKNOWN
+    for trigger in (Trigger.RUN_ABSENT, Trigger.CANCEL_REQUESTED, Trigger.RUN_ABSENT):
+        doubted = step(doubted, a_fact(trigger, doubted), NOON_MS).record
+        assert (doubted.job.state, doubted.lease is not None) == (JobState.UNKNOWN, True)
+    ended = step(doubted, a_fact(Trigger.RUN_STOPPED, doubted), NOON_MS).record
+    assert (ended.job.state, ended.lease) == (JobState.CANCELLED, None)
+
+
+def test_a_preemption_that_only_the_hub_remembers() -> None:
+    """After a restore the store does not know that the run was told to make room: its hub's word counts."""
+    record = a_record(JobState.RUNNING)
+    stopped = replace(a_fact(Trigger.RUN_STOPPED, record), reason=Reason(PREEMPTED, "made room"))
+    assert step(record, stopped, NOON_MS).record.job.state is JobState.QUEUED
+    never = a_record(JobState.RUNNING, preemptible=False)
+    assert step(never, stopped, NOON_MS).record.job.state is JobState.FAILED
 
 
 def test_a_claim_lasts_while_its_job_waits() -> None:
