@@ -182,6 +182,7 @@ def test_start_that_no_agent_could_write_down_is_found_and_ended(agent: AgentPro
     control.wait(in_state(control, "job-1", RUNNING))
     agent.end(signal.SIGKILL)
     folder = agent.folder / "state/attempts/job-1/1-1"
+    eventually((folder / "guard.json").exists)
     guard = json.loads((folder / "guard.json").read_text())["pid"]
     journal = Journal(agent.folder / "state")
     (run,) = journal.load().values()
