@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from federation.domain.hub import FETCHES, Agent, Dataset, Hub, HubState, LinkState, Node
 from federation.domain.ids import AgentKey
-from federation.domain.job import Job, JobState, OnPartition
+from federation.domain.job import RUNTIME_LIMIT_MS_MAX, Job, JobState, OnPartition
 from federation.domain.lease import Lease, LeaseState, ends_by_ms
 from federation.domain.quantities import Resources
 from federation.domain.usage import UsageInterval
@@ -377,10 +377,15 @@ def lease_row(lease: Lease, job: Job) -> LeaseRow:
 
     A `keep` lease runs until its `expires_ms`; the others are renewed, so their end is the job's own runtime limit. What
     was told to end does so within its grace. What is ending already, or silent, is not preemptible any more.
+
+    When a silent `keep` run ends nobody can say: a promise that counted on it would keep everybody else from the room
+    beside it, round after round. It is taken to hold its room for a month.
     """
     started_ms = job.started_ms or lease.granted_ms
     ends_ms = lease.expires_ms if lease.on_partition is OnPartition.KEEP else started_ms + job.spec.runtime_limit_ms
     told_ms = ends_by_ms(job)
+    if job.state is JobState.UNKNOWN and lease.on_partition is OnPartition.KEEP:
+        ends_ms, told_ms = lease.expires_ms + RUNTIME_LIMIT_MS_MAX, 0
     return LeaseRow(
         lease_id=lease.id,
         job_id=lease.job_id,

@@ -163,6 +163,9 @@ class Rounds:
         with self._guard:
             for job in unit.jobs.values():
                 self._collect_job(world, job, unit.now_ms)
+                held = world.lease_for(job.id)
+                if held is not None and held.id not in unit.leases:  # when it ends depends on its job's state, too
+                    self._gathered.lease_started(lease_row(held, job))
             for lease in unit.leases.values():
                 if lease.live:
                     self._gathered.lease_started(lease_row(lease, world.jobs[lease.job_id]))

@@ -12,6 +12,7 @@ from federation.domain.job import JobState, OnPartition, OutputFile, Owner, Reas
 from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS
 from federation.errors import Code, FederationError
 from federation.lifecycle.job import Trigger
+from federation.scheduling import Policy
 from federation.service import hubs
 from federation.service.jobs import cancel, find, retry
 from federation.service.sync import digest_of
@@ -190,6 +191,28 @@ def test_silence_frees_nothing(control: ControlUnderTest) -> None:
     assert control.job(job_id).state is JobState.UNKNOWN
     control.sync(control.report(job_id, Trigger.RUN_SUCCEEDED))
     assert control.job(job_id).state is JobState.SUCCEEDED
+
+
+def test_what_nobody_can_say_holds_its_own_room_and_no_more() -> None:
+    """A `keep` run is silent for good, its hub is back: who fits beside it is not kept waiting for a run that never ends."""
+    control = ControlUnderTest(policy=Policy(promise_after_ms=0))
+    control.join()
+    lost = control.submit("lost", per_task=some_resources(2), runtime_limit_ms=600_000)
+    control.round()
+    control.sync(control.report(lost, Trigger.RUN_STARTED, started_ms=control.clock.at_ms))
+    control.pass_time(3_600_000)
+    assert control.job(lost).state is JobState.UNKNOWN
+    other = an_agent(instance_id="another", session_id="session-other")
+    control.join(other)
+    large = control.submit("large", per_task=some_resources(4))
+    control.pass_time(3_600_000)
+    control.sync(agent=other)
+    control.round()
+    small = control.submit("small", per_task=some_resources(2), runtime_limit_ms=3_600_000)
+    control.pass_time(1_000)
+    control.round()
+    assert (control.job(large).state, control.job(small).state) == (JobState.QUEUED, JobState.LEASED)
+    control.check()
 
 
 def test_a_stop_lease_is_renewed_while_its_hub_syncs(control: ControlUnderTest) -> None:

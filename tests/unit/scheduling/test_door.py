@@ -11,6 +11,7 @@ from federation.domain.hub import HUB_AMOUNT_MAX, HUBS_MAX, Agent, Hub, LinkStat
 from federation.domain.ids import AgentId, HubId, JobId, LeaseId
 from federation.domain.job import (
     REPLICAS_MAX,
+    RUNTIME_LIMIT_MS_MAX,
     Epoch,
     Input,
     Job,
@@ -355,12 +356,14 @@ def test_a_lease_row_ends_when_its_run_does() -> None:
 
 
 def test_a_lease_row_ends_when_its_job_was_told_to() -> None:
-    """Within the grace of its hub or of a cancel, never later than it would have ended; a silent one as if nobody had."""
+    """Within the grace of its hub or of a cancel, never later than it would have ended; of a silent one nobody can say."""
     told = Reason(PREEMPTED, "being ended", "a", ((ENDS_BY, "700"),))
     guest, lease = replace(JOB, state=JobState.RUNNING, reason=told), replace(LEASE, state=LeaseState.REVOKING)
     assert lease_row(lease, guest).expires_ms == 700
     assert lease_row(replace(lease, expires_ms=600), guest).expires_ms == 600
-    assert lease_row(lease, replace(guest, state=JobState.UNKNOWN)).expires_ms == 9000
+    silent = replace(guest, state=JobState.UNKNOWN)
+    assert lease_row(lease, silent).expires_ms == 9000 + RUNTIME_LIMIT_MS_MAX
+    assert lease_row(replace(lease, on_partition=OnPartition.STOP), silent).expires_ms == 5100
     cancelled = replace(JOB, state=JobState.CANCELLING, state_since_ms=-STOP_GRACE_MS + 800)
     assert lease_row(lease, cancelled).expires_ms == 800
 
