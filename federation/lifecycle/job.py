@@ -291,10 +291,12 @@ _ENDS_BY_PREEMPTION = frozenset({T.RUN_STOPPED, T.RUN_FAILED})
 def _ends_preempted(record: JobRecord, fact: Fact) -> bool:
     """Whether a run has ended that was told to make room. One that its hub never heard of has ended too.
 
-    After a restore only its hub knows that it was told so.
+    After a restore only its hub knows that it was told so; where it was told anything else since, that is the stronger wish.
     """
+    if record.lease is None:
+        return False
     said = fact.reason is not None and fact.reason.code == PREEMPTED and record.job.spec.preemptible
-    if record.lease is None or not (record.lease.preempted or said):
+    if not record.lease.preempted and (not said or record.lease.state is L.REVOKING):
         return False
     absent = fact.trigger is T.RUN_ABSENT and not _speaks_for_another(fact.reason)
     never_began = absent and record.job.state is J.LEASED
