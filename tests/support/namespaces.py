@@ -94,6 +94,8 @@ def hosts(count: int, subnet: str = "10.213.77", *, ours: bool = False) -> Itera
             _run("ip", "link", "set", desk, "up")
         yield made
     finally:
+        if ours:  # a process that somebody left there would keep it, and our route to nowhere
+            subprocess.run(["ip", "link", "delete", desk], capture_output=True, check=False, timeout=30)
         for host in made:
             subprocess.run(["ip", "netns", "delete", host.name], capture_output=True, check=False, timeout=30)
 

@@ -160,8 +160,13 @@ class Load:
         return {job.id: state_of(job) for job in self._client.list(limit=100_000)}
 
     def log_of(self, job_id: str) -> str:
-        """The whole log of its last attempt."""
-        return b"".join(self._client.logs(job_id)).decode()
+        """The whole log of its last attempt. Raises: LookupError while its hub cannot be asked."""
+        try:
+            return b"".join(self._client.logs(job_id)).decode()
+        except FederationError as error:
+            if error.code is not Code.LOGS_UNAVAILABLE:
+                raise
+            raise LookupError(str(error)) from error
 
     # ---- inside -----------------------------------------------------------------------------------------------------
     def _submit(self, wish: Wish, again: bool) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -200,7 +201,8 @@ class Play:
             lines = [one for one in facts.lines if (one.job_id, one.attempt) == (job_id, str(job.epoch))]
             if not lines or any(one.touches(job.hub_id, lines[0].wall_ms, lines[-1].wall_ms) for one in full):
                 continue
-            said = [line for line in self.load.log_of(job_id).splitlines() if not line.startswith("brhub: ")]
+            log = eventually(partial(self.load.log_of, job_id), SETTLED_S, f"the log of job {job_id}")
+            said = [line for line in log.splitlines() if not line.startswith("brhub: ")]
             meant = ["it runs", *(f"step {line.steps}" for line in lines if line.what == "saved")]
             if said != meant and said != meant[:-1]:  # who is killed may have had no time for a last word
                 wrong.append(f"job {job_id} said {meant}, and its log is {said}")

@@ -104,6 +104,20 @@ class Site:
         """SIGKILL to that one process; returns when it is gone."""
         self.running[name].end(signal.SIGKILL)
 
+    def end(self) -> None:
+        """End all, also what a fault left stopped or dead; each of ours must go when it is asked to."""
+        for process in self.running.values():
+            if process.status is None:
+                os.kill(process.pid, signal.SIGCONT)
+        with ExitStack() as each:  # one that does not go must not keep the others
+            for name, process in self.running.items():
+                each.callback(self._ends_well, name, process)
+
+    @staticmethod
+    def _ends_well(name: str, process: Spare) -> None:
+        status = process.end()
+        assert name == OBJECTS or status == 0, f"{name} ended with status {status}"
+
     def answers(self) -> None:
         """Wait until the control plane answers."""
 
@@ -182,17 +196,12 @@ def site(folder: Path) -> Iterator[Site]:
         proxy = stack.enter_context(Middlebox(place=by_name[BEHIND_PROXY].enter))
         found = Site(folder, by_name, CertificateAuthority(folder), proxy, "")
         found.write_files()
-        try:
-            for name in (OBJECTS, CONTROL):
-                found.start(name)
-            found.running[CONTROL].says("serving on")
-            for hub in HUBS:
-                found.start(hub)
-            for hub in HUBS:
-                found.running[hub].says("session open")
-            yield found
-        finally:
-            statuses = {name: found.running[name].end() for name in reversed(found.running)}
-        assert {name: status for name, status in statuses.items() if name != OBJECTS} == dict.fromkeys(
-            (*HUBS, CONTROL), 0
-        )
+        stack.callback(found.end)
+        for name in (OBJECTS, CONTROL):
+            found.start(name)
+        found.running[CONTROL].says("serving on")
+        for hub in HUBS:
+            found.start(hub)
+        for hub in HUBS:
+            found.running[hub].says("session open")
+        yield found
