@@ -14,8 +14,10 @@ import os
 import random
 import re
 import shutil
+import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,8 @@ from hub_node.config import DatasetConfig
 from hub_node.records import Epoch, LeaseOrder
 
 PACKAGE_CACHE_BYTES_MAX = 2 * 1024**3
+FETCH_S_MAX = 3_600.0
+"""What has not grown for so long was left by an agent that was killed."""
 DOWNLOADS_MAX, DOWNLOAD_PAUSE_S, DOWNLOAD_PAUSE_S_MAX = 8, 2.0, 60.0
 """Attempts to fetch a package, and the pauses between them; each attempt tries three times by itself."""
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -162,8 +166,11 @@ class Staging:
             raise invalid("The package's digest is not a sha256 in hex.", digest=digest[:80])
         cache = self.state_dir / "cache" / "packages"
         file = cache / digest
-        if file.exists():
-            file.touch()
+        try:
+            os.utime(file)
+        except FileNotFoundError:
+            pass
+        else:
             return file
         from federation.objects.links import download
 
@@ -250,12 +257,23 @@ def wait_until(cancelled: Callable[[], bool], seconds: float) -> None:
 
 
 def trim(cache: Path, keep: Path, limit_bytes: int = PACKAGE_CACHE_BYTES_MAX) -> None:
-    """Let go of the longest unused packages until the rest is below the limit; `keep` stays."""
-    files = sorted((file for file in cache.iterdir() if file.is_file()), key=lambda file: file.stat().st_mtime)
-    total = sum(file.stat().st_size for file in files)
-    for file in files:
+    """Let go of the longest unused packages until the rest is below the limit; `keep` stays.
+
+    Other runs fetch and trim at the same time: what they are fetching is theirs, and what they let go of is gone.
+    """
+    found: list[tuple[float, int, Path]] = []
+    for file in cache.iterdir():
+        try:
+            about = file.stat()
+        except FileNotFoundError:
+            continue
+        coming = file.name.startswith(".") and time.time() - about.st_mtime < FETCH_S_MAX
+        if stat.S_ISREG(about.st_mode) and not coming:
+            found.append((about.st_mtime, about.st_size, file))
+    total = sum(size_bytes for _, size_bytes, _ in found)
+    for _, size_bytes, file in sorted(found):
         if total <= limit_bytes:
             return
         if file != keep:
-            total -= file.stat().st_size
+            total -= size_bytes
             file.unlink(missing_ok=True)

@@ -182,7 +182,7 @@ class Load:
     def _read(self, job_id: str) -> None:
         lines = b"".join(self._client.logs(job_id)).decode().splitlines()
         said = [line for line in lines if not line.startswith("brhub: ")]
-        if said and said[0] != "it runs":
+        if said and not said[0].startswith(("it runs", "step ")):  # a full disk took the first words
             self.problems.append(f"the log of job {job_id} begins with {said[:3]}")
 
     def _call(self, operation: str, hub: str, job_id: str, call: Callable[[str], Any]) -> Any:

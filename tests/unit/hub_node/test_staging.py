@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,38 @@ def test_package_cache_lets_go_of_the_longest_unused(tmp_path: Path) -> None:
         os.utime(file, (1_000 + age, 1_000 + age))
     trim(tmp_path, keep=files[0], limit_bytes=200)
     assert [file.exists() for file in files] == [True, False, True]
+
+
+def test_package_cache_leaves_alone_what_another_run_is_fetching(tmp_path: Path) -> None:
+    """It is neither thrown away nor missed when it is done; what a killed agent left half fetched goes."""
+    coming, left = tmp_path / ".fetch-coming", tmp_path / ".fetch-left"
+    for file in (coming, left):
+        file.write_bytes(b"x")
+    os.utime(left, (1_000, 1_000))
+    trim(tmp_path, keep=tmp_path / "kept", limit_bytes=0)
+    assert (coming.exists(), left.exists()) == (True, False)
+
+
+def test_package_caches_are_trimmed_while_others_fetch(tmp_path: Path) -> None:
+    """Files come and go under its eyes, and it looks away from none of them with an error."""
+    done = threading.Event()
+
+    def fetch() -> None:
+        while not done.is_set():
+            for number in range(20):
+                (tmp_path / f".fetch-{number}").write_bytes(b"x")
+            for number in range(20):
+                (tmp_path / f".fetch-{number}").replace(tmp_path / "whole")
+
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(fetch)
+        try:
+            for _ in range(500):
+                trim(tmp_path, keep=tmp_path / "whole", limit_bytes=0)
+        finally:
+            done.set()
+        fetching.result(10)
+    assert [file.name for file in tmp_path.iterdir()] == ["whole"]
 
 
 def test_old_logs_go_and_live_attempts_stay(tmp_path: Path) -> None:
