@@ -115,7 +115,7 @@ class Site:
 
     @staticmethod
     def _ends_well(name: str, process: Spare) -> None:
-        status = process.end()
+        status = process.end(signal.SIGUSR1 if name in HUBS else signal.SIGTERM)  # an agent ends with its runs
         assert name == OBJECTS or status == 0, f"{name} ended with status {status}"
 
     def answers(self) -> None:
