@@ -30,7 +30,9 @@ from federation.simulation.standby import Pair
 SECOND_MS, MINUTE_MS, HOUR_MS = 1_000, 60_000, 3_600_000
 SETTLE_STEP_MS = 5 * MINUTE_MS
 SETTLE_HOURS_MAX = 6
-"""After the last fault everything is over within this, or a promise is broken: lease, staging and grace fit in it."""
+"""Once the faults are over a job ends at least so often, until none is open: lease, staging and grace fit in it."""
+CLOSE_FILES_MS = 3 * HOUR_MS
+"""So often people give up what nobody can say anything about."""
 HUBS_MAX, HOURS_MAX = 200, 24 * 31
 
 
@@ -155,14 +157,22 @@ class Federation:
         self.counts = faults.plan(self, scenario.kinds, round(scenario.faults_per_hour * scenario.hours), within_ms)
         while stage.now_ms < BEGINS_MS + within_ms:
             self._go_on(MINUTE_MS)
-        until_ms = stage.now_ms + SETTLE_HOURS_MAX * HOUR_MS
-        while open_still := self.promises.unsettled():
-            if until_ms - stage.now_ms == 3 * HOUR_MS:
-                self.people.close_files(self.store)
-            if stage.now_ms >= until_ms:
-                raise stage.broken(f"{SETTLE_HOURS_MAX} h after the last fault {open_still}")
-            self._go_on(SETTLE_STEP_MS)
+        self._settle()
         self.promises.at_the_end()
+
+    def _settle(self) -> None:
+        """Let all come to its end: a long queue may take its time, as long as it moves."""
+        stage, healed_ms = self.stage, self.stage.now_ms
+        moved_ms, over = healed_ms, -1
+        while open_still := self.promises.unsettled():
+            if over != (over := sum(number for state, number in self.store.count_jobs().items() if state.terminal)):
+                moved_ms = stage.now_ms
+            since_ms = stage.now_ms - healed_ms
+            if since_ms and since_ms % CLOSE_FILES_MS == 0:
+                self.people.close_files(self.store)
+            if stage.now_ms >= moved_ms + SETTLE_HOURS_MAX * HOUR_MS:
+                raise stage.broken(f"nothing has ended for {SETTLE_HOURS_MAX} h, and {open_still}")
+            self._go_on(SETTLE_STEP_MS)
 
     def _go_on(self, for_ms: int) -> None:
         self.stage.run(self.stage.now_ms + for_ms)
