@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from federation.domain.hub import Agent
 from federation.domain.ids import AgentKey, JobId, LeaseId
 from federation.domain.job import Job, JobState
-from federation.domain.lease import KILL_GRACE_MS, LEASE_MS_BATCH, SKEW_BOUND_MS
+from federation.domain.lease import KILL_GRACE_MS, LEASE_MS_BATCH, SKEW_BOUND_MS, LeaseState
 from federation.lifecycle.invariants import broken, broken_history, miscounted
 from federation.ports import JobFilter, Store
 from federation.service.world import Unit, World
@@ -23,6 +23,8 @@ from federation.simulation.stage import Stage
 from hub_node.records import RunState, Seen
 
 JOBS_MAX = FACTS_MAX = 10**6
+UNHEARD_MAX = 20
+"""Looks, a minute apart or more; a full disk, which keeps an agent from acknowledging, lasts for ten."""
 SLACK_MS = 5_000
 """For ticks, polls and drift, where a promise is about a length of time."""
 
@@ -49,6 +51,8 @@ class Promises:
         """Until when each lease held at most, as it was saved; also of those that a restore forgot."""
         self._forgotten: set[str] = set()
         """Requests whose jobs a restore forgot: repeated, they are new to it."""
+        self._unheard: dict[str, int] = {}
+        """Lease -> at how many looks in a row it was not acknowledged though its agent got answers."""
         self._incarnation = 0
         """The store's, since it was restored."""
         self._lost: set[str] = set()
@@ -202,6 +206,22 @@ class Promises:
         same = same and {lease.id: lease for lease in loaded.leases} == world.leases
         self._hold(same and loaded.last_seq == world.last_seq, "the control plane's memory is not what its store holds")
         self._none(broken(world.jobs.values(), world.leases.values(), _bound(world)))
+        self._orders_arrive(world)
+
+    def _orders_arrive(self, world: World) -> None:
+        """An order is said until it is heard: no lease stays unacknowledged while its agent gets answers."""
+        heard = {
+            tuple(agent.name.split("/"))
+            for agent in self.agents.values()
+            if agent.life.alive and agent.heard_ms > self._stage.now_ms - 60_000
+        }
+        before, self._unheard = self._unheard, {}
+        for lease in world.leases.values():
+            if lease.state is not LeaseState.GRANTED or tuple(lease.agent_key) not in heard:
+                continue
+            if lease.epoch.incarnation == world.incarnation and world.jobs[lease.job_id].state is JobState.LEASED:
+                looks = self._unheard[lease.id] = before.get(lease.id, 0) + 1
+                self._hold(looks < UNHEARD_MAX, f"job {lease.job_id} waits for an order that its hub never gets")
 
     def known_jobs(self) -> dict[str, Job]:
         """What the store has, by id."""
