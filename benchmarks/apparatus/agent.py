@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,36 +21,45 @@ POLL_S = 0.002
 
 
 @dataclass(slots=True)
-class Agent:
-    """An agent that is online, and its trace."""
+class Trace:
+    """The starts that agents write down into a file, read as it grows."""
 
-    process: Child
-    trace: Path
-    _starts: dict[str, int] = field(default_factory=dict)
+    file: Path
+    starts_ns: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """When each job's starts were entered, by its id, on CLOCK_MONOTONIC."""
     _read: int = 0
 
-    def start_ns(self, job_id: str, timeout_s: float = 30.0) -> int:
-        """When the job's start was entered, on CLOCK_MONOTONIC; waited for."""
-        until_s = time.monotonic() + timeout_s
-        while job_id not in self._starts:
-            self._look()
-            if time.monotonic() > until_s:
-                raise RuntimeError(f"job {job_id} did not start within {timeout_s:g} s")
-            if job_id not in self._starts:
-                Event().wait(POLL_S)
-        return self._starts[job_id]
-
-    def _look(self) -> None:
-        if not self.trace.exists():
+    def look(self) -> None:
+        """Take in what came since the last look."""
+        if not self.file.exists():
             return
-        with self.trace.open("rb") as file:
+        with self.file.open("rb") as file:
             file.seek(self._read)
             text = file.read()
         whole, found, _ = text.rpartition(b"\n")
         for line in whole.splitlines() if found else ():
             entry = json.loads(line)
-            self._starts.setdefault(entry["job_id"], entry["start_ns"])
+            self.starts_ns[entry["job_id"]].append(entry["start_ns"])
         self._read += len(whole) + len(found)
+
+
+@dataclass(slots=True)
+class Agent:
+    """An agent that is online, and its trace."""
+
+    process: Child
+    trace: Trace
+
+    def start_ns(self, job_id: str, timeout_s: float = 30.0) -> int:
+        """When the job's start was entered, on CLOCK_MONOTONIC; waited for."""
+        until_s = time.monotonic() + timeout_s
+        while job_id not in self.trace.starts_ns:
+            self.trace.look()
+            if time.monotonic() > until_s:
+                raise RuntimeError(f"job {job_id} did not start within {timeout_s:g} s")
+            if job_id not in self.trace.starts_ns:
+                Event().wait(POLL_S)
+        return self.trace.starts_ns[job_id][0]
 
 
 @contextlib.contextmanager
@@ -68,7 +78,7 @@ def agent(plane: Running, *, fake: bool = True) -> Iterator[Agent]:
     process = Child(words, {TRACE: str(trace)}, log)
     try:
         _online(plane, log)
-        yield Agent(process, trace)
+        yield Agent(process, Trace(trace))
     finally:
         process.end()
 

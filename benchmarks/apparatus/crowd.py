@@ -14,11 +14,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from benchmarks.apparatus.agent import TRACE
+from benchmarks.apparatus.agent import TRACE, Trace
 from benchmarks.apparatus.control_plane import Plane
 from benchmarks.apparatus.filling import hub_name
 from benchmarks.apparatus.processes import Child
@@ -32,45 +32,29 @@ class Crowd:
     """Agents that run, and the trace that all of them write."""
 
     process: Child
-    trace: Path
+    trace: Trace
     log: Path
-    _counted: Counter[str] = field(default_factory=Counter)
-    _moments_s: list[float] = field(default_factory=list)
-    _read: int = 0
 
     def starts(self) -> Counter[str]:
         """How often each job was started so far, by id."""
-        self._look()
-        return Counter(self._counted)
+        self.trace.look()
+        return Counter({job_id: len(starts) for job_id, starts in self.trace.starts_ns.items()})
 
     def starts_between(self, from_s: float, until_s: float) -> int:
         """How many starts there were in a stretch of time.monotonic()."""
-        self._look()
-        return sum(from_s <= moment_s < until_s for moment_s in self._moments_s)
+        self.trace.look()
+        return sum(from_s <= at_ns / 1e9 < until_s for starts in self.trace.starts_ns.values() for at_ns in starts)
 
     def wait_for_starts(self, job_ids: Collection[str], timeout_s: float) -> None:
         """Until each of these was started. Raises: RuntimeError when they are not."""
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
-            self._look()
-            if all(job_id in self._counted for job_id in job_ids):
+            self.trace.look()
+            if all(job_id in self.trace.starts_ns for job_id in job_ids):
                 return
             Event().wait(LOOK_S)
-        missing = sum(job_id not in self._counted for job_id in job_ids)
+        missing = sum(job_id not in self.trace.starts_ns for job_id in job_ids)
         raise RuntimeError(f"{missing} of {len(job_ids)} jobs were not started within {timeout_s:g} s")
-
-    def _look(self) -> None:
-        if not self.trace.exists():
-            return
-        with self.trace.open("rb") as file:
-            file.seek(self._read)
-            text = file.read()
-        whole, found, _ = text.rpartition(b"\n")
-        for line in whole.splitlines() if found else ():
-            entry = json.loads(line)
-            self._counted[entry["job_id"]] += 1
-            self._moments_s.append(entry["start_ns"] / 1e9)
-        self._read += len(whole) + len(found)
 
 
 @contextlib.contextmanager
@@ -91,7 +75,7 @@ def crowd(plane: Plane, agents: int, *, cpus: int, target: str = "") -> Iterator
     process = Child([sys.executable, "-m", "benchmarks.apparatus.crowd", *files], {TRACE: str(trace)}, log)
     try:
         process.said()
-        yield Crowd(process, trace, log)
+        yield Crowd(process, Trace(trace), log)
     finally:
         process.kill()  # its runs are nothing: nobody needs a farewell of two hundred
 

@@ -20,8 +20,7 @@ from federation.ports import Store
 from federation.store import DurabilityLost, backup, open_store
 from federation.store.sql import SqlStore
 from tests.contract.store_builders import StoreHome, agent, fact, full_job, hub, interval, job, keep, lease, request
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.dying import REPOSITORY, each_try
 
 
 def _inside(store: Store) -> Any:
@@ -430,38 +429,14 @@ def test_removed_file_is_noticed(sqlite_home: StoreHome) -> None:
     assert refused.value.code is Code.STORE_UNAVAILABLE
 
 
-RESTORE_AND_DIE_AT_EACH = """
+RESTORE_KILLED = """
 import os, sys
 from pathlib import Path
 from federation.store import backup, sqlite
+from tests.support.dying import calls, work_killed_at_each
 path, file, now_ms = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-
-def die_at(number):
-    left = [number]
-    def counted(method):
-        def call(*arguments, **named):
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), 9)
-            return method(*arguments, **named)
-        return call
-    for owner, name in ((os, "link"), (os, "fsync"), (Path, "rename"), (Path, "unlink"), (sqlite, "connect")):
-        setattr(owner, name, counted(getattr(owner, name)))
-
-number, status = 0, 9
-while status:
-    number += 2
-    child = os.fork()
-    if child == 0:
-        try:
-            die_at(number)
-            backup.restore(path, file, now_ms)
-        finally:
-            os._exit(1 if sys.exc_info()[0] else 0)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, 9), f"step {number}: {status}"
-    print(status, flush=True)
-    sys.stdin.readline()
+steps = calls((os, "link"), (os, "fsync"), (Path, "rename"), (Path, "unlink"), (sqlite, "connect"))
+work_killed_at_each(lambda: backup.restore(path, file, now_ms), steps, every=2)
 """
 
 
@@ -471,23 +446,9 @@ def test_restore_killed_at_any_step_is_done_told_or_never_began(sqlite_home: Sto
     copied = backup.back_up(path, tmp_path / "one.db")
     keep(sqlite_home.open(), job(77))
     sqlite_home.close()
-    words = [str(path), str(tmp_path / "one.db"), str(now_ms)]
-    seen = []
-    with subprocess.Popen(
-        [sys.executable, "-c", RESTORE_AND_DIE_AT_EACH, *words],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        for _ in process.stdout:
-            seen.append(_what_a_start_finds(sqlite_home))
-            process.stdin.write("\n")
-            process.stdin.flush()
+    words = (str(path), str(tmp_path / "one.db"), str(now_ms))
+    seen = [_what_a_start_finds(sqlite_home) for _ in each_try(RESTORE_KILLED, *words)]
     jobs = copied.rows["jobs"]
-    assert process.returncode == 0
     assert set(seen) == {"interrupted", f"{jobs + 1} jobs of before", f"{jobs} jobs restored"}
     assert seen[-1] == f"{jobs} jobs restored"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from tests.contract.store_builders import (
     lease,
     request,
 )
+from tests.support.dying import each_try
 from tests.support.postgres import PostgresUnderTest
 
 NOW_MS = 1_800_000_000_000
@@ -153,39 +152,15 @@ def test_restore_that_fails_changes_nothing(
     assert (_held(store), store.load().incarnation) == (before, 1)
 
 
-RESTORE_AND_DIE_AT_EACH = """
-import os, sys
+RESTORE_KILLED = """
+import sys
 from pathlib import Path
 import psycopg
 from federation.store import portable
+from tests.support.dying import calls, work_killed_at_each
 url, file, folder, now_ms = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-
-def die_at(number):
-    left = [number]
-    def counted(method):
-        def call(*arguments, **named):
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), 9)
-            return method(*arguments, **named)
-        return call
-    for owner, name in ((psycopg.Connection, "execute"), (psycopg.Cursor, "copy"), (Path, "unlink")):
-        setattr(owner, name, counted(getattr(owner, name)))
-
-number, status = 0, 9
-while status:
-    number += int(sys.argv[5])
-    child = os.fork()
-    if child == 0:
-        try:
-            die_at(number)
-            portable.restore(url, file, folder, now_ms)
-        finally:
-            os._exit(1 if sys.exc_info()[0] else 0)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, 9), f"step {number}: {status}"
-    print(status, flush=True)
-    sys.stdin.readline()
+steps = calls((psycopg.Connection, "execute"), (psycopg.Cursor, "copy"), (Path, "unlink"))
+work_killed_at_each(lambda: portable.restore(url, file, folder, now_ms), steps, every=3)
 """
 
 
@@ -197,25 +172,14 @@ def test_restore_killed_at_any_statement_is_done_or_never_began(
     portable.back_up(postgres_home.url, tmp_path / "one.db")
     keep(store, job(3), facts=[fact("job-3")])
     store.close()
-    words = [postgres_home.url, str(tmp_path / "one.db"), str(tmp_path), str(NOW_MS), "3"]
+    words = (postgres_home.url, str(tmp_path / "one.db"), str(tmp_path), str(NOW_MS))
+    asked = "SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM events), (SELECT min(value) FROM meta)"
     seen = []
-    with subprocess.Popen(
-        [sys.executable, "-c", RESTORE_AND_DIE_AT_EACH, *words],
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        for _ in process.stdout:
-            asked = "SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM events), (SELECT min(value) FROM meta)"
-            seen += postgres.ask(asked, database=postgres.name(postgres_home.url))
-            process.stdin.write("\n")
-            process.stdin.flush()
+    for _ in each_try(RESTORE_KILLED, *words):
+        seen += postgres.ask(asked, database=postgres.name(postgres_home.url))
     before = (3, 1_201, 1)
     done = [one for one in seen if one != before]
-    assert (process.returncode, seen.count(before) > 5) == (0, True)
+    assert seen.count(before) > 5
     assert all(jobs == 2 and events > 1_200 and incarnation >= NOW_MS // 1000 for jobs, events, incarnation in done)
     assert done[0] == (2, 1_201, NOW_MS // 1000)
 

@@ -7,8 +7,6 @@ is in the store's contract (`tests/contract`, stores named `ahead`).
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,10 +17,9 @@ from federation.store import migrations, open_store, schema
 from federation.store.postgres import connect_plainly
 from tests.contract.store_builders import fact, full_job, job, keep, lease
 from tests.migration.conftest import Place, empty_file
+from tests.support.dying import each_try
 from tests.support.postgres import running_postgres
 from tests.support.tomorrow import POST, PRE, scripts_of_tomorrow, upgrade_file
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def test_first_part_leaves_the_store_to_programs_of_before(place: Place, tmp_path: Path) -> None:
@@ -142,12 +139,13 @@ def _write(place: Place, table: Table, number: int) -> None:
     place.ask(f"INSERT INTO {table.name} ({names}) VALUES ({', '.join('?' * len(values))})", *values)
 
 
-DIE_AT_EACH = """
-import os, sys
+KILLED = """
+import sys
 from pathlib import Path
 from sqlalchemy import Engine, event
 from federation.store import migrations, open_store, sqlite
 from federation.store.postgres import connect_plainly
+from tests.support.dying import work_killed_at_each
 import alembic.runtime.environment, federation.store.sql, psycopg
 url, scripts = sys.argv[1], sys.argv[2]
 
@@ -160,44 +158,12 @@ def work():
     else:
         migrations.upgrade_postgres(lambda: connect_plainly(url), "it", Path(scripts), finish=True)
 
-def die_at(number):
-    left = [number]
-    def step(*_):
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), 9)
+def steps(step):
     event.listen(Engine, "before_cursor_execute", step)
     event.listen(Engine, "commit", step)
 
-number, status = 0, 9
-while status:
-    number += 1
-    child = os.fork()
-    if child == 0:
-        try:
-            die_at(number)
-            work()
-        finally:
-            os._exit(1 if sys.exc_info()[0] else 0)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, 9), f"step {number}: {status}"
-    print(number, status, flush=True)
-    sys.stdin.readline()
+work_killed_at_each(work, steps)
 """
-
-
-def _each_death(url: str, scripts: str) -> subprocess.Popen[str]:
-    """A program that is killed at its first statement, then, started again, at its second, and so on to its end.
-
-    After each try it says the number and the status, and waits for a line.
-    """
-    return subprocess.Popen(
-        [sys.executable, "-c", DIE_AT_EACH, url, scripts],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_upgrade_killed_at_any_statement_is_as_if_it_never_began(place: Place, tmp_path: Path) -> None:
@@ -206,16 +172,11 @@ def test_upgrade_killed_at_any_statement_is_as_if_it_never_began(place: Place, t
     before = place.rows()
     columns = place.columns("jobs")
     killed = 0
-    with _each_death(place.url, str(scripts)) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        for line in process.stdout:
-            if int(line.split()[1]) == signal.SIGKILL:
-                killed += 1
-                assert (place.revision(), place.rows(), place.columns("jobs")) == (schema.HEAD, before, columns)
-            process.stdin.write("\n")
-            process.stdin.flush()
-    assert (process.returncode, killed > 20) == (0, True)
+    for status in each_try(KILLED, place.url, str(scripts)):
+        if status == signal.SIGKILL:
+            killed += 1
+            assert (place.revision(), place.rows(), place.columns("jobs")) == (schema.HEAD, before, columns)
+    assert killed > 20
     assert place.revision() == POST
     assert place.ask("SELECT count(*) FROM jobs") == [(before["jobs"],)]
 
@@ -223,16 +184,11 @@ def test_upgrade_killed_at_any_statement_is_as_if_it_never_began(place: Place, t
 def test_making_a_store_killed_at_any_statement_leaves_none_or_all(nowhere: Place) -> None:
     """SIGKILL at each statement of the first start: the next one finds nothing, and makes the whole."""
     killed = 0
-    with _each_death(nowhere.url, "") as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        for line in process.stdout:
-            if int(line.split()[1]) == signal.SIGKILL:
-                killed += 1
-                assert not _is_there(nowhere)
-            process.stdin.write("\n")
-            process.stdin.flush()
-    assert (process.returncode, killed > 10) == (0, True)
+    for status in each_try(KILLED, nowhere.url, ""):
+        if status == signal.SIGKILL:
+            killed += 1
+            assert not _is_there(nowhere)
+    assert killed > 10
     nowhere.fill()
     assert nowhere.rows()["jobs"] == 2
 

@@ -7,8 +7,9 @@ where it belongs, or when its operator says that the other store is gone for goo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -230,35 +231,42 @@ async def state_of(plane: Plane, job_id: str) -> str:
     return common_pb2.JobState.Name(answer.job.state)
 
 
+@contextlib.asynccontextmanager
+async def led_astray(folder: Path) -> AsyncIterator[tuple[Campus, Plane, Plane, str]]:
+    """An agent with a running job has met a store that is not its own: campus, its own plane, the other one, the job's id."""
+    for name in ("own", "other"):
+        (folder / name).mkdir()
+    async with a_plane(folder / "own") as own, a_plane(folder / "other") as other:
+        with Middlebox(Manners(), to=("127.0.0.1", 1)) as hop:
+            campus = Campus(folder, hop)
+            campus.lead_to(own)
+            try:
+                job_id = await a_running_job(own, folder)
+                campus.lead_to(other)
+                await in_time(lambda: campus.said("ANOTHER_STORE"))
+                yield campus, own, other, job_id
+            finally:
+                campus.agent.end()
+
+
 @pytest.mark.asyncio
 async def test_a_run_outlives_a_control_plane_on_an_empty_store(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The agent says what it met, on its log, to the doctor and on the hub; pointed back, the run ends once and well."""
-    for name in ("right", "wrong"):
-        (tmp_path / name).mkdir()
-    async with a_plane(tmp_path / "right") as right, a_plane(tmp_path / "wrong") as wrong:
-        with Middlebox(Manners(), to=("127.0.0.1", 1)) as hop:
-            campus = Campus(tmp_path, hop)
-            campus.lead_to(right)
-            try:
-                job_id = await a_running_job(right, tmp_path)
-                campus.lead_to(wrong)
-                await in_time(lambda: campus.said("ANOTHER_STORE"))
-                hub = await the_hub(wrong)
-                assert (len(hub.problems), len(hub.agents)) == (1, 0)
-                status = await asyncio.to_thread(main, ["doctor", "--agent", str(campus.file), "-o", "json"])
-                items = json.loads(capfd.readouterr().out)["items"]
-                (found,) = [item for item in items if item["id"] == "store"]
-                assert (status, found["level"], found["code"]) == (1, "bad", "ANOTHER_STORE")
-                campus.lead_to(right)
-                (tmp_path / "go").touch()
-                world = right.plane.desk.world
-                await in_time(lambda: job_id not in world.jobs)
-                assert await state_of(right, job_id) == "JOB_STATE_SUCCEEDED"
-                assert (tmp_path / "starts").read_text() == "x"
-            finally:
-                campus.agent.end()
+    async with led_astray(tmp_path) as (campus, right, wrong, job_id):
+        hub = await the_hub(wrong)
+        assert (len(hub.problems), len(hub.agents)) == (1, 0)
+        status = await asyncio.to_thread(main, ["doctor", "--agent", str(campus.file), "-o", "json"])
+        items = json.loads(capfd.readouterr().out)["items"]
+        (found,) = [item for item in items if item["id"] == "store"]
+        assert (status, found["level"], found["code"]) == (1, "bad", "ANOTHER_STORE")
+        campus.lead_to(right)
+        (tmp_path / "go").touch()
+        world = right.plane.desk.world
+        await in_time(lambda: job_id not in world.jobs)
+        assert await state_of(right, job_id) == "JOB_STATE_SUCCEEDED"
+        assert (tmp_path / "starts").read_text() == "x"
 
 
 @pytest.mark.asyncio
@@ -266,31 +274,20 @@ async def test_an_agent_joins_another_store_when_it_is_told_to(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its runs of before are ended there, it takes work, and what was said is used up; a second word changes nothing."""
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-    async with a_plane(tmp_path / "old") as old, a_plane(tmp_path / "new") as new:
-        with Middlebox(Manners(), to=("127.0.0.1", 1)) as hop:
-            campus = Campus(tmp_path, hop)
-            campus.lead_to(old)
-            try:
-                await a_running_job(old, tmp_path)
-                campus.lead_to(new)
-                await in_time(lambda: campus.said("ANOTHER_STORE"))
-                join = ["agent", "--config", str(campus.file), "--join-new-store", "-o", "json"]
-                assert await asyncio.to_thread(main, join) == 0
-                said = json.loads(capfd.readouterr().out)
-                assert (said["runs"], said["store"]) == (1, new.plane.desk.world.store_id)
-                world = new.plane.desk.world
-                await in_time(lambda: ("cairo", "main") in world.agents)
-                (tmp_path / "starts").unlink()
-                await a_running_job(new, tmp_path)
-                state = tmp_path / "state"
-                assert belonging.read(state).store_id == world.store_id
-                assert belonging.joins(state) == ""
-                assert (await the_hub(new)).problems == []
-                assert await asyncio.to_thread(main, join) == 0
-                assert json.loads(capfd.readouterr().out)["file"] == ""
-                (tmp_path / "go").touch()
-                await in_time(lambda: belonging.read(state).runs == 0)
-            finally:
-                campus.agent.end()
+    async with led_astray(tmp_path) as (campus, _, new, _):
+        join = ["agent", "--config", str(campus.file), "--join-new-store", "-o", "json"]
+        assert await asyncio.to_thread(main, join) == 0
+        said = json.loads(capfd.readouterr().out)
+        world = new.plane.desk.world
+        assert (said["runs"], said["store"]) == (1, world.store_id)
+        await in_time(lambda: ("cairo", "main") in world.agents)
+        (tmp_path / "starts").unlink()
+        await a_running_job(new, tmp_path)
+        state = tmp_path / "state"
+        assert belonging.read(state).store_id == world.store_id
+        assert belonging.joins(state) == ""
+        assert (await the_hub(new)).problems == []
+        assert await asyncio.to_thread(main, join) == 0
+        assert json.loads(capfd.readouterr().out)["file"] == ""
+        (tmp_path / "go").touch()
+        await in_time(lambda: belonging.read(state).runs == 0)

@@ -114,14 +114,29 @@ def test_a_job_started_since_the_backup_is_adopted_and_never_started_again(plane
     control.check()
 
 
-def test_a_job_of_before_waits_for_every_agent_that_may_run_it(plane: Restored) -> None:
-    """Shenzhen has not spoken: the job is not started at Cairo, and its reason names Shenzhen; then it is."""
-    control = plane.control
-    control.join(SHENZHEN)
-    job_id = control.submit()
+def cairo_alone_returned(plane: Restored) -> tuple[ControlUnderTest, str]:
+    """A job of before that may run at Cairo or Shenzhen, of which one has spoken since the restore; the job's id."""
+    plane.control.join(SHENZHEN)
+    job_id = plane.control.submit()
     plane.back_up()
     control = plane.restore()
     returned(control)
+    return control, job_id
+
+
+def check_starts_after(control: ControlUnderTest, length_ms: int) -> None:
+    """One second before that the job waits, then it starts."""
+    control.pass_time(length_ms - 1_000)
+    control.sync(agent=CAIRO)
+    control.pass_time(0)
+    assert control.round() == 0
+    control.pass_time(1_000)
+    assert control.round() == 1
+
+
+def test_a_job_of_before_waits_for_every_agent_that_may_run_it(plane: Restored) -> None:
+    """Shenzhen has not spoken: the job is not started at Cairo, and its reason names Shenzhen; then it is."""
+    control, job_id = cairo_alone_returned(plane)
     control.pass_time(1_000)
     assert control.round() == 0
     (reason,) = restoring.explained(control.world, control.job(job_id)).reasons
@@ -135,19 +150,8 @@ def test_a_job_of_before_waits_for_every_agent_that_may_run_it(plane: Restored) 
 
 def test_a_hub_that_never_returns_holds_a_job_no_longer_than_its_lease(plane: Restored) -> None:
     """Full length, kill grace and skew bound from the restore: one second before it waits, then it starts."""
-    control = plane.control
-    control.join(SHENZHEN)
-    job_id = control.submit()
-    plane.back_up()
-    control = plane.restore()
-    returned(control)
-    grace_ms = lease_ms(control.job(job_id)) + restoring.OVER_MS
-    control.pass_time(grace_ms - 1_000)
-    control.sync(agent=CAIRO)
-    control.pass_time(0)
-    assert control.round() == 0
-    control.pass_time(1_000)
-    assert control.round() == 1
+    control, job_id = cairo_alone_returned(plane)
+    check_starts_after(control, lease_ms(control.job(job_id)) + restoring.OVER_MS)
     control.check()
 
 
@@ -363,22 +367,12 @@ def test_another_machine_under_an_agents_name_does_not_speak_for_it(plane: Resto
 
 def test_a_start_counts_what_was_granted_before_the_restore_anew(plane: Restored) -> None:
     """A clock that is set forward while the control plane is away starts nothing a second time."""
-    control = plane.control
-    control.join(SHENZHEN)
-    job_id = control.submit()
-    plane.back_up()
-    control = plane.restore()
-    returned(control)
+    control, job_id = cairo_alone_returned(plane)
     length_ms = lease_ms(control.job(job_id)) + restoring.OVER_MS
     control.clock.at_ms += 2 * length_ms
     control.boot()
     returned(control)
-    control.pass_time(length_ms - 1_000)
-    control.sync(agent=CAIRO)
-    control.pass_time(0)
-    assert control.round() == 0
-    control.pass_time(1_000)
-    assert control.round() == 1
+    check_starts_after(control, length_ms)
 
 
 def test_late_words_and_forged_ones_change_nothing(plane: Restored) -> None:
