@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.cli.session import now_ms, session_of
+from federation.cli.session import now_ms, say, session_of
 from federation.cli.tokens import Config, control_settings
 from federation.errors import Code, Fault, FederationError
 
@@ -41,7 +41,7 @@ AgentsComplete = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    noun = typer.Typer(no_args_is_help=True, help="The control plane's store: copies of it, the way back, its schema.")
+    noun = typer.Typer(no_args_is_help=True, help="The control plane's store: copy, put back, upgrade, read.")
     noun.command("backup")(backup)
     noun.command("restore")(restore)
     noun.command("upgrade")(upgrade)
@@ -56,7 +56,10 @@ def backup(
     config: Config = None,
     agent: AgentState = None,
 ) -> None:
-    """Write a checked copy of the store, also while the control plane serves; or of an agent's journal, while it runs."""
+    """Write a checked copy of the store.
+
+    Also while the control plane serves. With --agent of an agent's journal, while it runs.
+    """
     from federation.cli.show import print_one
 
     if agent is not None:
@@ -76,10 +79,20 @@ def restore(
     ] = False,
     agent: AgentState = None,
 ) -> None:
-    """Put a backup in the store's place, after the control plane has ended. What was there is kept beside it."""
+    """Put a backup in the store's place.
+
+    After the control plane has ended. What was there is kept beside it, and can be put back the same way.
+    """
     from federation.cli.show import print_one
 
-    if agent is not None and file is not None:
+    if agent is not None:
+        if file is None or in_place or agents_complete:
+            raise FederationError(
+                Code.INVALID_ARGUMENT,
+                "a journal is put back from a backup of it, and from nothing else",
+                fault=Fault.CALLER,
+                hint="Write `brhub db restore --agent STATE_DIR FILE`.",
+            )
         _say_journal(context, journal_backup().restore(agent, file.absolute(), now_ms()))
         return
     copies = _copies(control_settings(config))
@@ -122,10 +135,10 @@ def upgrade(
         ),
     ] = False,
 ) -> None:
-    """Bring the store to this version's schema, in one transaction; the next start would do the same.
+    """Bring the store to this version's schema.
 
-    Only what programs of the version before can live with: they go on working on it. `--finish`, after the control plane has
-    ended, does the rest.
+    In one transaction, as the next start would. Only what programs of the version before can live with: they go on working
+    on it. A store in a file asks that the control plane has ended; so does `--finish`, which does the rest.
     """
     from federation.cli.show import print_one
     from federation.store import migrations
@@ -139,7 +152,10 @@ def upgrade(
 
 
 def show(context: typer.Context, config: Config = None) -> None:
-    """What the store holds, and how long: also while the control plane serves. All of a file is checked first."""
+    """Say what the store holds, and for how long.
+
+    Also while the control plane serves. All of a file is checked first.
+    """
     from federation.cli.show import print_one, rfc3339
 
     settings = control_settings(config)
@@ -170,7 +186,9 @@ def events(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 1_000,
 ) -> None:
-    """What happened, in order: to be kept elsewhere before it is removed here; also while the control plane serves.
+    """Read what happened, in order.
+
+    To be kept elsewhere before it is removed here; also while the control plane serves.
 
     Read on with `--after` and the id of the last one. Where what follows was removed, that is said, and nothing else.
     """
@@ -182,6 +200,8 @@ def events(
     for row in found:
         what, of, fact, actor = map(tables.plain, (row.entity, row.entity_id, row.type, row.actor))
         table.add_row(str(row.seq), rfc3339(row.at_ms), what, of, fact, actor)
+    if session_of(context).for_people and len(found) == limit:
+        say(f"there may be more: --after {found[-1].seq}")
     print_many([_event(row) for row in found], session_of(context).form, table)
 
 
@@ -314,8 +334,10 @@ def _document(found: Summary) -> dict[str, Any]:
 
 
 def _words(found: Summary) -> str:
+    from federation.cli.show import size
+
     rows = found.rows
     return (
         f"schema {found.revision}, incarnation {found.incarnation}, {rows['jobs']} jobs, {rows['leases']} leases, "
-        f"{rows['hubs']} hubs, {rows['events']} events, {found.size_bytes} bytes"
+        f"{rows['hubs']} hubs, {rows['events']} events, {size(found.size_bytes)}"
     )

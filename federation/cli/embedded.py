@@ -268,6 +268,7 @@ def status(folder: Path) -> dict[str, Any]:
         "id": str(folder),
         "running": bool(running),
         "processes": [{"id": started.name, "pid": started.pid, "log": started.log} for started in running],
+        "ended": [{"id": started.name, "log": started.log} for started in processes.ended(folder)],
         "other_processes": max(0, len(processes.marked(folder)) - len(running)),
         **(addresses(folder, plan) if plan and running else {}),
     }

@@ -61,6 +61,8 @@ def list_jobs(
     print_many([document(job) for job in found], session.form, table)
     if session.for_people and not found:
         say("no jobs" + ("" if all_owners else " of yours; everyone's: brhub job list --all"))
+    if session.for_people and any(tables.waits_without_a_word(job) for job in found):
+        say("why a job waits: brhub job explain ID")
 
 
 def show(context: typer.Context, job_id: JobId) -> None:
@@ -77,12 +79,18 @@ def logs(
     offset: Annotated[int, typer.Option("--from", min=0, help="First byte.")] = 0,
     attempt: Annotated[str, typer.Option(help="Of this attempt, as in `job show`; else the last.")] = "",
 ) -> None:
-    """Print a job's log as it was written; of one that waits to run again, that of the attempt that ended."""
+    """Print a job's log as it was written.
+
+    Of a job that waits to run again, that of the attempt that ended.
+    """
     from federation.cli.show import state_of
 
     with session_of(context).client() as client:
-        if not attempt and (job := client.get(job_id)).attempt and state_of(job) == "QUEUED":
-            say(f"attempt {job.attempt}, ended; the job waits to run again")
+        if not attempt and state_of(job := client.get(job_id)) == "QUEUED":
+            if job.attempt:
+                say(f"attempt {job.attempt}, ended; the job waits to run again")
+            else:
+                say(f"nothing has run yet; why it waits: brhub job explain {job_id}")
         for piece in client.logs(job_id, follow, offset=offset, attempt=attempt):
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
@@ -121,7 +129,9 @@ def release(
     reason: Annotated[str, typer.Option(help="Why, for the record.")],
     force: Annotated[bool, typer.Option("--force", help="Its program may still run: I know.")] = False,
 ) -> None:
-    """For operators: give up a job's attempt that is UNKNOWN, or whose hub is LOST.
+    """For operators: give up an attempt that nobody can ask about.
+
+    It must be UNKNOWN, or its hub LOST (not heard for 10 minutes).
 
     Nobody can say how it ended, and its program may still run there. From then on nothing that it reports or brings is
     taken, and its agent ends it when it is heard again. The job is queued again if it is idempotent, else it has FAILED.

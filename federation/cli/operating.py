@@ -46,7 +46,10 @@ def up(  # noqa: PLR0913  # one argument a flag
     fake: Annotated[bool | None, typer.Option("--fake/--no-fake", hidden=True)] = None,
     status: Annotated[bool, typer.Option("--status", help="Only say what runs.")] = False,
 ) -> int:
-    """Run a whole federation on this machine: object store, control plane, hubs."""
+    """Run a whole federation on this machine.
+
+    Object store, control plane and hubs; what it was started with before stays as it was.
+    """
     from federation.cli import embedded
     from federation.client.quantity import parse_bytes
 
@@ -85,6 +88,8 @@ def _status(session: Session, folder: Path) -> int:
             _print_addresses(session, value, folder, detach=True)
             for process in value["processes"]:
                 print(f"{process['id']:<24} pid {process['pid']}")
+            for process in value["ended"]:
+                print(f"{process['id']:<24} does not run any more; its log: {process['log']}")
         else:
             print(f"nothing runs in {value['id']}")
     else:
@@ -124,7 +129,7 @@ def demo(
     core: Annotated[bool, typer.Option("--core", help="The small one: scheduling and Spark.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the federation running.")] = False,
 ) -> int:
-    """Run the tour: three hubs, real jobs on real data, each step checked."""
+    """Run the tour: three hubs, real jobs, each step checked."""
     from federation.cli.tour import run_tour
 
     return run_tour(core=core, keep=keep)
@@ -216,7 +221,10 @@ def doctor(
         Path | None, typer.Option("--agent", metavar="AGENT.TOML", help="Look as the agent of this file does.")
     ] = None,
 ) -> int:
-    """Look for what breaks on the way: name, TCP, proxy, TLS, gRPC, version, token, clock; then tools and disk."""
+    """Look for what breaks on the way to the federation.
+
+    Name, TCP, proxy, TLS, gRPC, version, token, clock; then what this machine lacks: tools and disk.
+    """
     from federation.cli.doctor import run
 
     return run(session_of(context), agent_file)

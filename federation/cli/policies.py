@@ -35,7 +35,10 @@ def register(app: typer.Typer) -> None:
 
 
 def show(context: typer.Context) -> None:
-    """Show the planner's policy in force: order, backfill, fairness, weights, quotas."""
+    """Show the planner's policy in force.
+
+    Order, backfill, fairness, weights, quotas.
+    """
     from federation.cli.show import document, print_one, print_table
 
     session = session_of(context)
@@ -60,7 +63,10 @@ def show_hubs(
     context: typer.Context,
     hub_id: Annotated[str, typer.Argument(metavar="[HUB]", help="Only this hub.")] = "",
 ) -> None:
-    """Show what hubs offer and on what terms: their share policies, as far as hubs tell them."""
+    """Show what hubs offer, and on what terms.
+
+    Their share policies, as far as hubs tell them.
+    """
     from federation.cli.show import print_many, print_one
 
     session = session_of(context)
@@ -95,8 +101,12 @@ def _terms(policy: hub_pb2.Policy) -> Table:
             "how much weight a hub gains by giving, and up to how many average hubs' offers",
         ),
         ("a round", str(policy.placements_max), "jobs decided on at once, at most"),
-        ("weights", str(len(policy.weights)), "who is not named has 1; twice the weight means twice the share"),
-        ("quotas", str(len(policy.quotas)), "how much may be held at once"),
+        (
+            "weights",
+            str(len(policy.weights) or "none"),
+            "who is not named has 1; twice the weight means twice the share",
+        ),
+        ("quotas", str(len(policy.quotas) or "none"), "how much may be held at once"),
         ("owners first", "always", "a hub's own users get its machines back from preemptible guests: brhub hub policy"),
     ):
         made.add_row(name, plain(value), plain(meaning))

@@ -80,6 +80,15 @@ def note(name: str, pid: int, folder: Path, log: Path) -> Started:
 
 def noted(folder: Path) -> list[Started]:
     """What was written down and still runs, by name."""
+    return [started for started in _written(folder) if is_alive(started)]
+
+
+def ended(folder: Path) -> list[Started]:
+    """What was written down and ended by itself, by name."""
+    return [started for started in _written(folder) if not is_alive(started)]
+
+
+def _written(folder: Path) -> list[Started]:
     found = []
     for path in sorted((folder / "run").glob("*.json")):
         try:
@@ -87,8 +96,7 @@ def noted(folder: Path) -> list[Started]:
             started = Started(value["name"], int(value["pid"]), float(value["created_s"]), value["log"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # half written when the machine stopped: the sweep finds what it spoke of
-        if is_alive(started):
-            found.append(started)
+        found.append(started)
     return found
 
 

@@ -127,8 +127,9 @@ def _summed(rows: Iterable[Mapping[str, Any]], name: str) -> dict[str, int]:
 
 def _counts(title: str, of: Mapping[str, int]) -> str:
     """One paragraph, as wide as a narrow terminal."""
-    text = ", ".join(f"{name} {number:,}" for name, number in of.items()) or "none"
-    return textwrap.fill(f"{title:8}{text}", 100, subsequent_indent=" " * 8, break_on_hyphens=False)
+    text = ", ".join(f"{name}\N{NO-BREAK SPACE}{number:,}" for name, number in of.items()) or "none"
+    filled = textwrap.fill(f"{title:8}{text}", 100, subsequent_indent=" " * 8, break_on_hyphens=False)
+    return filled.replace("\N{NO-BREAK SPACE}", " ")  # which kept a count on the line of its name
 
 
 def _tell(session: Session, scenario: Scenario, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:

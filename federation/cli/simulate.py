@@ -31,7 +31,7 @@ NAMES_TOLD_MAX = 5
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("simulate", short_help="Replay past jobs under another policy.")(simulate)
+    app.command("simulate", short_help="Replay past jobs under another policy, or play faults.")(simulate)
 
 
 def simulate(  # noqa: PLR0913  # one argument a flag
@@ -88,8 +88,9 @@ def simulate(  # noqa: PLR0913  # one argument a flag
     elif history is None or policy is None:
         missing = "--history" if history is None else "--policy"
         raise invalid(
-            f"{missing} is missing",
-            hint="Give --history FILE and --policy FILE; `brhub simulate --export FILE` records a history.",
+            f"{missing} is missing, or --seeds",
+            hint="Give --history FILE and --policy FILE (`brhub simulate --export FILE` records a history), or --seeds A..B "
+            "to play faults.",
             field=missing,
         )
     else:

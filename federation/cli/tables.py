@@ -88,6 +88,11 @@ def _why(job: job_pb2.Job, now_ms: int) -> str:
     return job.progress or job.reason.message
 
 
+def waits_without_a_word(job: job_pb2.Job) -> bool:
+    """Whether WHY says nothing of a job that waits: the planner's reasons are many, a hub each, and are asked for one job."""
+    return state_of(job) == "QUEUED" and not (job.HasField("claim") or job.progress or job.reason.message)
+
+
 def _in(moment_ms: int, now_ms: int) -> str:
     """How far away something is that should come soon."""
     return duration(moment_ms - now_ms) if moment_ms > now_ms else "moments"
@@ -148,7 +153,7 @@ def nodes(items: Iterable[hub_pb2.Hub], wide: bool = False) -> Table:
                     _free([node], "cpu", milli),
                     _free([node], "memory", size),
                     _free([node], "gpu", milli),
-                    milli(node.load_cpu_milli),
+                    f"{node.load_cpu_milli / 1000:.1f}",
                     size(node.memory_available_bytes),
                     *(extra if wide else []),
                 )

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from federation.cli import tables
-from federation.cli.session import Session, now_ms
+from federation.cli.session import Session, now_ms, say
 from federation.cli.show import age, document, fit, hub_document, print_one, print_table, rfc3339, state_of
 from federation.errors import Code, FederationError
 
@@ -80,6 +80,8 @@ def run(session: Session, every_s: float, once: bool) -> None:
             for table in (tables.hubs(look.hubs, now_ms()), tables.jobs(look.jobs, now_ms())):
                 print()
                 print_table(table)
+            if any(map(tables.waits_without_a_word, look.jobs)):
+                say("why a job waits: brhub job explain ID")
         else:
             _live(look, every_s)
 

@@ -141,8 +141,8 @@ class Leadership:
             return False
         if waiting is None:
             raise faults.unavailable(
-                f"another control plane has this store open: {_host(row.holder)}",
-                "End it first, or let `brhub serve` wait for it as its standby.",
+                f"a control plane has this store open already: {_host(row.holder)}",
+                "End that one first, or let `brhub serve` wait for it as its standby.",
                 self._where,
             )
         if watch.told != row.holder:

@@ -222,7 +222,7 @@ def _led(url: str) -> Iterator[PostgresDatabase]:
     try:
         database = PostgresDatabase(url)
     except FederationError as error:
-        if "another control plane" in error.message:
+        if "has this store open already" in error.message:
             error.hint = "End every control plane of this store, those that stand by first. Nothing was changed."
         raise
     try:

@@ -331,7 +331,7 @@ class Lock:
         except OSError as error:
             os.close(self._descriptor)
             raise faults.unavailable(
-                "another control plane has this store open", "End it first, or name another store.", str(path)
+                "a control plane has this store open already", "End that one first, or name another store.", str(path)
             ) from error
         self._held = True
 

@@ -108,7 +108,7 @@ def test_second_control_plane_is_refused(sqlite_home: StoreHome) -> None:
     with pytest.raises(FederationError) as refused:
         open_store(sqlite_home.url)
     assert refused.value.code is Code.STORE_UNAVAILABLE
-    assert "another control plane" in refused.value.message
+    assert "a control plane has this store open already" in refused.value.message
     store.close()
     store.close()  # a second close is harmless
     assert sqlite_home.open().load().jobs == ()

@@ -125,7 +125,10 @@ def test_restore_is_refused_while_a_control_plane_leads(postgres_home: StoreHome
     portable.back_up(postgres_home.url, tmp_path / "one.db")
     with pytest.raises(FederationError) as refused:
         portable.restore(postgres_home.url, tmp_path / "one.db", tmp_path, NOW_MS)
-    assert (refused.value.code, "another control plane" in refused.value.message) == (Code.STORE_UNAVAILABLE, True)
+    assert (refused.value.code, "a control plane has this store open already" in refused.value.message) == (
+        Code.STORE_UNAVAILABLE,
+        True,
+    )
     assert "those that stand by" in refused.value.hint
     assert leading.load().incarnation == 1
 

@@ -239,7 +239,7 @@ def test_second_control_plane_is_refused(postgres_home: StoreHome) -> None:
     with pytest.raises(FederationError) as refused:
         open_store(postgres_home.url)
     assert refused.value.code is Code.STORE_UNAVAILABLE
-    assert "another control plane" in refused.value.message
+    assert "a control plane has this store open already" in refused.value.message
     store.close()
     again = postgres_home.open()
     assert again.load().jobs == ()
@@ -367,7 +367,7 @@ def test_leader_on_another_machine_that_died_is_taken_over(
     _taken_from(postgres, postgres_home)
     hour_ahead = "UPDATE leader SET renewed_ms = (extract(epoch FROM now()) * 1000)::bigint + 3600000"
     postgres.ask(hour_ahead, database=_name(postgres_home))  # the database's clock was set since
-    with pytest.raises(FederationError, match="another control plane has this store open: somewhere"):
+    with pytest.raises(FederationError, match="a control plane has this store open already: somewhere"):
         open_store(postgres_home.url)
     store = open_store(postgres_home.url, waiting=lambda _: None)
     postgres_home.opened.append(store)

@@ -197,8 +197,24 @@ def test_folders_are_printed_so_that_they_work_from_elsewhere(
     assert brhub("up", "--status").out == f"nothing runs in {folder}\n"
     assert brhub("down").out == f"nothing ran in {folder}\n"
     value = {"server": "s", "sign_in": "w", "objects": "o", "hubs": ["cairo"]}
-    running = {"id": str(folder), "running": True, "processes": [], **value}
+    gone = {"id": "hub-cairo", "log": "/there/hub-cairo.log"}
+    running = {"id": str(folder), "running": True, "processes": [], "ended": [gone], **value}
     monkeypatch.setattr("federation.cli.embedded.status", lambda _: running)
     out = brhub("up", "--status").out
     assert f"BRHUB_DIR={folder} finds it" in out
     assert f"brhub down --dir {folder}\n" in out
+    assert out.splitlines()[-1].split(maxsplit=1) == [
+        "hub-cairo",
+        "does not run any more; its log: /there/hub-cairo.log",
+    ]
+
+
+def test_what_waits_without_a_word_is_told_where_the_reasons_are(brhub: Brhub, small: SmallFederation) -> None:
+    """In a list, in a look at the queue, and where its log is asked for; never among what was asked for."""
+    assert "explain" not in brhub("jobs").err
+    small.add_job("job-1", "QUEUED")
+    for words in (["jobs"], ["top"]):
+        said = brhub(*words)
+        assert (said.status, said.err) == (0, "why a job waits: brhub job explain ID\n")
+    said = brhub("job", "logs", "job-1")
+    assert said.err == "nothing has run yet; why it waits: brhub job explain job-1\n"

@@ -103,7 +103,11 @@ def test_restore_is_refused_while_a_control_plane_has_the_store(brhub: Brhub, pa
     brhub("db", "backup", tmp_path / "one.db")
     serving = open_store(f"sqlite:///{path}")
     said = brhub("db", "restore", tmp_path / "one.db")
-    assert (said.status, "another control plane" in said.err, "STORE_UNAVAILABLE" in said.err) == (5, True, True)
+    assert (
+        said.status,
+        "a control plane has this store open already" in said.err,
+        "STORE_UNAVAILABLE" in said.err,
+    ) == (5, True, True)
     assert len(serving.load().jobs) == 2
     serving.close()
 
@@ -284,6 +288,9 @@ def test_an_agents_journal_goes_the_same_way(brhub: Brhub, tmp_path: Path) -> No
     assert (made.status, made.document["runs"]) == (0, 2)
     assert brhub("db", "restore", "--agent", tmp_path / "state", tmp_path / "copy.db").status == 2
     journal.close()
+    for words in ([], ["--in-place"], [tmp_path / "copy.db", "--agents-complete"]):
+        said = brhub("db", "restore", "--agent", tmp_path / "state", *words)
+        assert (said.status, "put back from a backup of it, and from nothing else" in said.err) == (2, True)
     back = brhub("db", "restore", "--agent", tmp_path / "state", tmp_path / "copy.db", "-o", "json").document
     assert (back["runs"], back["left_out"], back["instance"]) == (1, ["job-staging"], journal.instance_id)
 

@@ -240,6 +240,9 @@ def test_the_object_store_carries_the_mark(folder: Path) -> None:
     assert [started.name for started in processes.noted(folder)] == ["objects"]
     assert len(processes.marked(folder)) == 1
     assert processes.MARKER not in os.environ
+    assert processes.ended(folder) == []
+    os.kill(processes.noted(folder)[0].pid, signal.SIGKILL)
+    eventually(lambda: [one.name for one in processes.ended(folder)] == ["objects"], 10, "it is seen that it has ended")
     processes.stop_all(folder, silent)
     assert processes.marked(folder) == []
 

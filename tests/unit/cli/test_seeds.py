@@ -31,6 +31,12 @@ def test_seeds_that_hold_end_with_0_and_say_so(brhub: Brhub) -> None:
     assert said.out.startswith("2 seeds of 3 hubs x 0.2 h with faults: every promise held\n")
 
 
+def test_a_count_stays_on_the_line_of_its_name(brhub: Brhub) -> None:
+    """However many kinds of faults there are, each line of them ends with a number."""
+    said = brhub("simulate", "--seeds", "1..2", *SHORT).out.splitlines()
+    assert [line for line in said[1:-1] if not line.rstrip(",")[-1].isdigit()] == []
+
+
 def test_a_broken_promise_ends_with_1_and_the_seed(brhub: Brhub) -> None:
     """A control plane that takes every submission for a new one is found out, for people and for programs."""
     from tests.simulation import mutants

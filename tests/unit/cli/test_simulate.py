@@ -146,6 +146,7 @@ def test_names_that_the_history_does_not_know_are_noted(brhub: Brhub, history: P
     ("words", "named"),
     [
         ([], "--history"),
+        ([], "--seeds"),
         (["--policy", "p"], "--history"),
         (["--history", "h"], "--policy"),
         (["--history", "h", "--export", "e"], "--export"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import subprocess
 import sys
 
@@ -35,3 +37,18 @@ def test_every_command_of_the_contract_has_help(words: str, capsys: pytest.Captu
 
     assert main([*words.split(), "--help"]) == 0
     assert "Usage: brhub" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("noun", ["", "job", "hub", "node", "policy", "token", "db"])
+def test_no_line_in_a_list_of_commands_is_cut_off(noun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal of 80 columns the first sentence of each is there to its end."""
+    from federation.cli.main import main
+
+    monkeypatch.setenv("COLUMNS", "80")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main([*noun.split(), "--help"]) == 0
+    lines = said.getvalue().partition("Commands:\n")[2].splitlines()
+    assert len(lines) >= 1
+    assert [line for line in lines if not line.endswith(".")] == []
+    assert [line for line in lines if line.endswith("...")] == []
