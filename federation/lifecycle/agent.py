@@ -123,15 +123,20 @@ def admit(present: Agent | None, arriving: Agent, now_ms: int) -> Agent:
     return _heard_of(replace(arriving, link=present.link if present else LinkState.ONLINE), now_ms)
 
 
-def heard(agent: Agent | None, session_id: str, now_ms: int) -> Agent:
-    """The agent after a call of `session_id`. `agent` is the one whose session that is or last was; None: nobody's.
+def speaking(agent: Agent | None, session_id: str) -> Agent:
+    """The agent that calls with `session_id`. `agent` is the one whose session that is or last was; None: nobody's.
 
     SESSION_UNKNOWN when it is not open here, SESSION_SUPERSEDED when a newer one took its place.
     """
     older = agent is not None and agent.session_id != session_id
     _step_session(agent, SessionTrigger.OLDER_HEARD if older else SessionTrigger.HEARD, agent)
     assert agent is not None, "a call of nobody's session is refused"
-    return _heard_of(agent, now_ms)
+    return agent
+
+
+def heard(agent: Agent | None, session_id: str, now_ms: int) -> Agent:
+    """The agent after a call of `session_id`; refused as by `speaking`."""
+    return _heard_of(speaking(agent, session_id), now_ms)
 
 
 def aged(agent: Agent, now_ms: int) -> Agent:

@@ -272,10 +272,7 @@ def digest_of(runs: Sequence[tuple[str, Epoch]]) -> str:
 
 def _session(unit: Unit, session_id: str) -> Agent:
     """The agent whose session that is, as it was; SESSION_UNKNOWN, SESSION_SUPERSEDED."""
-    agent = unit.world.session_of(session_id)
-    lifecycle_agent.heard(agent, session_id, unit.now_ms)
-    assert agent is not None, "a call of nobody's session is refused"
-    return agent
+    return lifecycle_agent.speaking(unit.world.session_of(session_id), session_id)
 
 
 def _expected(unit: Unit, key: AgentKey, changed: Sequence[RunReport]) -> list[tuple[str, Epoch]]:

@@ -101,7 +101,7 @@ class Federation:
         self.pair = Pair(stage, self._plane("plane", LocalClock(stage)), self._second_plane)
         hubs = tuple(f"hub-{number}" for number in range(1, scenario.hubs + 1))
         self.people = People(stage, self.network, self.pair, self.people_line, hubs)
-        self.promises = Promises(stage, self.store, self.people, self.pair.now_ms)
+        self.promises = Promises(stage, self.store, self.people)
         self.pair.when_taken_over = self.promises.acknowledged_are_kept
         self.counts: Mapping[FaultKind, int] = {}
         self.agents = [self._agent(hub_id) for hub_id in hubs]

@@ -29,6 +29,9 @@ class Witness(Protocol):
     def began(self, program: Program) -> None:
         """It runs."""
 
+    def held(self, program: Program, longest_ms: float) -> None:
+        """Its guard was told to end it with its lease, in `longest_ms` of true time."""
+
     def ended(self, program: Program) -> None:
         """It runs no more; `program.cause` says why."""
 
@@ -108,6 +111,8 @@ class Machine:
         wanted = self._on_boot_clock(runtime_ms)
         program.runtime_boot_ms = min(program.runtime_boot_ms or wanted, wanted)
         program.lease_boot_ms = self._on_boot_clock(lease_ms)
+        if program.lease_boot_ms:
+            self._witness.held(program, self.clock.until_boot_ms(program.lease_boot_ms))
         self._watch(program)
 
     def stop(self, program: Program, grace_ms: int, why: str) -> None:

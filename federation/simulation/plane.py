@@ -191,10 +191,6 @@ class SimulatedPlane:
             "CancelJob": self._cancel_job,
         }
 
-    def now_ms(self) -> int:
-        """By the clock of the process that runs."""
-        return self.clock.now_ms()
-
     def boot(self) -> None:
         """Begin, or begin again, from the store."""
         assert not self.life.alive

@@ -7,7 +7,7 @@ simulated world can see at once. The first promise that does not hold ends the s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from federation.domain.hub import Agent
 from federation.domain.ids import AgentKey, JobId, LeaseId
@@ -32,14 +32,13 @@ SLACK_MS = 5_000
 class Promises:
     """See the module. A `machine.Witness`, and a listener of the writer."""
 
-    def __init__(self, stage: Stage, store: Store, people: People, plane_now_ms: Callable[[], int]) -> None:
+    def __init__(self, stage: Stage, store: Store, people: People) -> None:
         self.agents: dict[str, SimulatedAgent] = {}
         """By machine."""
         self.checks = 0
         self._stage = stage
         self._store = store
         self._people = people
-        self._plane_now_ms = plane_now_ms
         self._running: dict[str, Program] = {}
         """Job -> what truly runs of it."""
         self._on_machine: dict[str, dict[tuple[str, str], int]] = {}
@@ -47,8 +46,9 @@ class Promises:
         self._epochs: dict[JobId, tuple[int, int]] = {}
         self._begun: dict[tuple[str, str], Program] = {}
         self._succeeded: set[tuple[str, str]] = set()
-        self._leases: dict[str, int] = {}
-        """Until when each lease held at most, as it was saved; also of those that a restore forgot."""
+        self._ends: dict[str, int] = {}
+        """True time at which the control plane takes each lease for over, by the clock with which it saved it;
+        also of those that a restore forgot."""
         self._forgotten: set[str] = set()
         """Requests whose jobs a restore forgot: repeated, they are new to it."""
         self._unheard: dict[str, int] = {}
@@ -82,6 +82,12 @@ class Promises:
         if sum(here.values()) > offered:
             raise self._stage.broken(f"machine {program.machine} runs {sum(here.values())} of {offered} millicores")
 
+    def held(self, program: Program, longest_ms: float) -> None:
+        """A guard never holds a lease for longer than the control plane does: it counts from when it asked."""
+        self.checks += 1
+        longer_ms = int(self._stage.now_ms + longest_ms) - self._ends[program.run.lease.lease_id]
+        self._hold(longer_ms <= SLACK_MS, f"job {program.key[0]} holds {longer_ms} ms beyond its lease")
+
     def ended(self, program: Program) -> None:
         """Whatever ends a program has the right to."""
         self.checks += 1
@@ -113,8 +119,7 @@ class Promises:
                     since_ms >= least_ms * 0.999 - SLACK_MS,
                     f"job {job_id} was ended for its lease after {since_ms} of {least_ms} ms",
                 )
-                asked_ms = self._plane_now_ms() - (self._stage.now_ms - program.asked_ms)
-                late_ms = asked_ms - self._held_until(program)
+                late_ms = program.asked_ms - self._ends[program.run.lease.lease_id]
                 self._hold(late_ms <= SLACK_MS, f"job {job_id} was told to end {late_ms} ms after its lease")
             case "CANCEL_REQUESTED":
                 self._hold(wish is None or wish.cancelled, f"job {job_id} was cancelled and nobody asked")
@@ -124,7 +129,7 @@ class Promises:
                 )
             case "LEASE_OVER" | "SUPERSEDED":
                 self._hold(
-                    self._cancelled_as_over(job_id) or self._gone(self._held_until(program)),
+                    self._cancelled_as_over(job_id) or self._over(program),
                     f"job {job_id} was ended as {cause} while its lease held",
                 )
             case _:
@@ -141,13 +146,9 @@ class Promises:
             f"{machine} carries out {after} after {before}",
         )
 
-    def _held_until(self, program: Program) -> int:
-        lease_id = program.run.lease.lease_id
-        lease = self._store.get_lease(LeaseId(lease_id))
-        return max(self._leases.get(lease_id, 0), 0 if lease is None else lease.expires_ms)
-
-    def _gone(self, expires_ms: int) -> bool:
-        return self._stage.now_ms >= expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS - SLACK_MS
+    def _over(self, program: Program) -> bool:
+        over_ms = self._ends[program.run.lease.lease_id] + KILL_GRACE_MS + SKEW_BOUND_MS
+        return self._stage.now_ms >= over_ms - SLACK_MS
 
     def _cancelled_as_over(self, job_id: str) -> bool:
         job = self._store.get_job(job_id)
@@ -160,7 +161,8 @@ class Promises:
         if not (unit.jobs or unit.leases or unit.agents):
             return
         for lease in unit.leases.values():
-            self._leases[lease.id] = max(lease.expires_ms, self._leases.get(lease.id, 0))
+            ends_ms = self._stage.now_ms + lease.expires_ms - unit.now_ms
+            self._ends[lease.id] = max(ends_ms, self._ends.get(lease.id, 0))
         for job in unit.jobs.values():
             self._job_saved(job)
         world = unit.world
@@ -286,7 +288,7 @@ class Promises:
             if wish.given_up and program is not None:
                 returned = self.agents[program.machine].life.alive
                 self._hold(not returned, f"job {wish.job_id} had to be given up, and its hub is there")
-        for lease_id in self._leases:
+        for lease_id in self._ends:
             self._none(miscounted(lease_id, self._store.usage_of(LeaseId(lease_id))))
         for job_id in self.known_jobs():
             facts = self._store.events_of("job", job_id, FACTS_MAX)

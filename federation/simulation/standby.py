@@ -34,10 +34,6 @@ class Pair:
         """The newest leader; it may be gone."""
         self.when_taken_over: Callable[[], None] = lambda: None
 
-    def now_ms(self) -> int:
-        """By the leader's clock."""
-        return self.leading.now_ms()
-
     # ---- the door ---------------------------------------------------------------------------------------------------
     def receive(self, method: str, caller: str, request: bytes, answer: Answer) -> None:
         """A call reaches whom the caller is connected to; where nobody listens it is connected to the other."""

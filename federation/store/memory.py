@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +48,9 @@ class Tables:
     store_id: str = "memory"
     removed_events: frozenset[int] = frozenset()
     """By one transaction."""
+    events_by: dict[tuple[str, str], list[EventRow]] = dataclasses.field(default_factory=dict)
+    """The first `indexed` events by what they are about: as far as somebody has asked."""
+    indexed: int = 0
 
     @property
     def last_seq(self) -> int:
@@ -67,7 +69,16 @@ class Tables:
             list(self.events),
             self.incarnation,
             self.store_id,
+            events_by={about: list(rows) for about, rows in self.events_by.items()},
+            indexed=self.indexed,
         )
+
+    def events_of(self, entity: str, entity_id: str) -> Sequence[EventRow]:
+        """The facts of one thing, oldest first."""
+        for row in self.events[self.indexed :]:
+            self.events_by.setdefault((row.entity, row.entity_id), []).append(row)
+        self.indexed = len(self.events)
+        return self.events_by.get((entity, entity_id), ())
 
 
 class MemoryTransaction:
@@ -180,10 +191,6 @@ class MemoryStore:
         """What is committed."""
         self._lock = threading.Lock()
         self._writing = False
-        self._indexed: list[EventRow] = []
-        self._index: dict[tuple[str, str], list[EventRow]] = {}
-        """Events by what they are about, as far as somebody has asked; of the list `_indexed`."""
-        self._index_size = 0
 
     def load(self, *, waiting: bool = True) -> Loaded:
         """Everything live, or all but the jobs that wait and have no claim."""
@@ -233,6 +240,7 @@ class MemoryStore:
             tables.events.extend(new.events)
             if new.removed_events:
                 tables.events = [row for row in tables.events if row.seq not in new.removed_events]
+                tables.events_by, tables.indexed = {}, 0
 
     def find_requests(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], RequestRow]:
         """Those of the (principal, request_id) that were answered."""
@@ -266,16 +274,7 @@ class MemoryStore:
     def events_of(self, entity: str, entity_id: str, limit: int) -> tuple[EventRow, ...]:
         """The facts of one thing, oldest first."""
         with self._lock:
-            self._index_events()
-            return tuple(self._index.get((entity, entity_id), ())[:limit])
-
-    def _index_events(self) -> None:
-        events = self.tables.events
-        if events is not self._indexed or len(events) < self._index_size:  # other tables have taken their place
-            self._indexed, self._index, self._index_size = events, {}, 0
-        for row in itertools.islice(events, self._index_size, None):
-            self._index.setdefault((row.entity, row.entity_id), []).append(row)
-        self._index_size = len(events)
+            return tuple(self.tables.events_of(entity, entity_id)[:limit])
 
     def event_marks(self, after_seq: int, limit: int) -> Sequence[EventMark]:
         """Of the facts after that seq, in order."""
