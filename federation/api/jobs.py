@@ -115,7 +115,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         loop, news = asyncio.get_running_loop(), asyncio.Queue[Job | None](WATCH_QUEUE_MAX)
 
         def put(job: Job) -> None:
-            with contextlib.suppress(asyncio.QueueFull):
+            with contextlib.suppress(asyncio.QueueFull):  # whoever reads it sees that it is full, and says so
                 news.put_nowait(job)
 
         def listener(job: Job) -> None:

@@ -458,11 +458,11 @@ def told_in(message: hub_pb2.RunReport) -> Told:
     said, spec = message.lease, None
     owner = Owner(*(text[:TOLD_TEXT_MAX] for text in _owner_parts(said.owner)))
     if said.spec and _ID.fullmatch(message.job_id) and _ID.fullmatch(message.lease_id):
-        with contextlib.suppress(FederationError):
+        with contextlib.suppress(FederationError):  # its bytes go on alone
             spec = spec_in(parsed_spec(said.spec))
             owner = Owner(owner.home_hub, spec.project, owner.issuer, owner.subject)
     request_id = ""
-    with contextlib.suppress(FederationError):
+    with contextlib.suppress(FederationError):  # without one, only a repeated submission makes a second job
         request_id = checked_request_id(said.request_id) if said.request_id else ""
     return Told(
         owner=owner,

@@ -137,7 +137,7 @@ def _freshen(folder: Path, wanted: str) -> bool:
                 path.unlink(missing_ok=True)
             stamp.write_text(wanted, "ascii")
             return bool(gone)
-    except OSError:
+    except OSError:  # numba writes nothing here either, and so reads nothing of other sources
         return False
 
 

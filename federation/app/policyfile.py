@@ -178,7 +178,7 @@ def _quota(value: object, where: str) -> dict[str, int]:
 def _amount(value: object, where: str, unit: int) -> int:
     """An amount as in `share`; a part is refused, for there is no telling of what."""
     found: Fraction | int | None = None
-    with contextlib.suppress(FederationError):
+    with contextlib.suppress(FederationError):  # what an amount must be is said below
         found = share(value, where, unit, is_bytes=unit == 1)
     if not isinstance(found, int):
         kind = 'bytes such as "48Gi"' if unit == 1 else f"an amount of at most {len(str(unit)) - 1} decimals"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -223,8 +222,7 @@ async def _serve(settings: Settings) -> None:
     await plane.start()
     spare_the_collector()
     await ending.wait()
-    with contextlib.suppress(asyncio.CancelledError):
-        await plane.stop()
+    await plane.stop()
 
 
 def serve_main(config_path: str | None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> int:

@@ -271,7 +271,7 @@ class _Line:
                 socket.create_connection((addresses[0], self._way.port), WAIT_S / 2).close()
                 return f"Without the proxy the port answers: name {self._way.host} in no_proxy, or set proxy to `none`."
         except OSError:
-            pass
+            pass  # that is the answer
         return "Without the proxy there is no way either."
 
     def _handshake(self) -> _Said:

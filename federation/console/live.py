@@ -111,7 +111,9 @@ class Live:
             self._open -= 1
             if task is not None:
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                (ended,) = await asyncio.gather(task, return_exceptions=True)
+                if isinstance(ended, Exception):  # else nobody would know why a page's log stood still
+                    log.error("what runs beside a live page failed for a reason of ours", exc_info=ended)
 
     async def _frames(
         self, watched: Watched, wake: asyncio.Event, messages: asyncio.Queue[Message]
@@ -138,7 +140,7 @@ class Live:
             yield frame("now", {"ms": self._desk.clock.now_ms()})
             pause_s = max(PAUSE_S_MIN, COST_SHARE * (time.perf_counter() - began_s))
             await asyncio.sleep(pause_s)
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError):  # no news: what only time changes is looked at each tick
                 await asyncio.wait_for(wake.wait(), TICK_S)
 
 

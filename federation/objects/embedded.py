@@ -73,7 +73,7 @@ class EmbeddedStore:
             try:
                 self._process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                continue
+                continue  # then not kindly
 
 
 def find_rclone() -> Path:

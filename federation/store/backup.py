@@ -349,7 +349,7 @@ def new_file(to: Path) -> Iterator[Path]:
         _sync_folder(to)
     except BaseException:
         for left in (partial, Path(f"{partial}-journal")):
-            with suppress(OSError):
+            with suppress(OSError):  # the error that led here is the one to tell
                 left.unlink(missing_ok=True)
         raise
 

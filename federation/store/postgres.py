@@ -140,7 +140,9 @@ class PostgresDatabase:
     def roll_back(self) -> None:
         """Forget the open transaction; one whose connection was lost PostgreSQL forgets by itself."""
         if not self.writer.closed and self.writer.info.transaction_status != TransactionStatus.IDLE:
-            with contextlib.suppress(psycopg.Error):
+            with contextlib.suppress(
+                psycopg.Error
+            ):  # the connection is lost; the error that led here is the one to tell
                 self.writer.execute("ROLLBACK")
 
     # ---- reading ------------------------------------------------------------------------------------------------------

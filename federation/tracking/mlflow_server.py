@@ -75,7 +75,7 @@ class _Server:
         if not self.alive():
             return
         for number, patience_s in ((signal.SIGTERM, STOP_S_MAX), (signal.SIGKILL, STOP_S_MAX)):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
                 os.killpg(self.pid, number)
             if _until(lambda: not self.alive(), patience_s):
                 break
@@ -185,6 +185,7 @@ class MlflowTracking:
         try:
             server = _Server(process.pid, psutil.Process(process.pid).create_time(), port)
         except psutil.Error:
+            log.warning("the tracking server ended as soon as it was started; see %s", self._folder / "server.log")
             return None
         write_record(self._folder, server)
         return server
@@ -219,11 +220,14 @@ def end_left_behind(folder: Path) -> None:
 
 
 def read_record(folder: Path) -> _Server | None:
-    """The server written down in `folder`; None when there is none, or its file is not readable."""
+    """The server written down in `folder`; None when there is none, or its file makes no sense."""
     try:
         found = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         return _Server(int(found["pid"]), float(found["created_s"]), int(found["port"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        log.warning("%s cannot be read (%r): if the server that it names still runs, end it", folder / _RECORD, problem)
         return None
 
 

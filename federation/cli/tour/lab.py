@@ -84,7 +84,7 @@ def jupyterhub_at(folder: Path) -> Iterator[tuple[str, str]]:
 def _three_ports() -> int:
     """A port with two free ones above it: the door, the hub's API, the proxy's API."""
     for _ in range(50):
-        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):  # one of the three is taken
             first = held.enter_context(socket.socket())
             first.bind((layout.LOOPBACK, 0))
             port = int(first.getsockname()[1])
@@ -99,7 +99,7 @@ def _until_up(url: str, started: processes.Started) -> None:
 
     deadline_s, pause = time.monotonic() + START_S_MAX, threading.Event()
     while time.monotonic() < deadline_s and processes.is_alive(started):
-        with contextlib.suppress(requests.RequestException):
+        with contextlib.suppress(requests.RequestException):  # not up yet
             if requests.get(url, timeout=5).ok:
                 return
         pause.wait(0.3)

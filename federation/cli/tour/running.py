@@ -138,11 +138,11 @@ class MemoryWatch:
 
 
 def _pss(process: psutil.Process) -> int:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # a kernel that does not tell, or a process that ended
         for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error):  # it ended
         return int(process.memory_info().rss)
     return 0
 

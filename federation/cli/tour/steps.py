@@ -169,7 +169,7 @@ def _processes_of(job_id: str) -> list[int]:
             if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("BRHUB_JOB_ID") == job_id:
                 found.append(process.pid)
         except (psutil.Error, OSError):
-            continue
+            continue  # gone meanwhile, or another user's: not ours
     return found
 
 

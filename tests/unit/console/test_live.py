@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from federation.console.live import Live, Watched
 from federation.console.recent import KEPT_MAX, RecentlyEnded
 from federation.domain.job import JobState
 from federation.lifecycle.job import Trigger
@@ -65,6 +67,24 @@ async def test_a_change_reaches_the_page_and_only_its_regions(console: Console) 
         later = {data["id"] for name, data in await until(news, "region", "newcomer") if name == "region"}
         assert later <= {"summary", "queue"}
         assert "queue" in later
+
+
+async def test_what_fails_beside_a_page_is_told_to_the_operator(
+    console: Console, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A log that nobody sends any more leaves its cause in the control plane's log when the page goes."""
+
+    async def nothing() -> dict[str, str]:
+        return {}
+
+    async def broken() -> None:
+        raise RuntimeError("of the test's making")
+
+    stream = Live(console.desk).stream(Watched(nothing, lambda _: False, lambda _: broken()))
+    async with contextlib.aclosing(stream) as frames:  # type: ignore[type-var]  # a generator, declared as an iterator
+        for _ in range(3):
+            await anext(frames)
+    assert "of the test's making" in caplog.text
 
 
 async def test_nobody_hears_of_other_peoples_jobs(console: Console) -> None:

@@ -113,6 +113,15 @@ def test_somebody_elses_process_with_the_same_pid_is_left_alone(tmp_path: Path) 
     assert not (tmp_path / "server.json").exists()
 
 
+def test_a_record_that_makes_no_sense_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server may still run that nobody knows of any more; where there is no record there is nothing to tell."""
+    assert read_record(tmp_path) is None
+    assert caplog.text == ""
+    (tmp_path / "server.json").write_text('{"pid": 1', encoding="ascii")
+    assert read_record(tmp_path) is None
+    assert "server.json cannot be read" in caplog.text
+
+
 def test_a_server_that_only_crashes_is_tried_again_with_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It never comes up, nobody is blocked, and it is not started in a storm."""
     monkeypatch.setattr(mlflow_server, "BACKOFF_S", (0.05, 600.0))
