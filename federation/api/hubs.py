@@ -345,6 +345,7 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
             protocol_max=PROTOCOL_MAX,
             now_ms=self.desk.clock.now_ms(),
             store_id=self.desk.world.store_id,
+            objects_away=self.desk.objects is not None and bool(self.desk.objects.away),
         )
 
     @unary("HubService")

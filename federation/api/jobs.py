@@ -304,7 +304,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
 
 
 def objects_of(desk: Desk) -> ObjectStore:
-    """The object store; STORE_UNAVAILABLE where the control plane has none."""
+    """The object store; STORE_UNAVAILABLE where the control plane has none, and at once while it waits for it."""
     if desk.objects is None:
         raise FederationError(
             Code.STORE_UNAVAILABLE,
@@ -312,4 +312,4 @@ def objects_of(desk: Desk) -> ObjectStore:
             fault=Fault.FEDERATION,
             hint="Its operator sets [objects] in the configuration; jobs without packages and results run.",
         )
-    return desk.objects
+    return desk.objects.answering()

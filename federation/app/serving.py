@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from federation.api.door import Gate
 from federation.api.hubs import HubServicer
 from federation.api.jobs import JobServicer
+from federation.app.bucket import Bucket
 from federation.app.collecting import spare_the_collector
 from federation.app.outside import SortableIds, SystemClock
 from federation.app.settings import Settings, read_settings
@@ -62,6 +63,7 @@ class ControlPlane:
         Path(settings.server.data_dir).mkdir(parents=True, exist_ok=True)
         address = settings.store_address
         self.objects = ObjectStore(address) if address else None
+        self.bucket = Bucket(self.objects) if self.objects is not None else None
         self.tracking = _tracking(settings)
         self.tokens = TokenFile(Path(settings.server.tokens_file))
         self.tokens.principals()  # a broken file is told now, not at the first call
@@ -78,8 +80,8 @@ class ControlPlane:
 
     async def start(self) -> None:
         """Serve. Back when all of it does: calls are answered seconds earlier, before the queue is in memory."""
-        if self.objects is not None:
-            await asyncio.to_thread(self.objects.ensure_bucket)
+        if self.bucket is not None:
+            await asyncio.to_thread(self.bucket.start)
         self.desk.start()
         if self.leadership is not None:
             log.info("leading; every live lease is counted anew")
@@ -145,6 +147,8 @@ class ControlPlane:
         if self._console is not None:
             await self._console.stop()
         await asyncio.gather(*(server.stop(STOP_S) for server in self.servers))
+        if self.bucket is not None:
+            self.bucket.stop()
         await asyncio.to_thread(self.desk.stop)
         if self.tracking is not None:
             await asyncio.to_thread(self.tracking.close)
@@ -232,6 +236,8 @@ def serve_main(config_path: str | None, overrides: Mapping[str, Mapping[str, Any
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    # It tells of each try of each call; whoever calls tells how it ended.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     settings = read_settings(Path(config_path) if config_path else None, os.environ, overrides)
     asyncio.run(_serve(settings))
     return 0

@@ -159,6 +159,15 @@ def calls(client: Client, agent: AgentConfig | None, clock_ms: Callable[[], int]
     yield _protocol(info, agent)
     if info is not None and agent is not None:
         yield from _store(info.store_id, agent)
+    if info is not None and info.objects_away:
+        yield Finding(
+            "objects",
+            WARN,
+            "the control plane waits for its object store, which has not answered since it was started",
+            "Its operators bring the object store back; its log says why. Jobs without a package and without output files go on.",
+            fault=Fault.FEDERATION,
+            code=Code.STORE_UNAVAILABLE,
+        )
     token = _token(client, agent)
     yield token
     if info is not None:

@@ -48,6 +48,7 @@ class Scrape:
     writer: WriterFigures
     streams: int
     events: EventFigures
+    objects_away: bool
 
 
 class Figures:
@@ -117,6 +118,7 @@ class Figures:
             self._desk.writer.figures,
             self._live.streams,
             self._desk.events.figures,
+            self._desk.objects is not None and bool(self._desk.objects.away),
         )
         at_once = CollectorRegistry(auto_describe=False)
         at_once.register(_Scraped(scrape))
@@ -137,6 +139,11 @@ class _Scraped(Collector):
         yield from self._rounds()
         yield from self._writer()
         yield from self._events()
+        yield GaugeMetricFamily(
+            "brhub_object_store_away",
+            "1 while the object store has not answered since the start.",
+            value=int(self._scrape.objects_away),
+        )
 
     def _jobs(self) -> Iterable[Metric]:
         seen = self._scrape

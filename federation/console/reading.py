@@ -74,6 +74,8 @@ class Overview:
     oldest_queued_ms: int
     ended: tuple[Job, ...]
     reasons: Mapping[str, ShortReason]
+    objects_away: str
+    """Why the object store is still waited for; empty: it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ class Reading:
             oldest_queued_ms=min((job.state_since_ms for job in queue[0]), default=0),
             ended=ended,
             reasons=reasons,
+            objects_away=self.desk.objects.away if self.desk.objects is not None else "",
         )
 
     async def hub(self, viewer: Viewer, hub_id: str) -> HubPage:

@@ -198,7 +198,9 @@ class Site:
                 hint="Its operator sets [objects] in the configuration.",
             )
         prefix = f"attempts/{job.id}/{job.result_epoch}/"
-        link = await asyncio.to_thread(scoped_credentials(self.desk.objects, prefix, LINK_TTL_S).get_link, path)
+        link = await asyncio.to_thread(
+            scoped_credentials(self.desk.objects.answering(), prefix, LINK_TTL_S).get_link, path
+        )
         return RedirectResponse(link, 302)
 
     # ---- coming and going -------------------------------------------------------------------------------------------

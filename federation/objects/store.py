@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from federation.errors import Code, Fault, FederationError, invalid
-from federation.objects.failures import damaged, translated
+from federation.objects.failures import awaited, damaged, translated
 from federation.objects.keys import checked_bucket, checked_key, checked_prefix
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class ObjectStore:
                 metadata={"endpoint": address.endpoint},
             )
         self.address = address
+        self.away = ""
+        """Why it has not answered yet, while whoever waits for it (`federation/app/bucket.py`) says so; empty: go ahead."""
         self._bucket = checked_bucket(address.bucket)
         self._client: Minio = Minio(
             parts.netloc,
@@ -85,6 +87,12 @@ class ObjectStore:
             region=address.region,  # always: without it the client asks the server with a call that not all answer
             http_client=pool(address.ca_file),
         )
+
+    def answering(self) -> ObjectStore:
+        """This store. Raises: FederationError STORE_UNAVAILABLE at once while it is known to be `away`."""
+        if self.away:
+            raise awaited(self.address.endpoint, self.away)
+        return self
 
     def ensure_bucket(self) -> None:
         """Make the bucket where it is missing; harmless to repeat, also by two at once."""

@@ -1688,6 +1688,7 @@ class GetServerInfoResponse(_message.Message):
     PROTOCOL_MAX_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
+    OBJECTS_AWAY_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The control plane's version."""
     protocol_min: _builtins.int
@@ -1698,6 +1699,8 @@ class GetServerInfoResponse(_message.Message):
     """Its clock while it answered."""
     store_id: _builtins.str
     """The name of its store, made with it and kept by its backups."""
+    objects_away: _builtins.bool
+    """Its object store has not answered since it was started: what needs packages or results is refused until it does."""
     def __init__(
         self,
         *,
@@ -1706,10 +1709,11 @@ class GetServerInfoResponse(_message.Message):
         protocol_max: _builtins.int = ...,
         now_ms: _builtins.int = ...,
         store_id: _builtins.str = ...,
+        objects_away: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_ms", b"now_ms", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_ms", b"now_ms", "objects_away", b"objects_away", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

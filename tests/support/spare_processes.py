@@ -76,9 +76,9 @@ class Spare:
 
 
 class SpareControl:
-    """A control plane alone, in a folder, on a port of its own: no object store, no console."""
+    """A control plane alone, in a folder, on a port of its own: no console, and no object store but what `objects` names."""
 
-    def __init__(self, folder: Path, data_dir: Path) -> None:
+    def __init__(self, folder: Path, data_dir: Path, objects: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.data_dir = data_dir
         with socket.socket() as probe:
@@ -97,13 +97,15 @@ class SpareControl:
                         "listen": self.server,
                         "data_dir": str(data_dir),
                         "tokens_file": str(folder / "tokens.json"),
-                    }
+                    },
+                    "objects": dict(objects or {}),
                 }
             )
         )
-        self.process = self._started()
+        self.process = self.started()
 
-    def _started(self) -> Spare:
+    def started(self) -> Spare:
+        """One more process of it, which answers."""
         process = Spare(["serve", "--config", self.file], self.folder / "serve.log")
 
         def answers() -> bool:
@@ -121,7 +123,7 @@ class SpareControl:
     def restart(self) -> None:
         """Kill it and start it again."""
         self.process.end(signal.SIGKILL)
-        self.process = self._started()
+        self.process = self.started()
 
     def client(self) -> Client:
         """A client of its administrator."""

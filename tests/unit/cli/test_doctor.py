@@ -321,6 +321,15 @@ def test_a_clock_that_is_off(small: SmallFederation, ahead_ms: int, level: str, 
     assert found.code == ("" if level == "ok" else "CLOCK_SKEWED")
 
 
+@pytest.mark.parametrize("away", [False, True])
+def test_an_object_store_that_the_control_plane_waits_for(small: SmallFederation, away: bool) -> None:
+    """A warning that says whose it is and what goes on; no word where there is nothing to say."""
+    small.objects_away = away
+    with Client(small.settings) as client:
+        found = [one for one in calls(client, None, now_ms) if one.id == "objects"]
+    assert [(one.level, one.fault, one.code) for one in found] == [("warn", "federation", "STORE_UNAVAILABLE")] * away
+
+
 def test_a_slow_link_is_not_a_wrong_clock(small: SmallFederation) -> None:
     """Half of the round trip is taken off, and the other half is the doubt."""
     link = Middlebox(Manners(delay_s=0.2), to=("127.0.0.1", small.port))

@@ -52,6 +52,7 @@ class SmallFederation:
         """Changes of jobs that watchers took."""
         self.protocols = (1, 1)
         self.clock_ahead_ms = 0
+        self.objects_away = False
         self.http_statuses: list[int] = []
         """What the object store answers next, before it works again."""
         self._server = grpc.server(futures.ThreadPoolExecutor(16))
@@ -352,6 +353,7 @@ class _Hubs(_Door, hub_pb2_grpc.HubServiceServicer):
             protocol_min=self.federation.protocols[0],
             protocol_max=self.federation.protocols[1],
             now_ms=time.time_ns() // 1_000_000 + self.federation.clock_ahead_ms,
+            objects_away=self.federation.objects_away,
         )
 
     def WhoAmI(self, _request: Any, context: Any) -> Any:

@@ -15,6 +15,7 @@ from federation.console.reading import NODE_ROWS_MAX, QUEUE_MAX
 from federation.domain.ids import JobId
 from federation.domain.job import JobState
 from federation.lifecycle.job import Trigger
+from federation.objects.store import ObjectStore, StoreAddress
 from federation.scheduling.plan import Plan, Preemption
 from federation.scheduling.policy import Policy
 from tests.support.builders import a_node, some_resources
@@ -49,6 +50,18 @@ async def test_an_empty_federation_says_what_to_do(console: Console) -> None:
         said = text_of((await browser.get("/")).text)
     for words in ("No hub has joined yet", "brhub agent", "Nothing runs.", "Nobody waits.", "Nothing has ended yet."):
         assert words in said
+
+
+async def test_an_object_store_that_is_waited_for_is_told(console: Console) -> None:
+    """On the first page, with why and what goes on, and as a figure; neither once it has answered."""
+    store = ObjectStore(StoreAddress("http://127.0.0.1:1", "some-key", "some-secret"))
+    console.desk.objects = store
+    why, figure = "The object store cannot be reached.", "brhub_object_store_away"
+    async with console.client(ADMIN) as browser:
+        for store.away, value in ((why, 1.0), ("", 0.0)):
+            said = text_of((await browser.get("/")).text)
+            assert (why in said, "Jobs without a package" in said) == (bool(value), bool(value))
+            assert f"{figure} {value}\n" in (await browser.get("/metrics")).text
 
 
 async def test_the_overview_shows_hubs_queue_and_jobs(console: Console) -> None:
