@@ -200,9 +200,9 @@ def events(
     for row in found:
         what, of, fact, actor = map(tables.plain, (row.entity, row.entity_id, row.type, row.actor))
         table.add_row(str(row.seq), rfc3339(row.at_ms), what, of, fact, actor)
+    print_many([_event(row) for row in found], session_of(context).form, table)
     if session_of(context).for_people and len(found) == limit:
         say(f"there may be more: --after {found[-1].seq}")
-    print_many([_event(row) for row in found], session_of(context).form, table)
 
 
 def _event(row: EventRow) -> dict[str, Any]:

@@ -198,7 +198,6 @@ def job(one: job_pb2.Job, now_ms: int) -> Table:
     reads = [f"{entry.dataset}{f'@{entry.version}' if entry.version else ''}" for entry in spec.inputs]
     why = f"{one.reason.message} [{one.reason.code}]" if one.reason.code else ""
     state = state_of(one)
-    ended = state in ("SUCCEEDED", "FAILED")
     ran_ms = (one.ended_ms or now_ms) - one.started_ms if one.started_ms else 0
     return pairs(
         [
@@ -217,7 +216,7 @@ def job(one: job_pb2.Job, now_ms: int) -> Table:
             ("attempt", f"{one.attempt} ({one.attempts} in all)" if one.attempt else ""),
             ("submitted", f"{rfc3339(one.created_ms)} ({age(one.created_ms, now_ms)} ago)"),
             ("ran for", duration(ran_ms) if ran_ms > 0 else ""),
-            ("exit status", str(one.exit_code) if ended else ""),
+            ("exit status", str(one.exit_code) if state == "SUCCEEDED" or one.exit_code else ""),
             ("address", plain(one.url)),
             ("MLflow run", plain(one.tracking_run_id)),
             ("part of", plain(one.parent_job_id)),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.segment import Segment
 from rich.text import Text
 
 from federation.cli import tables
@@ -20,6 +21,9 @@ from federation.cli.show import age, document, fit, hub_document, print_one, pri
 from federation.errors import Code, FederationError
 
 if TYPE_CHECKING:
+    from rich.console import ConsoleOptions, RenderResult
+    from rich.table import Table
+
     from federation.client import Client
     from federation.v1 import hub_pb2, job_pb2
 
@@ -86,6 +90,21 @@ def run(session: Session, every_s: float, once: bool) -> None:
             _live(look, every_s)
 
 
+class Cropped:
+    """A table and an empty line; on a terminal that is too narrow its right end is left out, never a part of an id."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """As many lines as it has rows, and one."""
+        needed = fit(self._table, options.max_width)
+        wide = options.update(width=needed, max_width=needed, height=None)
+        for line in (*console.render_lines(self._table, wide, pad=False), []):
+            yield from Segment.adjust_line_length(line, options.max_width, pad=False)
+            yield Segment.line()
+
+
 def _short(job: job_pb2.Job) -> dict[str, object]:
     return {
         "id": job.id,
@@ -107,8 +126,6 @@ def _live(look: _Look, every_s: float) -> None:
                 head.append(f"\nseen {age(look.at_ms, now_ms())} ago: {look.problem}", style="bold red")
             room = max(1, console.height - len(look.hubs) - 8)
             shown = (tables.hubs(look.hubs, now_ms()), tables.jobs(look.jobs[:room], now_ms()))
-            for table in shown:
-                fit(table, console.width)
-            live.update(Group(head, Text(), shown[0], Text(), shown[1]), refresh=True)
+            live.update(Group(head, Text(), *(Cropped(table) for table in shown)), refresh=True)
             pause.wait(every_s)
             look.try_to_take()

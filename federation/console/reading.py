@@ -94,6 +94,8 @@ class JobPage:
     at_ms: int
     job: Job
     lease: Lease | None
+    link: str
+    """Of the agent that has the lease; empty where there is none."""
     events: tuple[EventRow, ...]
     reasons: tuple[Reason, ...]
     earliest_start_ms: int
@@ -170,7 +172,7 @@ class Reading:
     async def job(self, viewer: Viewer, job_id: str) -> JobPage:
         """One job; JOB_NOT_FOUND."""
         job = await self.owned(viewer, job_id)
-        lease = await self.desk.ask(lambda unit: unit.world.lease_for(job.id))
+        lease, link = await self.desk.ask(lambda unit: _held(unit, job))
         events = await asyncio.to_thread(self.desk.store.events_of, "job", job.id, EVENTS_MAX)
         reasons: tuple[Reason, ...] = ()
         earliest_ms, earliest_hub = 0, ""
@@ -179,7 +181,7 @@ class Reading:
             reasons = explanation.reasons
             earliest_ms, earliest_hub = explanation.earliest_start_ms, explanation.earliest_hub_id
         uri = self.desk.tracking.uri() if self.desk.tracking is not None and job.tracking_run_id else ""
-        return JobPage(self.desk.clock.now_ms(), job, lease, events, reasons, earliest_ms, earliest_hub, uri)
+        return JobPage(self.desk.clock.now_ms(), job, lease, link, events, reasons, earliest_ms, earliest_hub, uri)
 
     def _lists(self, owner: tuple[str, str] | None, queue: _Listed | None) -> tuple[_Listed, _Listed, tuple[Job, ...]]:
         """Active jobs, newest first; waiting ones, longest first; ended ones, last first; whether there are more."""
@@ -213,6 +215,13 @@ class Reading:
         views, counts, queue = await self.desk.ask(look)
         rows = tuple(hub_row(view) for view in views)
         return Grounds(self.desk.clock.now_ms(), rows, counts, queue, time.perf_counter() - began_s)
+
+
+def _held(unit: Unit, job: Job) -> tuple[Lease | None, str]:
+    """The job's lease, and how its agent is heard."""
+    lease = unit.world.lease_for(job.id)
+    agent = unit.world.agents.get(lease.agent_key) if lease is not None else None
+    return lease, agent.link if agent is not None else ""
 
 
 def _place(job: Job) -> tuple[int, str]:

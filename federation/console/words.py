@@ -54,7 +54,9 @@ _EVENTS = {
     "RetryRequested": "Queued again on request",
     "ClaimMade": "Machines of {hub_id} are being freed for it: guests there were told to end",
     "ClaimDropped": "The machines that were being freed for it are not waited for any more",
-    "ReleaseForced": "Attempt given up: {why}",
+    "ReleaseForced": "Attempt {why}",
+    "LeaseAdopted": "Found after a restore: attempt {attempt}",
+    "LeaseRestarted": "Lease counted anew: the control plane was away",
     "PreemptRequested": "Told to end: its hub's own users get their machines back",
 }
 
@@ -138,6 +140,7 @@ def event_words(event: EventRow) -> str:
         "hub_id": payload.get("hub_id", "?"),
         "attempt": payload.get("attempt", "?"),
         "nodes": ", ".join(told) or "?",
+        "why": payload.get("why", "given up by force"),
     }
     text = _EVENTS.get(event.type, event.type).format(**parts)
     code = payload.get("code")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from federation.cli import tables
 from federation.cli.show import CUT_COLUMNS_MIN, FOLD_COLUMNS_MIN, fit
+from federation.cli.top import Cropped
 
 JOB_ID = "job-01m81redmm3jpfxnjcs7xyvst7"
 SENTENCE = "machines of kuala-lumpur are being freed for it and kept for it alone, expected by 14:03:20 UTC"
@@ -40,6 +41,17 @@ def test_a_list_cuts_names_and_reasons_and_never_ids(width: int) -> None:
     assert "QUEUED" in row
     assert len(row) <= max(width, len(JOB_ID) + 2 * (2 + CUT_COLUMNS_MIN) + 6)
     assert (SENTENCE in row) == (width == 200)
+
+
+@pytest.mark.parametrize("width", [200, 60, 31])
+def test_a_look_at_the_queue_leaves_out_the_right_end_and_cuts_no_id(width: int) -> None:
+    """A line of the screen is a row: no row is broken into two, which would push the last ones out of sight."""
+    out = io.StringIO()
+    Console(file=out, width=width, highlight=False).print(Cropped(a_list()))
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert [bool(line) for line in lines] == [True, True, False]
+    assert lines[1].startswith(JOB_ID)
+    assert max(map(len, lines)) <= width
 
 
 def test_a_sentence_goes_on_below() -> None:

@@ -18,6 +18,7 @@ from federation.lifecycle.job import Trigger
 from federation.objects.store import ObjectStore, StoreAddress
 from federation.scheduling.plan import Plan, Preemption
 from federation.scheduling.policy import Policy
+from federation.service import jobs as service_jobs
 from tests.support.builders import a_node, some_resources
 from tests.support.console import ADMIN, AISHA, OMAR, Console, a_console
 from tests.support.console_scene import furnish
@@ -250,6 +251,25 @@ async def test_a_page_does_not_wait_for_a_hub_that_does_not_answer(
         said = text_of((await browser.get(f"/jobs/{job_id}")).text)
     assert "Hub cairo has not sent the log yet." in said
     assert "Started by agent cairo/main" in said
+
+
+async def test_a_job_at_a_lost_hub_says_so_and_that_it_was_released_by_force(console: Console) -> None:
+    """How its hub is heard, beside the hub; then whose word it was, and why. No exit status: nobody knows one."""
+    hub = await asyncio.to_thread(console.hub)
+    job_id = console.submit("r1")
+    await asyncio.to_thread(hub.report, job_id, Trigger.RUN_STARTED)
+    async with console.client(AISHA) as browser:
+        heard = text_of((await browser.get(f"/jobs/{job_id}")).text)
+        console.silence(11 * MINUTE_MS)
+        await asyncio.to_thread(console.until_link, "LOST")
+        lost = text_of((await browser.get(f"/jobs/{job_id}")).text)
+        job = console.job(job_id)
+        console.desk.writer.run(lambda unit: service_jobs.release(unit, job, "it burnt down", "admin:local/eva", True))
+        released = text_of((await browser.get(f"/jobs/{job_id}")).text)
+    assert re.search(r" Hub cairo n1 (Running|Log) ", heard)
+    assert re.search(r" Hub cairo n1 lost (Running|Log) ", lost)
+    assert released.count("released by force by admin:local/eva: it burnt down") == 2
+    assert "Exit status" not in released
 
 
 async def test_what_people_and_hubs_wrote_is_never_markup(console: Console) -> None:

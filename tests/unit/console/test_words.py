@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from federation.console import words
@@ -9,6 +11,7 @@ from federation.console.reasons import in_short
 from federation.console.rows import Meter, hub_row
 from federation.domain.hub import HubState, LinkState
 from federation.domain.job import Reason
+from federation.lifecycle.job import Trigger
 from federation.ports import EventRow
 from federation.service.hubs import HubView
 from tests.support.builders import NOON_MS, a_hub, a_job, a_lease, a_node, an_agent, some_resources
@@ -67,6 +70,20 @@ def test_events_become_sentences() -> None:
     assert [words.actor_words(name) for name in ("control", "agent:cairo/main", "user:local/aisha@cairo")] == [
         "control", "agent cairo/main", "aisha@cairo",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("trigger", list(Trigger))
+def test_whatever_can_happen_to_a_job_has_a_sentence(trigger: Trigger) -> None:
+    """Also where the event of another version lacks its variable parts: a page must not fail for it."""
+    row = EventRow(1, "job", "j", trigger, "round", "control", "{}")
+    assert words.event_words(row) not in ("", str(trigger))
+
+
+def test_a_release_by_force_says_whose_word_it_was_and_why() -> None:
+    """As it was written down."""
+    why = "released by force by admin:local/root@cairo: it burnt down"
+    row = EventRow(1, "job", "j", "ReleaseForced", "ReleaseJob", "admin:local/root@cairo", json.dumps({"why": why}))
+    assert words.event_words(row) == f"Attempt {why}"
 
 
 def test_a_meter_says_leased_of_offered() -> None:
