@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from federation.api.door import Caller, Gate, unary
-from federation.api.jobs import LINK_TTL_S, objects_of, package_key
+from federation.api.jobs import LINK_TTL_S, package_key
+from federation.api.objects import asked, objects_of
 from federation.api.syncing import LeaseLinks, answer_out, beat_in
 from federation.api.translate import agent_in, checkpoint_out, epoch_in, hub_out, policy_out, report_in, saved_in
 from federation.client.settings import installed_version
@@ -232,7 +233,7 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         files = checked_files(map(saved_in, request.files))
         lease = await self._current_lease(request, caller)
         shelf, attempt = Shelf(self._objects_for_checkpoints()), _attempt(lease)
-        links = await asyncio.to_thread(shelf.put_links, lease.job_id, attempt, files, LINK_TTL_S)
+        links = await asked(shelf.put_links, lease.job_id, attempt, files, LINK_TTL_S)
         return hub_pb2.CreateCheckpointUploadResponse(
             uploads=[hub_pb2.CheckpointUpload(path=one.path, put_url=links[one.path]) for one in request.files],
             expires_ms=self.desk.clock.now_ms() + LINK_TTL_S * 1000,
@@ -246,11 +247,11 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         files = checked_files(map(saved_in, request.files))
         lease = await self._current_lease(request, caller)
         shelf, attempt = Shelf(self._objects_for_checkpoints()), _attempt(lease)
-        place = await asyncio.to_thread(shelf.commit, lease.job_id, attempt, files, self.desk.clock.now_ms())
+        place = await asked(shelf.commit, lease.job_id, attempt, files, self.desk.clock.now_ms())
         try:
             await self._current_lease(request, caller)
         except FederationError:
-            await asyncio.to_thread(shelf.withdraw, lease.job_id, place)
+            await asked(shelf.withdraw, lease.job_id, place)
             raise
         if self.desk.retention is not None:
             self.desk.retention.saved(lease.job_id, attempt)
@@ -264,8 +265,8 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         lease = await self._current_lease(request, caller)
         if self.desk.objects is None:
             return hub_pb2.FindCheckpointsResponse()
-        shelf = Shelf(self.desk.objects)
-        found = await asyncio.to_thread(shelf.newest, lease.job_id, _attempt(lease))
+        shelf = Shelf(self.desk.objects.answering())
+        found = await asked(shelf.newest, lease.job_id, _attempt(lease))
         answer = [checkpoint_out(saved, shelf.get_links(lease.job_id, saved, LINK_TTL_S)) for saved in found]
         return hub_pb2.FindCheckpointsResponse(checkpoints=answer)
 
@@ -299,7 +300,7 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
                 fault=Fault.FEDERATION,
                 hint="Its operator sets [objects] in the configuration; jobs run all the same.",
             )
-        return self.desk.objects
+        return self.desk.objects.answering()
 
     @unary("HubService")
     async def ListHubs(self, request: hub_pb2.ListHubsRequest, _caller: Caller) -> hub_pb2.ListHubsResponse:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 
 from federation.api.door import Caller, Gate, streaming, unary
+from federation.api.objects import asked, objects_of
 from federation.api.translate import (
     job_out,
     parsed_spec,
@@ -23,7 +24,6 @@ from federation.domain.job import Job, Owner
 from federation.errors import Code, Fault, FederationError, invalid, not_found
 from federation.identity.authority import Scope, denied, may_charge, owns, speaks_for
 from federation.objects.credentials import scoped_credentials
-from federation.objects.store import ObjectStore
 from federation.ports import JobFilter
 from federation.service import jobs as service_jobs
 from federation.service.attempts import read_attempts
@@ -232,12 +232,12 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
                 field="size_bytes",
                 limit=str(PACKAGE_BYTES_MAX),
             )
-        store, key = self._objects(), package_key(request.digest)
+        store, key = objects_of(self.desk), package_key(request.digest)
 
         def link() -> str:
             return "" if store.exists(key) else store.presign_put(key, LINK_TTL_S)
 
-        url = await asyncio.to_thread(link)
+        url = await asked(link)
         return job_pb2.CreateUploadResponse(put_url=url, expires_ms=self.desk.clock.now_ms() + LINK_TTL_S * 1000)
 
     @unary("JobService")
@@ -282,7 +282,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             )
         files = []
         if job.outputs:
-            links = scoped_credentials(self._objects(), attempt_prefix(job), LINK_TTL_S)
+            links = scoped_credentials(objects_of(self.desk), attempt_prefix(job), LINK_TTL_S)
             files = [
                 job_pb2.ResultFile(
                     path=one.path, size_bytes=one.size_bytes, sha256=one.sha256, url=links.get_link(one.path)
@@ -298,18 +298,3 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         if not owns(caller.scope, caller.principal, issuer=job.owner.issuer, subject=job.owner.subject):
             raise not_found(Code.JOB_NOT_FOUND, "job", job_id[:80], hint="`brhub job list` shows your jobs.")
         return job
-
-    def _objects(self) -> ObjectStore:
-        return objects_of(self.desk)
-
-
-def objects_of(desk: Desk) -> ObjectStore:
-    """The object store; STORE_UNAVAILABLE where the control plane has none, and at once while it waits for it."""
-    if desk.objects is None:
-        raise FederationError(
-            Code.STORE_UNAVAILABLE,
-            "this control plane has no object store",
-            fault=Fault.FEDERATION,
-            hint="Its operator sets [objects] in the configuration; jobs without packages and results run.",
-        )
-    return desk.objects.answering()

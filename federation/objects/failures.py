@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ _REFUSED = frozenset(
     {"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken", "AllAccessDisabled"}
 )
 _NOT_READY = frozenset({500, 502, 503, 504})
+_WHERE = re.compile(r"^HTTPS?Connection(Pool)?\(.*?\): ")
+"""What urllib3 begins with, and our sentences say already."""
 _FULL = frozenset({"XMinioStorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"})
 
 
@@ -89,10 +92,11 @@ def passes(error: FederationError) -> bool:
 
 def unreachable(endpoint: str, problem: BaseException) -> FederationError:
     """Nobody answers there, or not in time, or with another certificate."""
-    words = getattr(problem, "reason", None) or problem  # what urllib3 gave up for, not that it did
+    reason = getattr(problem, "reason", None) or problem  # what urllib3 gave up for, not that it did
+    words = _WHERE.sub("", str(reason))
     return FederationError(
         Code.UNREACHABLE,
-        f"The object store at {endpoint} cannot be reached ({str(words)[:300]}).",
+        f"The object store at {endpoint} cannot be reached ({words[:300]}).",
         fault=Fault.NETWORK,
         hint="Check that it runs, its address, and its certificate.",
         metadata={"endpoint": endpoint},
