@@ -147,7 +147,7 @@ def upgrade(
     copies = _copies(settings)
     migrations.upgrade(copies.url, finish=finish)
     found = copies.summary()
-    text = f"{found.where} is at schema {found.revision}: {_words(found)}"
+    text = f"{found.where} is up to date: {_words(found)}"
     print_one(_document(found), session_of(context).form, text=text)
 
 

@@ -178,7 +178,13 @@ def raised(path: Path, now_ms: int, *, agents_complete: bool = False) -> Restore
 # ---- the steps -------------------------------------------------------------------------------------------------------
 def checked(file: Path, now_ms: int) -> Summary:
     """What a backup holds that may be restored at that moment. Errors: as of `restore`."""
-    found = summary_of(file)
+    try:
+        found = summary_of(file)
+    except FederationError as error:  # whose words are of the present store, which is not the one that was looked at
+        what = error.message.replace("the store is damaged", "it is damaged")
+        raise faults.unavailable(
+            f"the backup {str(file)!r} cannot be restored: {what}", "Name another one. Nothing was changed.", str(file)
+        ) from error
     if found.revision not in migrations.known():
         raise migrations.newer(str(file), found.revision)
     check_clock(found, now_ms)

@@ -102,3 +102,14 @@ def test_links_and_paths_are_found(tmp_path: Path) -> None:
 def test_the_lifecycles_page_is_what_its_tables_say() -> None:
     """A table was changed: `python -m tests.support.diagrams` draws it anew."""
     assert diagrams.PAGE.read_text(encoding="utf-8") == diagrams.page()
+
+
+def test_the_failure_table_leaves_no_question_open() -> None:
+    """What fails, what people see, for how long, what is lost, and what shows it: no cell of a row is empty."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = text.partition("\n## When something fails\n")[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")
+    ]
+    assert len(rows) > 40
+    assert [row[0] for row in rows if len(row) != 5 or not all(row)] == []

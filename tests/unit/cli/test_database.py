@@ -167,6 +167,7 @@ def test_a_bad_backup_is_refused_and_the_store_left_alone(
     spoil(backup)
     said = brhub("db", "restore", backup)
     assert (said.status, words in said.err, "STORE_UNAVAILABLE" in said.err) == (5, True, True), said.err
+    assert "Restore it from a backup" not in said.err, "it is the backup that is damaged, not the store"
     store = open_store(f"sqlite:///{path}")
     assert (len(store.load().jobs), store.load().incarnation) == (2, 1)
     store.close()
