@@ -54,8 +54,8 @@ class Session:
             yield client
 
 
-def _silent(server: str, more_s: float) -> None:
-    say(f"{server} does not answer; trying for {more_s:.0f} s more")
+def _silent(what: str, more_s: float) -> None:
+    say(f"{what}; trying for {more_s:.0f} s more")
 
 
 def session_of(context: typer.Context) -> Session:

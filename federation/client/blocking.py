@@ -46,7 +46,7 @@ class Client:
         *,
         on_silence: Callable[[str, float], None] | None = None,
     ) -> None:
-        """`on_silence(server, seconds more)` is told once of each call that is tried for longer than a moment."""
+        """`on_silence(what is wrong, seconds more)` is told once of each call that is tried for longer than a moment."""
         self.settings = settings
         self.patience = patience or Patience()
         self._on_silence = on_silence
@@ -244,7 +244,9 @@ class Client:
                 pause_s = tries.failed(error, time.monotonic())
                 tried_s = time.monotonic() - began_s
                 if self._on_silence and not told and tried_s + pause_s > transport.SILENCE_S:
-                    self._on_silence(self.settings.server, max(0.0, self.patience.retry_s - tried_s))
+                    answered = "grpc_status" not in error.metadata  # one of ours did, in its own words
+                    what = error.message.rstrip(".") if answered else f"{self.settings.server} does not answer"
+                    self._on_silence(what, max(0.0, self.patience.retry_s - tried_s))
                     told = True
                 if self._closed.wait(pause_s):
                     raise error from problem

@@ -173,6 +173,18 @@ def test_a_server_that_is_silent_is_named_while_it_is_tried(brhub: Brhub, monkey
     assert "error: 127.0.0.1:1 refuses the connection\n" in said.err
 
 
+def test_a_server_that_answers_is_not_said_to_be_silent(
+    brhub: Brhub, small: SmallFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that may go better later is tried again, and what is away is named in the server's words."""
+    monkeypatch.setattr(transport, "SILENCE_S", 0.2)
+    away = FederationError(Code.STORE_UNAVAILABLE, "The object store is away.", fault=Fault.FEDERATION)
+    small.failures["ListJobs"] = [away] * 4
+    said = brhub("jobs", "-o", "json")
+    assert (said.status, said.err.count("The object store is away; trying for ")) == (0, 1)
+    assert "does not answer" not in said.err
+
+
 def test_what_nobody_foresaw_of_this_machines_files_is_an_error_without_a_traceback(
     brhub: Brhub, small: SmallFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
