@@ -216,7 +216,10 @@ def job(one: job_pb2.Job, now_ms: int) -> Table:
             ("attempt", f"{one.attempt} ({one.attempts} in all)" if one.attempt else ""),
             ("submitted", f"{rfc3339(one.created_ms)} ({age(one.created_ms, now_ms)} ago)"),
             ("ran for", duration(ran_ms) if ran_ms > 0 else ""),
-            ("exit status", str(one.exit_code) if state == "SUCCEEDED" or one.exit_code else ""),
+            (
+                "exit status",
+                str(one.exit_code) if state == "SUCCEEDED" or (state == "FAILED" and one.exit_code) else "",
+            ),
             ("address", plain(one.url)),
             ("MLflow run", plain(one.tracking_run_id)),
             ("part of", plain(one.parent_job_id)),
