@@ -33,6 +33,7 @@ from federation.domain.quantities import DevicesByTask
 from federation.lifecycle.commit import STAGING_MS, lease_ms
 from federation.lifecycle.job import Fact, Trigger
 from federation.ports import RequestRow, Store
+from federation.service.attempts import EVENTS_READ_MAX
 from federation.service.jobs import apply, cancel
 from federation.service.world import Restoration, Unit, World
 
@@ -77,13 +78,19 @@ class Verdict(enum.Enum):
 def held(world: World, job: Job, now_ms: int) -> bool:
     """Whether a waiting job may have been started since the backup, so that nobody starts it now."""
     since = world.restoration
-    if since is None or job.state is not JobState.QUEUED or job.created_ms > since.at_ms or not open_to(world, now_ms):
+    if since is None or job.state is not JobState.QUEUED or not open_to(world, now_ms):
         return False
-    if job.epoch is not None and job.epoch.incarnation == world.incarnation:
-        return False  # it has been started since, by us
-    if now_ms >= held_until_ms(since, job):
+    if _came_since(world, since, job) or now_ms >= held_until_ms(since, job):
         return False
     return bool(world.awaited or world.unheard) or not (since.agents_complete or job.spec.idempotent)
+
+
+def _came_since(world: World, since: Restoration, job: Job) -> bool:
+    """Whether nobody but us can have started the job. Not by the clock: somebody may have set it meanwhile."""
+    if job.epoch is not None:
+        return job.epoch.incarnation == world.incarnation
+    retried = job.state_since_ms != job.created_ms  # it took a new place in the line, and may have been started before
+    return job.queue_seq > since.seq and not retried
 
 
 def held_until_ms(since: Restoration, job: Job) -> int:
@@ -176,14 +183,20 @@ def adopt(unit: Unit, store: Store, agent: Agent, word: Word) -> Verdict:
         job = _made_anew(unit, store, agent, word, told)
     if job.epoch is not None and not job.epoch < word.epoch:
         return Verdict.OVER
+    cancelled = _cancelled_since(unit, store, job)
     fact = Fact(Trigger.LEASE_ADOPTED, word.epoch, lease=_lease(unit, agent, job, word))
     adopted = apply(unit, job, fact, cause="restore", actor=_actor(agent)).record.job
-    since = world.restoration
-    if job.state is JobState.CANCELLED and since is not None and job.state_since_ms > since.at_ms:
-        cancel(
-            unit, adopted, "it was cancelled while nobody knew that it runs", "control"
-        )  # a wish of after the backup
+    if cancelled:
+        cancel(unit, adopted, "it was cancelled while nobody knew that it runs", "control")
     return Verdict.ADOPTED
+
+
+def _cancelled_since(unit: Unit, store: Store, job: Job) -> bool:
+    """Whether the job's end is a wish of after the restore: one of the backup was for an attempt before."""
+    since = unit.world.restoration
+    if since is None or job.state is not JobState.CANCELLED:
+        return False
+    return job.id in unit.jobs or any(fact.seq > since.seq for fact in store.events_of("job", job.id, EVENTS_READ_MAX))
 
 
 def _lease(unit: Unit, agent: Agent, job: Job, word: Word) -> Lease:

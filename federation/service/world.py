@@ -32,6 +32,8 @@ class Restoration:
     """A backup took the store's place at the beginning of this incarnation; `restoring.py` says what follows."""
 
     at_ms: int
+    seq: int
+    """Of its fact: what came since has a higher one, whatever the clock says."""
     agents_complete: bool
     """Whether every agent that had joined before is in it."""
     counted_ms: int
@@ -42,7 +44,7 @@ class Restoration:
         """What the store's own fact says, by a control plane that starts."""
         if fact is None:
             return None
-        return cls(fact.at_ms, bool(json.loads(fact.payload).get("agents_complete")), now_ms)
+        return cls(fact.at_ms, fact.seq, bool(json.loads(fact.payload).get("agents_complete")), now_ms)
 
 
 @dataclass

@@ -115,9 +115,10 @@ def summary_of(path: Path) -> Summary:
 
 def kept_of(ask: Ask, sql: Statements) -> tuple[int, int, int, int]:
     """Of the events: the newest's seq and moment, the oldest's moment, and up to where they were removed."""
-    ((last_seq, last_ms),) = ask("SELECT max(seq), max(at_ms) FROM events", ())
+    newest = ask("SELECT seq, at_ms FROM events ORDER BY seq DESC LIMIT 1", ())  # a clock may have gone ahead before it
     oldest = ask("SELECT at_ms FROM events ORDER BY seq LIMIT 1", ())
-    return int(last_seq or 0), int(last_ms or 0), int(oldest[0][0]) if oldest else 0, removed_up_to(ask, sql)
+    last_seq, last_ms = newest[0] if newest else (0, 0)
+    return int(last_seq), int(last_ms), int(oldest[0][0]) if oldest else 0, removed_up_to(ask, sql)
 
 
 def events(path: Path, after: int | None, limit: int) -> tuple[EventRow, ...]:

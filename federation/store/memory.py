@@ -65,12 +65,10 @@ class Tables:
             dict(self.hubs),
             dict(self.agents),
             dict(self.requests),
-            {lease_id: dict(intervals) for lease_id, intervals in self.usage.items()},
+            dict(self.usage),  # each lease's stretches are replaced as a whole
             list(self.events),
             self.incarnation,
             self.store_id,
-            events_by={about: list(rows) for about, rows in self.events_by.items()},
-            indexed=self.indexed,
         )
 
     def events_of(self, entity: str, entity_id: str) -> Sequence[EventRow]:
@@ -323,8 +321,7 @@ def _restored(tables: Tables) -> EventRow | None:
     """The fact that began this incarnation; the first one has none."""
     if tables.incarnation == 1:
         return None
-    its = (row for row in tables.events if row.entity == STORE_ENTITY and row.entity_id == str(tables.incarnation))
-    return next(its, None)
+    return next(iter(tables.events_of(STORE_ENTITY, str(tables.incarnation))), None)
 
 
 def _matches(job: Job, where: JobFilter) -> bool:

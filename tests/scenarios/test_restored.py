@@ -148,6 +148,24 @@ def test_a_job_of_before_waits_for_every_agent_that_may_run_it(plane: Restored) 
     control.check()
 
 
+def test_a_job_of_before_waits_also_where_the_clock_stood_ahead_when_it_came(plane: Restored) -> None:
+    """Whoever set the clock back by two days has not made it a job of after the restore; what comes then is one."""
+    control = plane.control
+    control.join(SHENZHEN)
+    control.clock.at_ms += 48 * 60 * MINUTE_MS
+    job_id = control.submit()
+    control.clock.at_ms -= 48 * 60 * MINUTE_MS
+    control.submit(request_id="r2")
+    plane.back_up()
+    control = plane.restore()
+    returned(control)
+    assert restoring.held(control.world, control.job(job_id), control.clock.at_ms)
+    control.clock.at_ms -= 2 * 60 * MINUTE_MS
+    new = control.submit(request_id="r3")
+    assert not restoring.held(control.world, control.job(new), control.clock.at_ms)
+    control.check()
+
+
 def test_a_hub_that_never_returns_holds_a_job_no_longer_than_its_lease(plane: Restored) -> None:
     """Full length, kill grace and skew bound from the restore: one second before it waits, then it starts."""
     control, job_id = cairo_alone_returned(plane)
@@ -292,14 +310,15 @@ def test_a_cancelled_job_that_was_retried_since_runs(plane: Restored) -> None:
     control.check()
 
 
-def test_a_job_cancelled_after_the_restore_is_ended_where_it_runs(plane: Restored) -> None:
-    """Nobody knew that it runs when it was cancelled: its hub is told to end it."""
+@pytest.mark.parametrize("set_by_ms", [1, -2 * 60 * MINUTE_MS])
+def test_a_job_cancelled_after_the_restore_is_ended_where_it_runs(plane: Restored, set_by_ms: int) -> None:
+    """Nobody knew that it runs when it was cancelled: its hub is told to end it, whatever the clock was set to."""
     control = plane.control
     job_id = control.submit()
     plane.back_up()
     run = started(control, job_id)
     control = plane.restore()
-    control.clock.at_ms += 1
+    control.clock.at_ms += set_by_ms
     control.run(lambda unit: cancel(unit, unit.world.jobs[JobId(job_id)], "", "aisha"))
     assert control.job(job_id).state is JobState.CANCELLED
     orders = returned(control, word(*run))
