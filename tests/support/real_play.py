@@ -80,8 +80,9 @@ class Play:
 
     def crowd(self, hubs: Sequence[str] = HUBS) -> None:
         """Enough runs at each of these hubs, or on their way there."""
+        over = {line.job_id for line in lines_of(self.site) if line.what in ("term", "end")}  # by their leases, too
         for hub in hubs:
-            wanted = [wish for wish in self.load.wishes if wish.hub == hub and wish.goes_on]
+            wanted = [one for one in self.load.wishes if one.hub == hub and one.goes_on and one.job_id not in over]
             for number in range(CROWD - len(wanted)):
                 self._calls.append(self.load.wish(hub, lasts_s=0, saves=number % 3 < 2))
 
@@ -131,7 +132,11 @@ class Play:
         return (found * 4)[:4]
 
     def _at_work(self, hub: str) -> None:
-        eventually(lambda: len(self.running(hub)) >= CROWD - 2, SETTLED_S, f"hub {hub} to be at work")
+        def at_work() -> bool:
+            self.crowd([hub])
+            return len(self.running(hub)) >= CROWD - 2
+
+        eventually(at_work, SETTLED_S, f"hub {hub} to be at work")
 
     def _retried(self, hub: str) -> list[Future[None]]:
         """One that failed by itself there is to run once more."""
