@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from federation.domain.hub import LinkState
 from federation.domain.job import Claim, Job, JobState, Reason
 from federation.domain.lease import PREEMPTED, room_expected_ms
 from federation.domain.plan import ReasonCode
@@ -176,7 +177,7 @@ class Desk:
         if job.state is not JobState.QUEUED:
             if job.reason is not None and job.reason.code == PREEMPTED:
                 return Explanation((replace(job.reason, hub_id=job.hub_id),))
-            there = Reason(ReasonCode.RUNNING, f"it is {job.state} there", job.hub_id)
+            there = Reason(ReasonCode.RUNNING, f"it is {job.state} there{self._silence(job)}", job.hub_id)
             if job.state is JobState.UNKNOWN and job.reason is not None:
                 there = in_doubt(job, job.reason)
             return Explanation((there,))
@@ -192,6 +193,14 @@ class Desk:
             for reason in explanation.reasons
         )
         return replace(explanation, reasons=reasons)
+
+    def _silence(self, job: Job) -> str:
+        """What else there is to say of a job whose hub is not heard."""
+        lease = self.world.lease_for(job.id)
+        agent = None if lease is None else self.world.agents.get(lease.agent_key)
+        if agent is None or agent.link is LinkState.ONLINE:
+            return ""
+        return f", as far as anybody knows: its hub is {agent.link}, and not heard"
 
     def _tick(self) -> None:
         watch = expiry.Watch(self.clock.now_ms())

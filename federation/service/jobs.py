@@ -113,7 +113,8 @@ def _refuse_while_heard(unit: Unit, job: Job, lease: Lease) -> None:
             Code.ILLEGAL_TRANSITION,
             f"job {job.id} is {job.state} at hub {lease.hub_id}, which was heard lately",
             fault=Fault.CALLER,
-            hint="Cancel it: its hub ends it. Only what is UNKNOWN, or at a hub that is LOST, is released by force.",
+            hint="Cancel it: its hub ends it. Only what is UNKNOWN, or at a hub that is LOST, as one is after ten minutes of "
+            "silence, is released by force.",
             metadata={"job_id": job.id, "state": job.state, "hub_id": lease.hub_id},
         )
 

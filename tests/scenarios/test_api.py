@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import grpc.aio
 import pytest
 
 from federation.app.settings import Tls
+from federation.domain.hub import LinkState
 from federation.errors import Code, from_rpc_error
 from federation.service.sync import digest_of
+from federation.service.world import Unit
 from federation.v1 import common_pb2, hub_pb2, job_pb2
 from tests.support.certificates import CertificateAuthority
 from tests.support.plane import (
@@ -303,7 +306,7 @@ async def test_tls_from_certificate_files(tmp_path: Path) -> None:
 
 
 async def test_a_job_that_does_not_wait_has_nothing_to_wait_for(plane: Plane) -> None:
-    """While it runs, Explain names the hub that has it; afterwards nothing."""
+    """While it runs, Explain names the hub that has it, and says so when that is not heard."""
     await plane.voice(CAIRO).hub("OpenSession", a_session())
     aisha = plane.voice(AISHA)
     job_id = await submitted(aisha)
@@ -314,3 +317,13 @@ async def test_a_job_that_does_not_wait_has_nothing_to_wait_for(plane: Plane) ->
     explain = job_pb2.ExplainJobRequest(job_id=job_id)
     runs = await aisha.job("ExplainJob", explain)
     assert [(reason.hub_id, reason.code) for reason in runs.reasons] == [("cairo", "RUNNING")]
+    assert "as far as anybody knows" not in runs.reasons[0].message
+    desk = plane.plane.desk
+
+    def silent(unit: Unit) -> None:
+        for agent in list(unit.world.agents.values()):
+            unit.put_agent(replace(agent, link=LinkState.LOST), save=False)
+
+    await asyncio.to_thread(desk.writer.run, silent)
+    (there,) = (await aisha.job("ExplainJob", explain)).reasons
+    assert (there.code, "its hub is LOST" in there.message) == ("RUNNING", True)
