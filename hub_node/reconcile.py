@@ -42,6 +42,8 @@ class Start:
     deadline_ms: int
     devices: tuple[str, ...] = ()
     """GPUs, as admission chose them."""
+    boot_id: str = ""
+    """The boot of the machine that takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +144,28 @@ def too_late(lease: LeaseOrder, deadline_ms: int, now_ms: int) -> bool:
     return now_ms + needed_ms >= deadline_ms
 
 
+def of_another_boot(run: Run, boot_id: str) -> bool:
+    """Whether a run was accepted, or begun, before its machine restarted.
+
+    Its moments were told by the clock of that boot. Nobody knows how far the present one, which may have been set meanwhile
+    or have lost its battery, is from it: what had not begun may not begin, for its lease may be over.
+    """
+    return run.boot_id not in ("", boot_id)
+
+
 def applied(runs: Mapping[str, Run], commands: Iterable[Command], now_ms: int) -> dict[str, Run]:
     """The runs after the commands."""
     after = dict(runs)
     for command in commands:
         match command:
-            case Start(lease, deadline_ms, devices):
+            case Start(lease, deadline_ms, devices, boot_id):
                 after[lease.lease_id] = Run(
-                    lease, RunState.ACCEPTED, accepted_ms=now_ms, deadline_ms=deadline_ms, devices=devices
+                    lease,
+                    RunState.ACCEPTED,
+                    accepted_ms=now_ms,
+                    deadline_ms=deadline_ms,
+                    devices=devices,
+                    boot_id=boot_id,
                 )
             case Refuse(lease, reason):
                 after[lease.lease_id] = Run(lease, _ENDED, Outcome.REFUSED, reason, accepted_ms=now_ms, ended_ms=now_ms)

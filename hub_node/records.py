@@ -225,7 +225,7 @@ class Run:
     tracking_run_id: str = ""
     """The attempt's MLflow run, where it has one."""
     boot_id: str = ""
-    """The machine's boot in which the runner started."""
+    """The machine's boot in which it was accepted, and by whose clock its moments are told, or in which the runner started."""
     deadline_ms: int = 0
     """Wall-clock end of the run's right; the guard holds the same on CLOCK_BOOTTIME."""
     outputs: tuple[OutputFile, ...] = ()

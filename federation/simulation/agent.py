@@ -22,7 +22,7 @@ from federation.v1 import hub_pb2
 from hub_node import conversation, reconcile
 from hub_node.admission import Admission
 from hub_node.agent.facts import Ended, Fact, ProgramEnded, Progressed, Started
-from hub_node.agent.register import Register, Turn
+from hub_node.agent.register import NOT_BEGUN, Register, Turn
 from hub_node.config import AgentConfig
 from hub_node.conversation import Call, Conversation, Introduction
 from hub_node.ports import Phase
@@ -92,7 +92,7 @@ class SimulatedAgent:
         self.life = Life()
         self._stage.tell(self.name, "starts")
         config = AgentConfig(place.hub_id, "", Path(), place.agent_id, engines=(), fake=True)
-        self.register = Register(place.journal, Admission(config, place.policy, place.offered))
+        self.register = Register(place.journal, Admission(config, place.policy, place.offered), place.machine.boot_id)
         about = Introduction(
             place.hub_id,
             place.agent_id,
@@ -115,7 +115,7 @@ class SimulatedAgent:
         self._round_trip_ms = -1
         self._told = self.register.truth()
         try:
-            self.register.end_rebooted(self.register.rebooted(place.machine.boot_id), self._now_ms())
+            self.register.end_rebooted(self.register.rebooted(), self._now_ms())
         except (ProcessEndedError, FederationError):
             self.crash("while it counted what a reboot ended")  # a full disk: it says so and ends, as agent_main does
             return
@@ -204,6 +204,8 @@ class SimulatedAgent:
         elif not fresh and (program := self.place.machine.find(run)) is not None:
             self._put(Started(run.lease_id, self._now_ms(), "{}", self.place.machine.boot_id))
             self._watch(walk, program)
+        elif run.state is not RunState.STOPPING and reconcile.of_another_boot(run, self.place.machine.boot_id):
+            self._tell_end(walk, Outcome.REFUSED, NOT_BEGUN, 1, self._now_ms())
         else:
             self._put(Progressed(run.lease_id, "staging"))
             delay_ms = 50 + self._stage.chance.random() ** 3 * STAGING_MS_MAX

@@ -17,13 +17,13 @@ from federation.backoff import pause_s
 from federation.errors import Code, FederationError
 from hub_node import steady
 from hub_node.agent.facts import Ended, Fact, Moved, ProgramEnded, Progressed, Started
-from hub_node.agent.register import REBOOTED, rebooted_outcome
+from hub_node.agent.register import NOT_BEGUN, REBOOTED, rebooted_outcome
 from hub_node.config import Saving
 from hub_node.data import checkpoints, results, tracking
 from hub_node.data.staging import Places, Staging
 from hub_node.link import Link
 from hub_node.ports import Attempt, Extendable, Phase, Runner, Status
-from hub_node.reconcile import too_late
+from hub_node.reconcile import of_another_boot, too_late
 from hub_node.records import Outcome, OutputFile, Reason, Run
 from hub_node.runners.registry import Registry
 
@@ -140,7 +140,8 @@ class AttemptThread:
         if self._fresh and self._end is not None:
             self._say_stopped(143)
             return
-        if run.boot_id not in ("", steady.boot_id()):
+        rebooted = of_another_boot(run, steady.boot_id())
+        if rebooted and run.runner_state:
             self._conclude(Status(Phase.ENDED, 1, "REBOOTED", REBOOTED.message))
             return
         runner = self._tools.registry.runner(work.engine, work.entrypoint)
@@ -151,6 +152,9 @@ class AttemptThread:
             self._took_up(runner)
         elif self._end is not None:
             self._say_stopped(143)
+            return
+        elif rebooted:
+            self._tell_end(Outcome.REFUSED, NOT_BEGUN, 1, steady.now_ms())
             return
         elif not (began := self._start(runner)):
             if began is False and not self._leaving:
@@ -193,7 +197,7 @@ class AttemptThread:
             return False
         self._saver.began()
         self._started_ms = started_ms = steady.now_ms()
-        if self._fresh and too_late(lease, run.deadline_ms, started_ms):
+        if too_late(lease, run.deadline_ms, started_ms):
             self._refuse_late()
             return None
         deadline_ms = started_ms + lease.work.runtime_limit_ms

@@ -28,6 +28,7 @@ _LIVE_STATES = (RunState.ACCEPTED, RunState.STAGING, RunState.RUNNING)
 
 
 REBOOTED = Reason("REBOOTED", "The machine restarted while it ran.")
+NOT_BEGUN = Reason("REBOOTED", "The machine restarted before it began.")
 
 
 def rebooted_outcome(run: Run) -> Outcome:
@@ -46,10 +47,11 @@ class Turn:
 class Register:
     """See the module. Belongs to one thread."""
 
-    def __init__(self, journal: RunJournal, admission: Admission) -> None:
+    def __init__(self, journal: RunJournal, admission: Admission, boot_id: str) -> None:
         self.runs: dict[str, Run] = journal.load()
         self._journal = journal
         self._admission = admission
+        self._boot_id = boot_id
         self._seen: Seen = journal.seen()
         self._answers = 0
         self._released: tuple[Run, ...] | None = None
@@ -104,9 +106,10 @@ class Register:
         saved = self._save(reconcile.applied(self.runs, found, now_ms), self._seen)
         return Turn(found) if saved else Turn()
 
-    def rebooted(self, boot_id: str) -> list[Run]:
-        """Runs of another boot: their processes are gone; an engine that is a service may still have them."""
-        return [run for run in self.live if run.outcome is Outcome.NONE and run.boot_id not in ("", boot_id)]
+    def rebooted(self) -> list[Run]:
+        """Runs that began in another boot: their processes are gone; an engine that is a service may still have them."""
+        began = [run for run in self.live if run.outcome is Outcome.NONE and run.runner_state]
+        return [run for run in began if reconcile.of_another_boot(run, self._boot_id)]
 
     def end_rebooted(self, gone: Sequence[Run], now_ms: int) -> None:
         """These ended with their machine's boot."""
@@ -140,9 +143,10 @@ class Register:
                 if reason is not None:
                     log.info("job %s refused: %s", command.lease.job_id, reason.message)
                     command = reconcile.Refuse(command.lease, reason)  # noqa: PLW2901  # the judged one takes its place
-                elif command.lease.work.gpu_milli:
-                    devices = self._admission.devices_for(command.lease, here.values())
-                    command = replace(command, devices=devices)  # noqa: PLW2901  # as above
+                else:
+                    gpus = command.lease.work.gpu_milli
+                    devices = self._admission.devices_for(command.lease, here.values()) if gpus else ()
+                    command = replace(command, devices=devices, boot_id=self._boot_id)  # noqa: PLW2901  # as above
                 here = reconcile.applied(here, (command,), 0)
             judged.append(command)
         return judged

@@ -41,7 +41,7 @@ class State:
     """See the module. `put` may be called from any thread; everything else belongs to the thread that calls `serve`."""
 
     def __init__(self, journal: RunJournal, admission: Admission) -> None:
-        self._register = Register(journal, admission)
+        self._register = Register(journal, admission, steady.boot_id())
         self._queue: queue.SimpleQueue[Orders | Fact | Wake] = queue.SimpleQueue()
         self._threads: dict[str, AttemptThread] = {}
         self._tools: Tools | None = None
@@ -103,7 +103,7 @@ class State:
         One that left a checkpoint ends by its own thread, which saves that first.
         """
         assert self._tools is not None
-        gone = self._register.rebooted(steady.boot_id())
+        gone = self._register.rebooted()
         stops = [self._chores.submit(_stop_leftover, self._tools, run) for run in gone]
         until_s = time.monotonic() + REBOOT_STOP_S
         for stop in stops:

@@ -25,7 +25,7 @@ import pytest
 from federation.archive import pack
 from federation.v1 import common_pb2, hub_pb2, job_pb2
 from hub_node.journal import Journal
-from hub_node.records import Reason, RunState
+from hub_node.records import Reason, Run, RunState
 from hub_node.runners.process import stat_of
 from tests.support.eventually import eventually
 from tests.unit.hub_node.scripted import ScriptedControl, serving, spec_of, write_config
@@ -358,6 +358,22 @@ def test_machine_that_restarted_ends_its_runs_before_it_speaks(agent: AgentProce
     control.wait(lambda: len(control.told.sessions) == 2)
     told = {run.job_id: (run.outcome, run.reason.code) for run in control.told.sessions[1].runs}
     assert told == {"job-1": (FAILED, "REBOOTED"), "job-2": (REFUSED, "REBOOTED")}
+
+
+def test_what_had_not_begun_when_its_machine_restarted_does_not_begin(
+    agent: AgentProcess, control: ScriptedControl
+) -> None:
+    """Its lease was counted by the clock of another boot, and may be over: it goes back to the queue without blame."""
+    control.start("job-1", spec_of("never-ends"))
+    control.wait(in_state(control, "job-1", RUNNING))
+    agent.end(signal.SIGKILL)
+    journal = Journal(agent.folder / "state")
+    (run,) = journal.load().values()
+    journal.save([Run(run.lease, RunState.ACCEPTED, deadline_ms=run.deadline_ms, boot_id="the-boot-before")])
+    journal.close()
+    agent.start()
+    end = control.wait(lambda: control.ended("job-1"))
+    assert (end.outcome, end.reason.code) == (REFUSED, "REBOOTED")
 
 
 def test_what_the_hub_refuses_never_runs(agent: AgentProcess, control: ScriptedControl) -> None:

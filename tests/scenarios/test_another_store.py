@@ -124,7 +124,7 @@ def test_one_run_that_is_known_is_enough(ended: bool) -> None:
 # ---- the agent --------------------------------------------------------------------------------------------------------
 def a_register(journal: Journal) -> Register:
     """An agent's register that takes nothing."""
-    return Register(journal, Admission(AgentConfig("cairo", "", Path()), SharePolicy(), ()))
+    return Register(journal, Admission(AgentConfig("cairo", "", Path()), SharePolicy(), ()), "")
 
 
 def test_an_agent_knows_whose_its_runs_are(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Hub:
         self.drill, self.hub_id = drill, hub_id
         self.journal = Journal(folder / hub_id)
         config = AgentConfig(hub_id, "", folder, engines=(), fake=True)
-        self.register = Register(self.journal, Admission(config, SharePolicy(), OFFER))
+        self.register = Register(self.journal, Admission(config, SharePolicy(), OFFER), "")
         about = Introduction(hub_id, "main", self.journal.instance_id, hub_id, ("fake",), ())
         self.talk = Conversation(about, lambda _: 0)
 
