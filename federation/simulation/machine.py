@@ -108,6 +108,8 @@ class Machine:
 
     def extend(self, program: Program, runtime_ms: int, lease_ms: int) -> None:
         """New deadlines by the steady clock; the guard holds them on CLOCK_BOOTTIME, and a runtime limit never moves on."""
+        if program.cause:
+            return  # and its guard with it
         wanted = self._on_boot_clock(runtime_ms)
         program.runtime_boot_ms = min(program.runtime_boot_ms or wanted, wanted)
         program.lease_boot_ms = self._on_boot_clock(lease_ms)
