@@ -18,12 +18,20 @@ SMOKE = (
     "silence-frees-leases",
     "absence-is-an-end",
     "epoch-not-raised",
+    "plan-not-verified",
+    "claim-skipped",
     "no-rollback",
     "leases-forgotten-at-start",
     "released-before-it-was-stored",
+    "cancelled-without-a-word",
+    "preempts-anybody",
+    "incarnation-not-raised",
     "absence-is-a-revoke",
+    "lease-counted-from-receipt",
     "begun-before-it-was-written",
     "forgotten-before-it-was-heard",
+    "guard-off",
+    "admission-believes",
 )
 SMOKE_SEEDS = 12
 
