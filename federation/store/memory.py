@@ -11,6 +11,7 @@ import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from federation.domain.hub import Agent, Hub
 from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
@@ -32,6 +33,8 @@ from federation.ports import (
 )
 from federation.store import faults
 
+R = TypeVar("R", Job, Lease)
+
 
 @dataclasses.dataclass(slots=True)
 class Tables:
@@ -48,6 +51,9 @@ class Tables:
     store_id: str = "memory"
     removed_events: frozenset[int] = frozenset()
     """By one transaction."""
+    live_jobs: dict[str, Job] = dataclasses.field(default_factory=dict)
+    live_leases: dict[str, Lease] = dataclasses.field(default_factory=dict)
+    """Of those above, what is not over."""
     events_by: dict[tuple[str, str], list[EventRow]] = dataclasses.field(default_factory=dict)
     """The first `indexed` events by what they are about: as far as somebody has asked."""
     indexed: int = 0
@@ -69,6 +75,8 @@ class Tables:
             list(self.events),
             self.incarnation,
             self.store_id,
+            live_jobs=dict(self.live_jobs),
+            live_leases=dict(self.live_leases),
         )
 
     def events_of(self, entity: str, entity_id: str) -> Sequence[EventRow]:
@@ -194,14 +202,13 @@ class MemoryStore:
         """Everything live, or all but the jobs that wait and have no claim."""
         with self._lock:
             tables = self.tables
-            jobs = [job for job in tables.jobs.values() if not job.state.terminal]
+            jobs = list(tables.live_jobs.values())
             jobs = [job for job in jobs if waiting or job.state is not JobState.QUEUED or job.claim is not None]
-            leases = [lease for lease in tables.leases.values() if lease.live]
             return Loaded(
                 incarnation=tables.incarnation,
                 last_seq=tables.last_seq,
                 jobs=tuple(sorted(jobs, key=lambda job: (job.queue_seq, job.id))),
-                leases=tuple(sorted(leases, key=lambda lease: lease.id)),
+                leases=tuple(sorted(tables.live_leases.values(), key=lambda lease: lease.id)),
                 hubs=tuple(tables.hubs[hub_id] for hub_id in sorted(tables.hubs)),
                 agents=tuple(tables.agents[key] for key in sorted(tables.agents)),
                 store_id=tables.store_id,
@@ -230,6 +237,10 @@ class MemoryStore:
             tables = self.tables
             tables.jobs.update(new.jobs)
             tables.leases.update(new.leases)
+            for job in new.jobs.values():
+                _keep_live(tables.live_jobs, job, not job.state.terminal)
+            for lease in new.leases.values():
+                _keep_live(tables.live_leases, lease, lease.live)
             tables.hubs.update(new.hubs)
             tables.agents.update(new.agents)
             tables.requests.update(new.requests)
@@ -296,25 +307,32 @@ class MemoryStore:
 
     def used_since(self, moment_ms: int) -> Sequence[UsedRow]:
         """What was used in stretches that ended since then, by lease and day."""
-        found: dict[tuple[str, int], list[UsageInterval]] = {}
+        found: dict[tuple[str, int], tuple[int, int]] = {}
         with self._lock:
             tables = self.tables
             for lease_id, intervals in tables.usage.items():
+                if lease_id not in tables.leases:
+                    continue
                 for one in intervals.values():
-                    if one.end_ms >= moment_ms and lease_id in tables.leases:
-                        found.setdefault((lease_id, one.end_ms // DAY_MS), []).append(one)
-            return tuple(
-                UsedRow(
-                    tables.leases[lease_id],
-                    tables.jobs[tables.leases[lease_id].job_id].owner,
-                    sum(one.end_ms - one.start_ms for one in found[lease_id, day]),
-                    max(one.end_ms for one in found[lease_id, day]),
-                )
-                for lease_id, day in sorted(found)
-            )
+                    if one.end_ms >= moment_ms:
+                        key = (lease_id, one.end_ms // DAY_MS)
+                        used_ms, end_ms = found.get(key, (0, 0))
+                        found[key] = (used_ms + one.end_ms - one.start_ms, max(one.end_ms, end_ms))
+            rows = []
+            for lease_id, day in sorted(found):
+                lease = tables.leases[lease_id]
+                rows.append(UsedRow(lease, tables.jobs[lease.job_id].owner, *found[lease_id, day]))
+            return tuple(rows)
 
     def close(self) -> None:
         """Nothing to give back; what was stored stays readable as long as somebody holds this object."""
+
+
+def _keep_live(live: dict[str, R], row: R, lives: bool) -> None:
+    if lives:
+        live[row.id] = row
+    else:
+        live.pop(row.id, None)
 
 
 def _restored(tables: Tables) -> EventRow | None:
