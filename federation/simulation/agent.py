@@ -77,8 +77,8 @@ class SimulatedAgent:
         self.place = place
         self.name = f"{place.hub_id}/{place.agent_id}"
         self.life = Life(alive=False)
-        self.heard_ms = stage.now_ms
-        """True time at which the control plane last answered a sync."""
+        self.heard_ms = self._answered_ms = stage.now_ms
+        """True time at which the control plane last answered a sync, and no crash took the answer."""
         self.comes_back = True
         """Whether somebody starts it again."""
         self.when_gone: Callable[[], None] = lambda: None
@@ -90,6 +90,7 @@ class SimulatedAgent:
         assert not self.life.alive
         place = self.place
         self.life = Life()
+        self._answered_ms = self.heard_ms
         self._stage.tell(self.name, "starts")
         config = AgentConfig(place.hub_id, "", Path(), place.agent_id, engines=(), fake=True)
         self.register = Register(place.journal, Admission(config, place.policy, place.offered), place.machine.boot_id)
@@ -168,6 +169,7 @@ class SimulatedAgent:
         except ProcessEndedError:
             self.crash("while it wrote its journal")
             return
+        self.heard_ms = self._answered_ms
         self._act(turn)
         self._publish()
         self._watch_the_time()
@@ -340,7 +342,7 @@ class SimulatedAgent:
                     self._failed(reply)
                 return
             answer = hub_pb2.SyncHubResponse.FromString(reply)
-            self.heard_ms = self._stage.now_ms
+            self._answered_ms = self._stage.now_ms  # and heard once that is in the journal
             if newest:
                 self._newest = None
                 self._failures = 0
@@ -355,6 +357,8 @@ class SimulatedAgent:
         if orders is not None:
             self._delivered += 1
             self._put(orders)
+        else:
+            self.heard_ms = self._answered_ms
         if not newest:
             return
         if orders is not None and conversation.carried(orders):
