@@ -163,16 +163,18 @@ class Play:
         """
         begun = len(self.load.wishes)
         others = [name for name in HUBS if name != hub]
-        for on_partition in ("keep", "stop", "rerun", "rerun"):
-            allow = [hub, *others] if on_partition == "rerun" else [hub]
-            kind = {"on_partition": on_partition, "exit_status": 0, "lasts_s": 0, "allow": allow, "spared": True}
-            self._calls.append(self.load.wish(hub, **kind))
-        wishes = self.load.wishes[begun:]
 
         def at_work() -> bool:
-            return {wish.job_id for wish in wishes} <= {one.job_id for one in running_at(lines_of(self.site), hub)}
+            wanted = {wish.job_id for wish in self.load.wishes[begun:]}
+            return wanted <= {one.job_id for one in running_at(lines_of(self.site), hub)}
 
-        eventually(at_work, SETTLED_S, f"hub {hub} to run one of each kind")
+        # who may run elsewhere comes last: an agent that was just killed may not have been heard again, and they would
+        for kinds, allow in (("keep", "stop"), [hub]), (("rerun", "rerun"), [hub, *others]):
+            for on_partition in kinds:
+                kind = {"on_partition": on_partition, "exit_status": 0, "lasts_s": 0, "allow": allow, "spared": True}
+                self._calls.append(self.load.wish(hub, **kind))
+            eventually(at_work, SETTLED_S, f"hub {hub} to run {' and '.join(kinds)}")
+        wishes = self.load.wishes[begun:]
         self.crowd([hub])
         self._at_work(hub)
         until_s = time.monotonic() + (LEASE_MS + KILL_GRACE_MS + SKEW_BOUND_MS) / 1000 + 4
