@@ -28,7 +28,7 @@ from federation.service.rounds import Rounds
 from federation.service.submit import SubmitJobs, request_id_of
 from federation.service.sync import Orders
 from federation.service.world import Unit, World
-from federation.service.writer import Entry, Writer
+from federation.service.writer import BATCH_MAX, Entry, Writer
 from federation.simulation.mishaps import FaultyDisk, ProcessEndedError
 from federation.simulation.network import Answer, refused
 from federation.simulation.stage import Life, LocalClock, Stage
@@ -356,13 +356,16 @@ class SimulatedPlane:
         failed: Callable[[FederationError], None],
     ) -> None:
         self._inbox.append(Entry(command, _Asked(told, failed), self))
+        self._turn_soon()
+
+    def _turn_soon(self) -> None:
         if not self._turning:
             self._turning = True
             self._stage.after(1 + self._stage.chance.random() * COMMIT_MS_MAX, self._turn, self.life)
 
     def _turn(self) -> None:
         """One batch: decide, save, then speak."""
-        batch, self._inbox, self._turning = self._inbox, [], False
+        batch, self._inbox, self._turning = self._inbox[:BATCH_MAX], self._inbox[BATCH_MAX:], False
         self.store.fence = self.seat.fence
         try:
             self.writer.process(batch)
@@ -371,6 +374,8 @@ class SimulatedPlane:
             return
         if not self.life.alive:
             return
+        if self._inbox:  # a process that was stopped finds more calls than one batch takes
+            self._turn_soon()
         woken, self._notes.keys = self._notes.keys, {}
         for session_id, held in list(self._held.items()):
             if held.key in woken:
