@@ -8,9 +8,11 @@ It runs the real service, lifecycle, scheduling, reconcile and wire shapes; what
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from federation.policy.share import SharePolicy
 from federation.scheduling import Policy
@@ -34,6 +36,7 @@ SETTLE_HOURS_MAX = 6
 CLOSE_FILES_MS = 3 * HOUR_MS
 """So often people give up what nobody can say anything about."""
 HUBS_MAX, HOURS_MAX = 200, 24 * 31
+FAILED = "the simulation itself failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +70,19 @@ class Report:
 
 
 def simulate(scenario: Scenario, keep_trace: bool = False, disk: Callable[[], FaultyDisk] = FaultyStore) -> Report:
-    """Run one scenario to its end, or to the first broken promise. `disk` makes the control plane's store."""
+    """Run one scenario to its end, or to the first broken promise. `disk` makes the control plane's store.
+
+    Any other error, of the simulation or of what it plays, ends this scenario too and is told as broken (`FAILED`).
+    """
     world = Federation(scenario, keep_trace, disk())
     sentence = ""
     try:
         world.run()
     except BrokenPromiseError as error:
         sentence = str(error)
+    except Exception as error:  # noqa: BLE001 - whoever plays many seeds is told which one it was, and has the others
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        sentence = str(world.stage.broken(f"{FAILED}: {error!r} at {Path(where.filename).name}:{where.lineno}"))
     stage = world.stage
     return Report(
         scenario,

@@ -32,6 +32,9 @@ class Witness(Protocol):
     def held(self, program: Program, longest_ms: float) -> None:
         """Its guard was told to end it with its lease, in `longest_ms` of true time."""
 
+    def asked(self, program: Program, cause: str) -> None:
+        """It was told to end, for `cause`; it may take its grace to do so."""
+
     def ended(self, program: Program) -> None:
         """It runs no more; `program.cause` says why."""
 
@@ -53,8 +56,8 @@ class Program:
     cause: str = ""
     """Empty while it runs; then as `guard.py` has it, or POWER."""
     exit_code: int = 0
-    asked_ms: int = 0
-    """True time at which it was told to end; 0 before."""
+    asked: bool = False
+    """Whether it was told to end."""
     why: str = ""
     """The code of who had it stopped."""
     heard: Callable[[], None] | None = None
@@ -184,13 +187,14 @@ class Machine:
             self._stage.after(self.clock.until_boot_ms(due_ms) + 1, partial(self._due, program, cause), program.life)
 
     def _ask(self, program: Program, cause: str, grace_ms: int) -> None:
-        if program.cause or program.asked_ms:
+        if program.cause or program.asked:
             return
-        program.asked_ms = self._stage.now_ms
+        program.asked = True
         now_ms = self.clock.boot_ms()
         due_ms = min(filter(None, (program.lease_boot_ms, program.runtime_boot_ms)), default=now_ms + grace_ms)
         grace_ms = min(grace_ms, max(due_ms - now_ms, 0) + GUARD_GRACE_MS)
         self._stage.tell(self.name, f"asks {program.key[0]} to end: {cause}")
+        self._witness.asked(program, cause)
         delay_ms = grace_ms if program.deaf else min(grace_ms, self._stage.chance.random() * STOP_MS_MAX)
         self._stage.after(delay_ms, lambda: self._end(program, cause, 143), program.life)
 

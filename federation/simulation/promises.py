@@ -88,6 +88,27 @@ class Promises:
         longer_ms = int(self._stage.now_ms + longest_ms) - self._ends[program.run.lease.lease_id]
         self._hold(longer_ms <= SLACK_MS, f"job {program.key[0]} holds {longer_ms} ms beyond its lease")
 
+    def asked(self, program: Program, cause: str) -> None:
+        """A guard asks for its lease's sake only when that is over, and no later.
+
+        Whoever is asked may take a grace to end, in which its hub may well be heard again.
+        """
+        if cause != "LEASE_RAN_OUT":
+            return
+        self.checks += 1
+        job_id, _ = program.key
+        work = program.run.lease.work
+        if work.on_partition == "keep":
+            since_ms, least_ms = self._stage.now_ms - program.began_ms, work.runtime_limit_ms
+        else:
+            since_ms, least_ms = self._stage.now_ms - self.agents[program.machine].heard_ms, LEASE_MS_BATCH // 2
+        self._hold(
+            since_ms >= least_ms * 0.999 - SLACK_MS,
+            f"job {job_id} was told to end for its lease after {since_ms} of {least_ms} ms",
+        )
+        late_ms = self._stage.now_ms - self._ends[program.run.lease.lease_id]
+        self._hold(late_ms <= SLACK_MS, f"job {job_id} was told to end {late_ms} ms after its lease")
+
     def ended(self, program: Program) -> None:
         """Whatever ends a program has the right to."""
         self.checks += 1
@@ -104,23 +125,12 @@ class Promises:
             case "exited":
                 if program.exit_code == 0:
                     self._succeeded.add((job_id, epoch))
-            case "POWER" | "OUT_OF_MEMORY":
-                pass
+            case "POWER" | "OUT_OF_MEMORY" | "LEASE_RAN_OUT":
+                pass  # nobody's doing, or looked at when its guard asked
             case "RUNTIME_LIMIT":
                 self._hold(
                     ran_ms >= limit_ms * 0.999 - SLACK_MS, f"job {job_id} was ended {ran_ms} ms into {limit_ms} ms"
                 )
-            case "LEASE_RAN_OUT":
-                quiet_ms = self._stage.now_ms - self.agents[program.machine].heard_ms
-                keeps = program.run.lease.work.on_partition == "keep"
-                least_ms = limit_ms if keeps else LEASE_MS_BATCH // 2
-                since_ms = ran_ms if keeps else quiet_ms
-                self._hold(
-                    since_ms >= least_ms * 0.999 - SLACK_MS,
-                    f"job {job_id} was ended for its lease after {since_ms} of {least_ms} ms",
-                )
-                late_ms = program.asked_ms - self._ends[program.run.lease.lease_id]
-                self._hold(late_ms <= SLACK_MS, f"job {job_id} was told to end {late_ms} ms after its lease")
             case "CANCEL_REQUESTED":
                 self._hold(wish is None or wish.cancelled, f"job {job_id} was cancelled and nobody asked")
             case "PREEMPTED":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -46,24 +47,28 @@ def key_of(scenario: Scenario) -> str:
 
 
 def done_before(file: Path, scenarios: Iterable[Scenario]) -> list[dict[str, Any]]:
-    """Rows of `file` that are of these scenarios; a last line that was cut off is left out. Raises: INVALID_ARGUMENT."""
+    """Rows of `file` that are of these scenarios and need not be played again: one that broke is, to see it mended.
+
+    A last line that was cut off is removed, so that the next one begins on a line of its own. Raises: INVALID_ARGUMENT.
+    """
     if not file.exists():
         return []
     wanted = {key_of(scenario) for scenario in scenarios}
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = file.read_bytes().splitlines(keepends=True)
     rows = {}
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            if row["key"] in wanted:
+            if row["key"] in wanted and not row["broken"]:
                 rows[row["key"]] = row
         except (ValueError, KeyError, TypeError):
-            if number < len(lines):
+            if number < len(lines) or line.endswith(b"\n"):
                 raise invalid(
                     f"line {number} of {file} is no result of a simulation",
                     hint="Name the file that an earlier run wrote, or a new one.",
                     line=str(number),
                 ) from None
+            os.truncate(file, file.stat().st_size - len(line))
     return list(rows.values())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from federation.simulation.federated import Scenario, simulate
+from federation.simulation.federated import FAILED, Scenario, simulate
 from tests.simulation import mutants
 
 SEEDS = 200
@@ -46,8 +46,10 @@ def noticed(name: str, seeds: int) -> bool:
     """Whether one of the first so many seeds breaks a promise with this bug; without it they keep them all."""
     for seed in range(1, seeds + 1):
         with mutants.ALL[name]():
-            if simulate(Scenario(seed)).broken:
-                return True
+            broken = simulate(Scenario(seed)).broken
+        assert FAILED not in broken  # that notices nothing
+        if broken:
+            return True
     return False
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from federation.cli.seeds import SEEDS_MAX, Wanted, seeds_of
 from federation.errors import FederationError
 from federation.simulation.faults import FaultKind, kinds_named
-from federation.simulation.federated import Scenario
+from federation.simulation.federated import FAILED, Federation, Scenario
 from federation.simulation.seeds import done_before, row_of, run_all, trace_of
 from tests.unit.cli.conftest import Brhub
 
@@ -64,8 +64,31 @@ def test_a_run_that_was_cut_off_goes_on(brhub: Brhub, tmp_path: Path) -> None:
     results.write_text(lines[0] + "\n" + lines[1][:40])
     again = brhub("simulate", "--seeds", "1..2", *SHORT, "--results", results)
     assert (again.status, "1 of 2 seeds are in" in again.err) == (0, True)
+    assert results.read_text().splitlines() == lines
     scenarios = [Scenario(seed, hours=0.3) for seed in (1, 2)]
     assert done_before(results, scenarios) == []
+
+
+def test_a_seed_that_fails_is_named_and_the_others_go_on(
+    brhub: Brhub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that is no broken promise, and only one seed has it: its row says where; mended, it is played again."""
+    play = Federation.run
+
+    def fails_once(world: Federation) -> None:
+        if world.scenario.seed == 2:
+            raise ZeroDivisionError("of ours")
+        play(world)
+
+    arguments = ("simulate", "--seeds", "1..3", *SHORT, "--results", tmp_path / "results.jsonl", "-o", "json")
+    with monkeypatch.context() as patched:
+        patched.setattr(Federation, "run", fails_once)
+        said = brhub(*arguments)
+    assert (said.status, said.document["seeds"]) == (1, 3)
+    (failed,) = said.document["broken"]
+    assert (failed["seed"], FAILED in failed["promise"], "of ours" in failed["promise"]) == (2, True, True)
+    again = brhub(*arguments)
+    assert (again.status, again.document["broken"], "2 of 3 seeds are in" in again.err) == (0, [], True)
 
 
 @pytest.mark.parametrize(
