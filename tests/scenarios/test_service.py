@@ -193,6 +193,22 @@ def test_silence_frees_nothing(control: ControlUnderTest) -> None:
     assert control.job(job_id).state is JobState.SUCCEEDED
 
 
+def test_an_order_that_never_arrived_is_said_until_it_is_refused(control: ControlUnderTest) -> None:
+    """A `keep` job's hub was cut off before it heard of it, for longer than the lease: back, it refuses, and the job waits."""
+    control.join()
+    job_id = control.submit(runtime_limit_ms=600_000)
+    control.round()
+    lease = control.world.lease_for(control.job(job_id).id)
+    assert lease is not None
+    control.pass_time(lease.expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS - control.clock.at_ms)
+    assert control.job(job_id).state is JobState.UNKNOWN
+    orders = control.sync()
+    (told,) = [told for told, _ in orders.starts]
+    assert (told.id, told.expires_ms < control.clock.at_ms) == (lease.id, True)  # too late for any run
+    control.sync(control.report(job_id, Trigger.RUN_REFUSED, reason=Reason("TOO_LATE", "too late", "cairo")))
+    assert control.job(job_id).state is JobState.QUEUED
+
+
 def test_what_nobody_can_say_holds_its_own_room_and_no_more() -> None:
     """A `keep` run is silent for good, its hub is back: who fits beside it is not kept waiting for a run that never ends."""
     control = ControlUnderTest(policy=Policy(promise_after_ms=0))
