@@ -247,15 +247,15 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         files = checked_files(map(saved_in, request.files))
         lease = await self._current_lease(request, caller)
         shelf, attempt = Shelf(self._objects_for_checkpoints()), _attempt(lease)
-        place = await asked(shelf.commit, lease.job_id, attempt, files, self.desk.clock.now_ms())
+        saved = await asked(shelf.commit, lease.job_id, attempt, files, self.desk.clock.now_ms())
         try:
             await self._current_lease(request, caller)
         except FederationError:
-            await asked(shelf.withdraw, lease.job_id, place)
+            await asked(shelf.withdraw, lease.job_id, saved.place)
             raise
         if self.desk.retention is not None:
-            self.desk.retention.saved(lease.job_id, attempt)
-        return hub_pb2.CommitCheckpointResponse(checkpoint_id=place.name)
+            self.desk.retention.saved(lease.job_id, saved)
+        return hub_pb2.CommitCheckpointResponse(checkpoint_id=saved.place.name)
 
     @unary("HubService")
     async def FindCheckpoints(

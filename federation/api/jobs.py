@@ -79,7 +79,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
     @unary("JobService")
     async def GetJob(self, request: job_pb2.GetJobRequest, caller: Caller) -> job_pb2.GetJobResponse:
         """One job."""
-        return job_pb2.GetJobResponse(job=job_out(await self._owned(request.job_id, caller)))
+        job = await self._owned(request.job_id, caller)
+        return job_pb2.GetJobResponse(job=job_out(job, checkpoint=self.desk.newest_checkpoint(job.id)))
 
     @unary("JobService")
     async def ListJobs(self, request: job_pb2.ListJobsRequest, caller: Caller) -> job_pb2.ListJobsResponse:

@@ -46,6 +46,7 @@ from federation.errors import Code, FederationError, invalid
 from federation.lifecycle.job import Trigger
 from federation.objects.checkpoints import Saved, SavedFile
 from federation.service.attempts import Attempt
+from federation.service.checkpoints import Newest
 from federation.service.hubs import HubView
 from federation.service.restoring import Told, body_digest
 from federation.service.submit import Submission, Submitted
@@ -177,7 +178,7 @@ def submission_in(message: job_pb2.Submission, owner: Owner) -> Submission:
 
 
 # ---- jobs, outwards -------------------------------------------------------------------------------------------------
-def job_out(job: Job, each_attempt: Iterable[Attempt] = ()) -> job_pb2.Job:
+def job_out(job: Job, each_attempt: Iterable[Attempt] = (), checkpoint: Newest | None = None) -> job_pb2.Job:
     """The job as its owner may see it: secret variables are blanked."""
     return job_pb2.Job(
         id=job.id,
@@ -203,6 +204,17 @@ def job_out(job: Job, each_attempt: Iterable[Attempt] = ()) -> job_pb2.Job:
         claim=None if job.claim is None else claim_out(job.claim),
         each_attempt=[attempt_out(attempt) for attempt in each_attempt],
         ends_by_ms=ends_by_ms(job),
+        checkpoint=None if checkpoint is None else newest_out(checkpoint),
+    )
+
+
+def newest_out(checkpoint: Newest) -> job_pb2.SavedCheckpoint:
+    """The wire's note of a job's newest checkpoint."""
+    return job_pb2.SavedCheckpoint(
+        checkpoint_id=checkpoint.place.name,
+        saved_ms=checkpoint.saved_ms,
+        size_bytes=checkpoint.size_bytes,
+        files=checkpoint.files,
     )
 
 

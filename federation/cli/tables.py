@@ -214,6 +214,7 @@ def job(one: job_pb2.Job, now_ms: int) -> Table:
             ("owner", plain(f"{one.owner.subject} at {one.owner.home_hub}, project {one.owner.project}")),
             ("ran at" if state == "QUEUED" else "hub", plain(_where(one.hub_id, one.nodes))),
             ("attempt", f"{one.attempt} ({one.attempts} in all)" if one.attempt else ""),
+            ("checkpoint", _checkpoint(one, now_ms)),
             ("submitted", f"{rfc3339(one.created_ms)} ({age(one.created_ms, now_ms)} ago)"),
             ("ran for", duration(ran_ms) if ran_ms > 0 else ""),
             (
@@ -237,6 +238,14 @@ def _claim(one: job_pb2.Job, now_ms: int) -> str:
         f"{_where(claim.hub_id, claim.nodes)}: freed for it in {_in(claim.expected_ms, now_ms)} ({ending}), "
         f"given up in {_in(claim.until_ms, now_ms)}"
     )
+
+
+def _checkpoint(one: job_pb2.Job, now_ms: int) -> str:
+    """What an attempt after this one would go on from."""
+    if not one.HasField("checkpoint"):
+        return ""
+    saved = one.checkpoint
+    return f"{plain(saved.checkpoint_id)}, saved {age(saved.saved_ms, now_ms)} ago, {size(saved.size_bytes)}"
 
 
 def _where(hub_id: str, node_names: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ from federation.errors import Code, not_found
 from federation.ports import EventRow, JobFilter
 from federation.service import hubs as service_hubs
 from federation.service import jobs as service_jobs
+from federation.service.checkpoints import Newest
 from federation.service.desk import Desk
 from federation.service.hubs import HubView
 from federation.service.world import Unit
@@ -101,6 +102,8 @@ class JobPage:
     earliest_start_ms: int
     earliest_hub_id: str
     tracking_uri: str
+    checkpoint: Newest | None
+    """What its next attempt would go on from, where that is known."""
 
 
 class Reading:
@@ -181,7 +184,9 @@ class Reading:
             reasons = explanation.reasons
             earliest_ms, earliest_hub = explanation.earliest_start_ms, explanation.earliest_hub_id
         uri = self.desk.tracking.uri() if self.desk.tracking is not None and job.tracking_run_id else ""
-        return JobPage(self.desk.clock.now_ms(), job, lease, link, events, reasons, earliest_ms, earliest_hub, uri)
+        saved = self.desk.newest_checkpoint(job.id)
+        now_ms = self.desk.clock.now_ms()
+        return JobPage(now_ms, job, lease, link, events, reasons, earliest_ms, earliest_hub, uri, saved)
 
     def _lists(self, owner: tuple[str, str] | None, queue: _Listed | None) -> tuple[_Listed, _Listed, tuple[Job, ...]]:
         """Active jobs, newest first; waiting ones, longest first; ended ones, last first; whether there are more."""

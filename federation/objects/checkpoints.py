@@ -72,6 +72,11 @@ class Saved:
     files: tuple[SavedFile, ...] = ()
     damaged: bool = False
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.size_bytes for file in self.files)
+
 
 def checked_files(files: Iterable[SavedFile]) -> tuple[SavedFile, ...]:
     """The files, by path, when they may be a checkpoint. Raises: FederationError LIMIT_EXCEEDED, INVALID_ARGUMENT."""
@@ -147,7 +152,7 @@ class Shelf:
             for file in wanted
         }
 
-    def commit(self, job_id: str, attempt: tuple[int, int], files: Iterable[SavedFile], now_ms: int) -> Place:
+    def commit(self, job_id: str, attempt: tuple[int, int], files: Iterable[SavedFile], now_ms: int) -> Saved:
         """Make these files a checkpoint; repeating it gives the same one.
 
         Raises: as `checked_files`; UPLOAD_NOT_FOUND where a file is not there, or of another size.
@@ -166,12 +171,12 @@ class Shelf:
         own = [place for place in self._places(job_id, attempt) if (place.incarnation, place.n) == attempt]
         newest = self._read(job_id, own[0]) if own else None
         if newest is not None and newest.files == wanted:
-            return newest.place
+            return newest
         data = manifest_bytes(now_ms, wanted)
         number = min(NUMBER_MAX, own[0].number + 1) if own else 1
         place = Place(*attempt, number, hashlib.sha256(data).hexdigest())
         self.store.put_bytes(_job(job_id) + place.key, data)
-        return place
+        return Saved(place, now_ms, wanted)
 
     def withdraw(self, job_id: str, place: Place) -> None:
         """This is no checkpoint any more; harmless to repeat."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from federation.domain.job import Job, JobState
 from federation.errors import FederationError
-from federation.objects.checkpoints import Shelf
+from federation.objects.checkpoints import Place, Saved, Shelf
 from federation.service.world import Unit
 
 KEPT_UNUSED_MS = 30 * 86_400_000
@@ -37,6 +37,16 @@ def kept(job: Job | None, saved_ms: int, now_ms: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Newest:
+    """What a job's next attempt would go on from, for people."""
+
+    place: Place
+    saved_ms: int
+    size_bytes: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Saved:
     """An attempt has one more."""
 
@@ -53,6 +63,7 @@ class Retention:
         self._now_ms = now_ms
         self._known: set[str] = set()
         """Jobs that have anything in the store; most jobs never do, and their end costs nothing."""
+        self._newest: dict[str, Newest] = {}
         self._queue: queue.SimpleQueue[_Saved | str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
 
@@ -66,10 +77,15 @@ class Retention:
         if self._thread.is_alive():
             self._thread.join(STOP_S)
 
-    def saved(self, job_id: str, attempt: tuple[int, int]) -> None:
+    def saved(self, job_id: str, saved: Saved) -> None:
         """A checkpoint was committed: older ones may go."""
         self._known.add(job_id)
-        self._queue.put(_Saved(job_id, attempt))
+        self._note(job_id, saved)
+        self._queue.put(_Saved(job_id, (saved.place.incarnation, saved.place.n)))
+
+    def newest(self, job_id: str) -> Newest | None:
+        """Of a job, as far as it is known here: after a start the sweep has to find it first."""
+        return self._newest.get(job_id)
 
     def heard(self, unit: Unit) -> None:
         """A batch was committed: jobs may have ended in it."""
@@ -80,7 +96,14 @@ class Retention:
     def sweep(self) -> int:
         """Remove what no job needs any more; how many jobs that were. Raises: FederationError when the store is away."""
         self._known |= set(self._shelf.jobs())
-        return sum(self._remove(job_id) for job_id in sorted(self._known))
+        removed = 0
+        for job_id in sorted(self._known):
+            if self._remove(job_id):
+                removed += 1
+            elif job_id not in self._newest:
+                for saved in self._shelf.newest(job_id, _ANY):
+                    self._note(job_id, saved)
+        return removed
 
     def _run(self) -> None:
         item: _Saved | str | None = ""
@@ -110,4 +133,10 @@ class Retention:
             return False
         self._shelf.remove(job_id)
         self._known.discard(job_id)
+        self._newest.pop(job_id, None)
         return True
+
+    def _note(self, job_id: str, saved: Saved) -> None:
+        before = self._newest.get(job_id)
+        if not saved.damaged and (before is None or before.place < saved.place):
+            self._newest[job_id] = Newest(saved.place, saved.saved_ms, saved.size_bytes, len(saved.files))

@@ -25,7 +25,7 @@ from federation.objects.store import ObjectStore
 from federation.ports import Clock, IdSource, Store, Tracking
 from federation.service import expiry, restoring
 from federation.service.asking import LoopDoor
-from federation.service.checkpoints import Retention
+from federation.service.checkpoints import Newest, Retention
 from federation.service.logs import LogDesk
 from federation.service.rebuilding import Queue
 from federation.service.retention import EventRetention
@@ -193,6 +193,10 @@ class Desk:
             for reason in explanation.reasons
         )
         return replace(explanation, reasons=reasons)
+
+    def newest_checkpoint(self, job_id: str) -> Newest | None:
+        """What a job's next attempt would go on from, as far as this process knows."""
+        return self.retention.newest(job_id) if self.retention is not None else None
 
     def _silence(self, job: Job) -> str:
         """What else there is to say of a job whose hub is not heard."""

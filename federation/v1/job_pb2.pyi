@@ -338,6 +338,7 @@ class Job(_message.Message):
     CLAIM_FIELD_NUMBER: _builtins.int
     EACH_ATTEMPT_FIELD_NUMBER: _builtins.int
     ENDS_BY_MS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The job's id."""
     state: _common_pb2.JobState.ValueType
@@ -400,6 +401,10 @@ class Job(_message.Message):
         ListJobsRequest asked for them; empty else.
         """
 
+    @_builtins.property
+    def checkpoint(self) -> Global___SavedCheckpoint:
+        """What its next attempt would go on from. Only in GetJobResponse; absent where none is known."""
+
     def __init__(
         self,
         *,
@@ -426,14 +431,49 @@ class Job(_message.Message):
         claim: Global___Claim | None = ...,
         each_attempt: _abc.Iterable[Global___Attempt] | None = ...,
         ends_by_ms: _builtins.int = ...,
+        checkpoint: Global___SavedCheckpoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "owner", b"owner", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "claim", b"claim", "owner", b"owner", "reason", b"reason", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt", b"attempt", "attempts", b"attempts", "claim", b"claim", "created_ms", b"created_ms", "each_attempt", b"each_attempt", "ended_ms", b"ended_ms", "ends_by_ms", b"ends_by_ms", "exit_code", b"exit_code", "hub_id", b"hub_id", "id", b"id", "nodes", b"nodes", "owner", b"owner", "parent_job_id", b"parent_job_id", "progress", b"progress", "reason", b"reason", "revision", b"revision", "spec", b"spec", "started_ms", b"started_ms", "state", b"state", "state_since_ms", b"state_since_ms", "tracking_run_id", b"tracking_run_id", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt", b"attempt", "attempts", b"attempts", "checkpoint", b"checkpoint", "claim", b"claim", "created_ms", b"created_ms", "each_attempt", b"each_attempt", "ended_ms", b"ended_ms", "ends_by_ms", b"ends_by_ms", "exit_code", b"exit_code", "hub_id", b"hub_id", "id", b"id", "nodes", b"nodes", "owner", b"owner", "parent_job_id", b"parent_job_id", "progress", b"progress", "reason", b"reason", "revision", b"revision", "spec", b"spec", "started_ms", b"started_ms", "state", b"state", "state_since_ms", b"state_since_ms", "tracking_run_id", b"tracking_run_id", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class SavedCheckpoint(_message.Message):
+    """A checkpoint of a job that is whole in the federation's store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    SAVED_MS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    checkpoint_id: _builtins.str
+    """"<incarnation>-<n>/<number>": the attempt that left it, and which of that attempt's it is."""
+    saved_ms: _builtins.int
+    """When it was whole."""
+    size_bytes: _builtins.int
+    """Of all its files."""
+    files: _builtins.int
+    """How many files."""
+    def __init__(
+        self,
+        *,
+        checkpoint_id: _builtins.str = ...,
+        saved_ms: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        files: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "files", b"files", "saved_ms", b"saved_ms", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SavedCheckpoint: _TypeAlias = SavedCheckpoint  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):

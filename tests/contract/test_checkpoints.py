@@ -15,7 +15,7 @@ from federation.objects.checkpoints import KEPT, Place, SavedFile, Shelf
 from federation.objects.embedded import EmbeddedSettings, start_embedded
 from federation.objects.links import download, upload
 from federation.objects.store import ObjectStore
-from federation.service.checkpoints import KEPT_UNUSED_MS, Retention
+from federation.service.checkpoints import KEPT_UNUSED_MS, Newest, Retention
 from tests.support.builders import a_job
 
 JOB = "job-1"
@@ -60,7 +60,7 @@ def put(shelf: Shelf, attempt: tuple[int, int], content: dict[str, bytes]) -> tu
 
 def saved(shelf: Shelf, attempt: tuple[int, int], content: dict[str, bytes]) -> Place:
     """A whole checkpoint."""
-    return shelf.commit(JOB, attempt, put(shelf, attempt, content), 1_000)
+    return shelf.commit(JOB, attempt, put(shelf, attempt, content), 1_000).place
 
 
 def names(shelf: Shelf, before: tuple[int, int]) -> list[str]:
@@ -143,7 +143,7 @@ def test_the_newest_are_kept_and_whole(shelf: Shelf) -> None:
     for found in shelf.newest(JOB, (1, 3)):
         for file in found.files:
             shelf.store.get_bytes(f"checkpoints/{JOB}/1-2/files/{file.sha256}", sha256=file.sha256)
-    assert shelf.commit(JOB, (1, 3), (a_file("on its way", b"on its way"),), 1).name == "1-3/1"
+    assert shelf.commit(JOB, (1, 3), (a_file("on its way", b"on its way"),), 1).place.name == "1-3/1"
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,24 @@ def test_they_stay_while_the_job_may_run_again(shelf: Shelf, job: Job | None, st
     assert bool(shelf.jobs()) is stays
     if job is None:
         assert Retention(shelf, lambda _: job, lambda: NOW_MS - 1 + KEPT_UNUSED_MS).sweep() == 1
+
+
+def test_the_newest_is_known_for_people(shelf: Shelf) -> None:
+    """As it is saved, and after a start once the sweep has found it; a damaged one is not, and a removed one no more."""
+    content = {"a": b"12345", "b": b"6"}
+    saved(shelf, (1, 1), {"a": b"old"})
+    job = a_job(JOB, JobState.RUNNING)
+    retention = Retention(shelf, lambda _: job, lambda: NOW_MS)
+    assert retention.newest(JOB) is None
+    found = shelf.commit(JOB, (1, 2), put(shelf, (1, 2), content), NOW_MS)
+    retention.saved(JOB, found)
+    known = Newest(found.place, NOW_MS, 6, 2)
+    assert retention.newest(JOB) == known
+    shelf.store.put_bytes(f"checkpoints/{JOB}/1-3/000001-{'0' * 64}.manifest", b"damaged")
+    after = Retention(shelf, lambda _: job, lambda: NOW_MS)
+    assert (after.sweep(), after.newest(JOB)) == (0, known)
+    job = a_job(JOB, JobState.SUCCEEDED, ended_ms=NOW_MS)
+    assert (after.sweep(), after.newest(JOB)) == (1, None)
 
 
 def test_a_job_that_is_over_leaves_nothing(shelf: Shelf) -> None:

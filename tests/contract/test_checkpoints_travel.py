@@ -50,7 +50,7 @@ class NearShelf:
     def commit_checkpoint(self, _lease_id: str, epoch: Epoch, files: Sequence[OutputFile]) -> str:
         """As the wire's."""
         self._answer()
-        return self.kept.commit(self.job_id, (epoch.incarnation, epoch.n), _saved(files), 1).name
+        return self.kept.commit(self.job_id, (epoch.incarnation, epoch.n), _saved(files), 1).place.name
 
     def checkpoints(self, _lease_id: str, epoch: Epoch) -> tuple[Checkpoint, ...]:
         """As the wire's."""

@@ -255,6 +255,9 @@ async def test_a_damaged_checkpoint_is_refused_for_the_one_before(scene: Scene) 
         await scene.make_room(guest, first, "import time; time.sleep(600)")
         await soon(lambda: scene.job(guest).state is JobState.QUEUED, "the guest to wait again")
         newest, older = scene.shelf.newest(guest, (1, 2))
+        told = (await scene.plane.voice(AISHA).job("GetJob", job_pb2.GetJobRequest(job_id=guest))).job.checkpoint
+        assert (told.checkpoint_id, told.saved_ms) == (newest.place.name, newest.saved_ms)
+        assert (told.size_bytes, told.files) == (newest.files[0].size_bytes, 1)
         file = newest.files[0]
         scene.shelf.store.put_bytes(f"checkpoints/{guest}/1-1/files/{file.sha256}", b"9" * file.size_bytes)
         with an_agent(scene, "shenzhen"):

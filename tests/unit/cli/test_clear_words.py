@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from federation.client import Patience, transport
 from federation.errors import Code, Fault, FederationError
-from federation.v1 import common_pb2
+from federation.v1 import common_pb2, job_pb2
 from tests.support.eventually import eventually
 from tests.unit.cli.conftest import Brhub
 from tests.unit.client.small_federation import SmallFederation
@@ -49,6 +51,17 @@ def test_no_line_of_a_table_ends_in_blanks_in_a_pipe(brhub: Brhub, small: SmallF
         out = brhub(*words).out
         assert out.endswith("\n")
         assert [line for line in out.splitlines() if line != line.rstrip()] == []
+
+
+def test_what_a_job_would_go_on_from_is_shown(brhub: Brhub, small: SmallFederation) -> None:
+    """Its newest checkpoint: which, how old, how large; no such line where none is known."""
+    small.add_job("job-1", "RUNNING")
+    assert "checkpoint" not in brhub("job", "show", "job-1").out
+    saved_ms = time.time_ns() // 1_000_000 - 125_000
+    saved = job_pb2.SavedCheckpoint(checkpoint_id="1-1/12", saved_ms=saved_ms, size_bytes=3 << 20, files=2)
+    small.jobs["job-1"].checkpoint.CopyFrom(saved)
+    assert re.search(r"^checkpoint +1-1/12, saved 2m\d\ds ago, 3Mi$", brhub("job", "show", "job-1").out, re.MULTILINE)
+    assert brhub("-o", "json", "job", "show", "job-1").document["checkpoint"]["checkpoint_id"] == "1-1/12"
 
 
 def _when_submitted(small: SmallFederation, then: Callable[[], None]) -> threading.Thread:

@@ -15,10 +15,12 @@ from federation.console.reading import NODE_ROWS_MAX, QUEUE_MAX
 from federation.domain.ids import JobId
 from federation.domain.job import JobState
 from federation.lifecycle.job import Trigger
+from federation.objects.checkpoints import Place, Saved, SavedFile, Shelf
 from federation.objects.store import ObjectStore, StoreAddress
 from federation.scheduling.plan import Plan, Preemption
 from federation.scheduling.policy import Policy
 from federation.service import jobs as service_jobs
+from federation.service.checkpoints import Retention
 from tests.support.builders import a_node, some_resources
 from tests.support.console import ADMIN, AISHA, OMAR, Console, a_console
 from tests.support.console_scene import furnish
@@ -112,6 +114,20 @@ async def test_a_running_jobs_page_shows_its_log_and_story(console: Console) -> 
     assert "Started by agent kuala-lumpur/gpu" in said
     assert "Cancel this job" in said
     assert "Cancel this job" not in text_of(lab)
+
+
+async def test_a_jobs_page_says_what_would_be_gone_on_from(console: Console) -> None:
+    """Its newest checkpoint, how old and how large that is; nothing of it where none is known."""
+    ids = await asyncio.to_thread(furnish, console)
+    kept = console.desk.retention = Retention(
+        Shelf(ObjectStore(StoreAddress("http://127.0.0.1:1", "some-key", "some-secret"))), lambda _: None, int
+    )
+    async with console.client(OMAR) as browser:
+        assert "Checkpoint" not in text_of((await browser.get(f"/jobs/{ids['tune']}")).text)
+        files = (SavedFile("state", 3 << 20, "0" * 64),)
+        kept.saved(ids["tune"], Saved(Place(1, 1, 12), console.desk.clock.now_ms() - 2 * MINUTE_MS, files))
+        said = text_of((await browser.get(f"/jobs/{ids['tune']}")).text)
+    assert re.search(r"Checkpoint 1-1/12, saved 2 min \d?\d? ?s? ?ago, 3 MiB", said)
 
 
 async def test_an_ended_jobs_page_links_its_files(console: Console) -> None:
