@@ -42,7 +42,7 @@ REPORTS_BYTES_MAX = 6 << 20
 """Of reports in one message, which the other side takes up to 16 MiB: how many a long cut leaves to be told has no bound.
 Ends that do not fit follow with the next sync; in a full list such a run is named as not yet ended."""
 TOLD_BYTES_MAX = 8 << 20
-"""Of what only a restored control plane asks for, in one message; what does not fit is older, or follows with the next."""
+"""Of what only a restored control plane asks for, in one message; what does not fit follows with the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ class Call:
     seq: int
     sent: tuple[Run, ...]
     sent_ms: int
+    reminded: int = 0
+    """Of the runs that were released before: so many were told with it, and with the calls before it."""
 
 
 class Conversation:
@@ -97,6 +99,7 @@ class Conversation:
         self._told: dict[str, Run] = {}
         self._full = False
         self._all = False
+        self._reminded = 0
         self._specs: frozenset[str] = frozenset()
         self._first = True
 
@@ -129,7 +132,7 @@ class Conversation:
         self.session_id, self._seq, self._store_id = answer.session_id, 0, answer.store_id
         self.hold_ms = min(HOLD_MS, answer.hold_ms or HOLD_MS)
         self._told = dict(told.runs)
-        self._first, self._full, self._all, self._specs = True, False, False, frozenset()
+        self._first, self._full, self._all, self._reminded, self._specs = True, False, False, 0, frozenset()
 
     def call(
         self, truth: Truth, nodes: Sequence[NodeReport], round_trip_ms: int, now_ms: int
@@ -146,9 +149,8 @@ class Conversation:
             or usage(run, now_ms)
         )
         reports = self._reports(changed, now_ms, self._full)
-        tells_all = self._all and truth.released is not None
-        if self._specs or tells_all:
-            self._remind(reports, truth, tells_all, now_ms)
+        reminds = self._all and truth.released is not None
+        reminded = self._remind(reports, truth, reminds, now_ms) if self._specs or reminds else self._reminded
         request = hub_pb2.SyncHubRequest(
             session_id=self.session_id,
             sync_seq=self._seq,
@@ -159,9 +161,9 @@ class Conversation:
             hold_ms=self.hold_ms,
             round_trip_ms=round_trip_ms,
             full=self._full,
-            tells_all=tells_all,
+            tells_all=reminds and reminded >= len(truth.released or ()),
         )
-        return Call(self._seq, changed, now_ms), request
+        return Call(self._seq, changed, now_ms, reminded), request
 
     def answered(self, call: Call, answer: hub_pb2.SyncHubResponse, truth: Truth) -> Orders | None:
         """What an answer orders; None when a newer call took its place. Answers may come in any order."""
@@ -172,30 +174,37 @@ class Conversation:
         if call.seq == self._seq:
             self._full, self._all = answer.send_full, answer.send_all
             self._specs = frozenset(answer.send_specs)
+            self._reminded = call.reminded
         if answer.superseded:
             return None
         orders = replace(wire.orders_from(answer, call.sent_ms), first=self._first, store_id=self._store_id)
         self._first = False
         return orders
 
-    def _remind(self, reports: list[hub_pb2.RunReport], truth: Truth, tells_all: bool, now_ms: int) -> None:
-        """Add what a restored control plane forgot: what leases said, all use, specs as it asks, how released runs ended."""
+    def _remind(self, reports: list[hub_pb2.RunReport], truth: Truth, reminds: bool, now_ms: int) -> int:
+        """Add what a restored control plane forgot: what leases said, all use, specs as it asks, how released runs ended.
+
+        Those as many as fit, and one at least; how many have been told then.
+        """
         left_bytes = TOLD_BYTES_MAX
         for report in reports:
             run = truth.runs[report.lease_id]
             wanted = report.lease_id in self._specs and len(run.lease.spec_bytes) <= left_bytes
-            if wanted or tells_all:
+            if wanted or reminds:
                 before_bytes = report.ByteSize()
                 report.lease.CopyFrom(wire.lease_to(run, now_ms, with_spec=wanted))
                 wire.add_usage(report, _all_use(run, now_ms))
                 left_bytes -= report.ByteSize() - before_bytes
-        for run in (truth.released or ()) if tells_all else ():
+        told = self._reminded
+        for run in (truth.released or ())[told:] if reminds else ():
             report = wire.report_to(run, _all_use(run, now_ms))
             report.released = True
             left_bytes -= report.ByteSize()
-            if left_bytes < 0:
+            if left_bytes < 0 and told > self._reminded:
                 break
             reports.append(report)
+            told += 1
+        return told
 
     def _reports(self, runs: Iterable[Run], now_ms: int, full: bool) -> list[hub_pb2.RunReport]:
         reports: list[hub_pb2.RunReport] = []

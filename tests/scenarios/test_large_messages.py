@@ -17,7 +17,7 @@ from federation.app.serving import MESSAGE_BYTES_MAX
 from federation.client import Client, Settings, transport
 from federation.errors import Code, FederationError, from_rpc_error
 from federation.v1 import common_pb2, hub_pb2, job_pb2
-from hub_node.conversation import Conversation, Introduction, Truth
+from hub_node.conversation import Call, Conversation, Introduction, Truth
 from hub_node.ports import RELEASED_MAX, RUNS_MAX
 from hub_node.records import OutputFile, Run, RunState
 from tests.support.plane import AISHA, CAIRO, Plane, a_plane, a_session, a_submit, a_wire_spec
@@ -127,6 +127,35 @@ def test_what_a_long_cut_left_to_tell_is_told_in_parts() -> None:
         talk.answered(call, hub_pb2.SyncHubResponse(), Truth(runs))
         assert ended, "something is told each time"
     assert (len(told), len(set(told)), max(sizes) < MESSAGE_BYTES_MAX, len(sizes) > 3) == (400, 400, True, True)
+
+
+def test_a_restored_control_plane_is_told_every_end_in_parts() -> None:
+    """300 released runs with a thousand files each: nothing is left out, and "that is all" is said with the last; a lost
+    answer repeats a part, and a new session begins anew."""
+    files = tuple(OutputFile(f"part-{n:05d}.parquet", n, "0" * 64) for n in range(1_000))
+    released = tuple(a_run(f"job-{n}", state=RunState.ENDED, outputs=files) for n in range(300))
+    truth = Truth({}, released=released)
+    talk = Conversation(Introduction("cairo", "main", "i", "", (), ()), lambda _: 0)
+    wants_all = hub_pb2.SyncHubResponse(send_full=True, send_all=True)
+
+    def part() -> tuple[Call, hub_pb2.SyncHubRequest]:
+        call, request = talk.call(truth, (), 0, 0)
+        assert request.ByteSize() < MESSAGE_BYTES_MAX
+        assert all(one.released for one in request.changed)
+        return call, request
+
+    for _ in range(2):
+        talk.opened(truth, hub_pb2.OpenSessionResponse(session_id="s"))
+        talk.answered(part()[0], wants_all, truth)
+        _, lost = part()
+        told: list[str] = []
+        while not told or len(told) < len(released):
+            call, request = part()
+            assert request.changed if told else request.changed == lost.changed
+            told += [one.lease_id for one in request.changed]
+            assert request.tells_all == (len(told) == len(released))
+            talk.answered(call, wants_all, truth)
+        assert told == [run.lease_id for run in released]
 
 
 def test_a_restored_control_plane_is_told_all_use_of_a_long_run() -> None:
