@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 ROOMS = (
-    "unit", "property", "contract", "service", "scenarios", "migration", "simulation", "tidy", "end_to_end",
+    "unit", "property", "contract", "scenarios", "migration", "simulation", "tidy", "end_to_end",
 )  # fmt: skip
 STRICT = os.environ.get("BRHUB_CI") == "1"
 # What no machine of ours can bring, each with the words that its skip must hold.

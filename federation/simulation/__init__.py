@@ -1,8 +1,9 @@
 """The federation in virtual time: one thread, no wall clock, the same input always the same outcome.
 
-`clock` is time itself, `replay` runs a month of jobs through the real planner, `history` is the file that such a month is
-kept in, `recording` makes one from a running federation, `sharing` applies hubs' share policies, `figures` sums up what
-came of it. Deliberately not here: faults, and how a person is shown the figures (`federation/cli/simulate.py`).
+Two simulators. A month under another policy: `replay` runs its jobs through the real planner, `history` is the file that it
+is kept in, `recording` makes one from a running federation, `sharing` applies hubs' share policies, `figures` sums up.
+And everything with faults, by seed: `federated` is where to begin, `seeds` plays many. Deliberately not here: how a person
+is shown what came of it (`federation/cli/simulate.py`, `seeds.py`).
 """
 
 from federation.simulation.replay import HistoricJob, JobOutcome, Outcome, Replay, Run

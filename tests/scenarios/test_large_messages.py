@@ -130,8 +130,7 @@ def test_what_a_long_cut_left_to_tell_is_told_in_parts() -> None:
 
 
 def test_a_restored_control_plane_is_told_every_end_in_parts() -> None:
-    """300 released runs with a thousand files each: nothing is left out, and "that is all" is said with the last; a lost
-    answer repeats a part, and a new session begins anew."""
+    """300 with a thousand files each: none is left out, "that is all" comes with the last, a lost answer repeats a part."""
     files = tuple(OutputFile(f"part-{n:05d}.parquet", n, "0" * 64) for n in range(1_000))
     released = tuple(a_run(f"job-{n}", state=RunState.ENDED, outputs=files) for n in range(300))
     truth = Truth({}, released=released)
