@@ -18,6 +18,8 @@ STOP_GRACE_MS = 10_000
 """Between SIGTERM and SIGKILL of what was cancelled or given up; what is preempted has its hub's reclaim time."""
 ANOTHER_MACHINE = "ANOTHER_MACHINE"
 """Why a run is absent that may go on all the same: its agent's name is another machine's now."""
+CANCEL_REQUESTED = "CANCEL_REQUESTED"
+"""Why a lease is to end: its job's owner said so."""
 PREEMPTED = "PREEMPTED"
 """Why a lease is revoked whose job makes room for another and then waits again."""
 

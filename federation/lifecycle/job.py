@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from federation.domain.job import Claim, Epoch, Job, JobState, OnPartition, OutputFile, Reason
 from federation.domain.lease import (
     ANOTHER_MACHINE,
+    CANCEL_REQUESTED,
     KILL_GRACE_MS,
     LEASE_RAN_OUT,
     PREEMPTED,
@@ -295,7 +296,7 @@ def _ends_preempted(record: JobRecord, fact: Fact) -> bool:
     """
     if record.lease is None:
         return False
-    said = fact.reason is not None and fact.reason.code == PREEMPTED and record.job.spec.preemptible
+    said = _says(fact, PREEMPTED) and record.job.spec.preemptible
     if not record.lease.preempted and (not said or record.lease.state is L.REVOKING):
         return False
     absent = fact.trigger is T.RUN_ABSENT and not _speaks_for_another(fact.reason)
@@ -308,7 +309,7 @@ def _ends_to_rerun(record: JobRecord, fact: Fact) -> bool:
 
     The hub may say so before the server would have counted the lease as over: what the job asked for is the same.
     """
-    ran_out = fact.trigger is T.RUN_FAILED and fact.reason is not None and fact.reason.code == LEASE_RAN_OUT
+    ran_out = fact.trigger is T.RUN_FAILED and _says(fact, LEASE_RAN_OUT)
     return ran_out and record.job.spec.on_partition is OnPartition.RERUN and row_of(record) is not J.CANCELLING
 
 
@@ -322,6 +323,8 @@ def _target(record: JobRecord, fact: Fact, now_ms: int) -> JobState:
     again = job.spec.on_partition is OnPartition.RERUN or job.spec.idempotent
     if fact.trigger is T.RELEASE_FORCED and again and row is not J.CANCELLING:
         return J.QUEUED
+    if fact.trigger is T.RUN_STOPPED and target is J.FAILED and _says(fact, CANCEL_REQUESTED):
+        return J.CANCELLED  # after a restore only its hub knows that somebody asked for it
     if fact.trigger is T.LEASE_EXPIRED:
         if row is J.CANCELLING and (again or job.spec.on_partition is OnPartition.STOP):
             return J.CANCELLED  # it might have run a second time, so it may as well not
@@ -361,6 +364,10 @@ def found_over(job: Job) -> bool:
     That time has passed for good: a later start does not give it back, so that a person may still close the file.
     """
     return job.state is J.UNKNOWN and job.reason is not None and job.reason.code == LEASE_RAN_OUT
+
+
+def _says(fact: Fact, code: str) -> bool:
+    return fact.reason is not None and fact.reason.code == code
 
 
 def _speaks_for_another(reason: Reason | None) -> bool:

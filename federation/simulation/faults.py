@@ -172,7 +172,9 @@ def _dies_slowly(victims: Victims) -> Callable[[], None]:
 # ---- processes ----------------------------------------------------------------------------------------------------
 def _storm(victims: Victims) -> None:
     """Every session is gone at once, and everybody comes back together."""
-    victims.plane.crash("a short interruption")
+    if victims.plane.life.alive:
+        victims.stage.tell("faults", "every connection breaks")
+        victims.plane.hang_up()
 
 
 def _plane_crash(victims: Victims) -> None:

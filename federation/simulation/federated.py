@@ -127,7 +127,10 @@ class Federation:
         return plane
 
     def _committed(self, unit: Unit) -> None:
-        self.promises.committed(unit)  # which is made after the first control plane
+        try:
+            self.promises.committed(unit)  # which is made after the first control plane
+        except Exception as error:  # the writer would keep it to itself
+            raise self.stage.broken(f"{FAILED}: {error!r} while the promises were looked at") from error
 
     def _second_plane(self) -> SimulatedPlane:
         """On a machine of its own, with a clock of its own."""
@@ -187,6 +190,7 @@ class Federation:
         self.stage.run(self.stage.now_ms + for_ms)
         if self.plane.life.alive:
             self.promises.memory_is_the_store(self.plane.world)
+            self.promises.silence_is_told(self.plane.world, self.plane.heard_ms, self.plane.up_since_ms)
 
     # ---- who starts things again -------------------------------------------------------------------------------------
     def _plane_again(self, plane: SimulatedPlane) -> None:

@@ -32,7 +32,7 @@ class Witness(Protocol):
     def held(self, program: Program, longest_ms: float) -> None:
         """Its guard was told to end it with its lease, in `longest_ms` of true time."""
 
-    def asked(self, program: Program, cause: str) -> None:
+    def asked(self, program: Program, cause: str, grace_ms: int) -> None:
         """It was told to end, for `cause`; it may take its grace to do so."""
 
     def ended(self, program: Program) -> None:
@@ -190,11 +190,11 @@ class Machine:
         if program.cause or program.asked:
             return
         program.asked = True
+        self._witness.asked(program, cause, grace_ms)
         now_ms = self.clock.boot_ms()
         due_ms = min(filter(None, (program.lease_boot_ms, program.runtime_boot_ms)), default=now_ms + grace_ms)
         grace_ms = min(grace_ms, max(due_ms - now_ms, 0) + GUARD_GRACE_MS)
         self._stage.tell(self.name, f"asks {program.key[0]} to end: {cause}")
-        self._witness.asked(program, cause)
         delay_ms = grace_ms if program.deaf else min(grace_ms, self._stage.chance.random() * STOP_MS_MAX)
         self._stage.after(delay_ms, lambda: self._end(program, cause, 143), program.life)
 

@@ -33,9 +33,6 @@ class Wish:
     caller: str
     spec: bytes
     preemptible: bool
-    keeps: bool
-    """Whether a quiet link changes nothing for it."""
-    limit_ms: int
     job_id: str = ""
     """Empty until it was acknowledged."""
     cancelled: bool = False
@@ -103,8 +100,7 @@ class People:
             idempotent=again,
             hubs=job_pb2.HubConstraint(allow=[home]) if pinned else None,
         )
-        keeps = on_partition == common_pb2.ON_PARTITION_KEEP
-        return Wish(request_id, f"{home}/person", spec.SerializeToString(), preemptible, keeps, limit_ms)
+        return Wish(request_id, f"{home}/person", spec.SerializeToString(), preemptible)
 
     def _submit(self, wish: Wish, pause_ms: int) -> None:
         message = job_pb2.SubmitJobsRequest(

@@ -18,7 +18,7 @@ from federation.api.translate import agent_in, report_in, submission_in, submitt
 from federation.clocks import SteadyClock
 from federation.domain.ids import AgentKey, HubId
 from federation.domain.job import Job, Owner
-from federation.errors import FederationError
+from federation.errors import Code, FederationError
 from federation.scheduling import Plan, Policy
 from federation.service import expiry
 from federation.service import jobs as service_jobs
@@ -156,6 +156,8 @@ class _Held:
     began_ms: int
     until_ms: int
     answer: Answer
+    orders: Orders
+    """As they were when it began to wait: nothing that had to be said at once."""
 
 
 @dataclass(slots=True)
@@ -182,6 +184,10 @@ class SimulatedPlane:
         """Told of every commit: where promises are checked."""
         self.when_gone: Callable[[], None] = lambda: None
         """Whoever starts the next process."""
+        self.heard_ms: dict[str, int] = {}
+        """True time at which something last came from each caller."""
+        self.up_since_ms = 0
+        """True time at which this process began."""
         self._calls: dict[int, Answer] = {}
         self._next_call = 0
         self._methods: dict[str, Callable[[str, bytes, Answer], None]] = {
@@ -216,7 +222,16 @@ class SimulatedPlane:
             self.crash(f"{type(end).__name__} at its first write")
             return
         self.rounds.take_in(self.world)
+        self._watch = expiry.Watch(self.clock.now_ms())
+        self.up_since_ms = self._stage.now_ms
         self._tick()
+
+    def hang_up(self) -> None:
+        """Every connection to it breaks, and it lives: whoever was held must come again."""
+        calls, self._calls = self._calls, {}
+        self._held.clear()
+        for answer in calls.values():
+            answer(refused())
 
     def crash(self, why: str) -> None:
         """The process is gone. What it was asked and had not answered is a broken connection to who asked."""
@@ -237,6 +252,7 @@ class SimulatedPlane:
         if not self.life.alive:
             answer(refused())
             return
+        self.heard_ms[caller] = self._stage.now_ms
         number = self._next_call = self._next_call + 1
         self._calls[number] = answer
 
@@ -283,7 +299,9 @@ class SimulatedPlane:
             if orders.superseded:
                 self._say(orders, answer, 0)
                 return
-            held = _Held(orders.key, beat.sync_seq, began_ms, began_ms + min(message.hold_ms, HOLD_MS_MAX), answer)
+            held = _Held(
+                orders.key, beat.sync_seq, began_ms, began_ms + min(message.hold_ms, HOLD_MS_MAX), answer, orders
+            )
             present = self._held.get(beat.session_id)
             if present is not None and present.seq > held.seq:
                 self._supersede(held)
@@ -295,20 +313,21 @@ class SimulatedPlane:
                 self._say(orders, answer, 0)
                 return
             self._held[beat.session_id] = held
-            self._stage.after(held.until_ms - began_ms, lambda: self._look_again(beat.session_id, held), self.life)
+            self._stage.after(held.until_ms - began_ms, lambda: self._time_is_up(beat.session_id, held), self.life)
 
         self._ask(lambda unit: service_sync.sync(unit, self.store, beat), told, answer)
 
     def _submit_jobs(self, caller: str, request: bytes, answer: Answer) -> None:
         message = job_pb2.SubmitJobsRequest.FromString(request)
         home, _, subject = caller.partition("/")
+        principal = f"local/{subject}@{home}"
         members = [submission_in(one, Owner(HubId(home), "default", "local", subject)) for one in message.submissions]
 
         def told(answers: Sequence[Any]) -> None:
             response = job_pb2.SubmitJobsResponse(results=[submitted_out(one) for one in answers])
             answer(response.SerializeToString())
 
-        self._ask(lambda unit: self._submit(unit, caller, members), told, answer)
+        self._ask(lambda unit: self._submit(unit, principal, members), told, answer)
 
     def _cancel_job(self, caller: str, request: bytes, answer: Answer) -> None:
         job_id = job_pb2.CancelJobRequest.FromString(request).job_id
@@ -319,15 +338,22 @@ class SimulatedPlane:
         self._ask(cancel, lambda _: answer(b""), answer)
 
     # ---- held calls -------------------------------------------------------------------------------------------------
+    def _time_is_up(self, session_id: str, held: _Held) -> None:
+        """Nothing came."""
+        if self._held.get(session_id) is held:
+            del self._held[session_id]
+            self._say(held.orders, held.answer, self._stage.now_ms - held.began_ms)
+
     def _look_again(self, session_id: str, held: _Held) -> None:
-        """There may be something to say to a held call, or its time is up."""
+        """There may be something to say to a held call."""
         if self._held.get(session_id) is not held:
             return
 
         def told(orders: Orders) -> None:
             if self._held.get(session_id) is not held:
                 return
-            if orders.urgent or self._stage.now_ms >= held.until_ms:
+            held.orders = orders
+            if orders.urgent:
                 del self._held[session_id]
                 self._say(orders, held.answer, self._stage.now_ms - held.began_ms)
 
@@ -387,6 +413,8 @@ class SimulatedPlane:
         for entry in entries:
             asked: _Asked = entry.asked
             if isinstance(entry.error, FederationError):
+                if entry.error.code is Code.INTERNAL:
+                    raise self._stage.broken(f"the service failed: {entry.error!r}")
                 asked.failed(entry.error)
             elif entry.error is not None:
                 raise entry.error
@@ -397,7 +425,7 @@ class SimulatedPlane:
         def nothing(_: object) -> None:
             pass
 
-        self._ask(expiry.expire, nothing, nothing)
+        self._ask(self._watch.look, self._watch.looked, nothing)
         self._ask(self.rounds.ask_again, nothing, nothing)
         self._stage.after(TICK_MS, self._tick, self.life)
 

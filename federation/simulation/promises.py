@@ -1,5 +1,8 @@
 """The promises of the design's chapter 5, held against what truly happens: each commit, each start, each end of a program.
 
+Looked at: nothing acknowledged is lost, nothing runs twice at once or beyond its right, room, fences, orders that arrive,
+silence, a cause for each end (`causes.py`), one history and one count of use. Not looked at: places of files, figures, fairness.
+
 Two sources are compared: what the control plane has saved, and what really runs on the machines, which nobody in the
 simulated world can see at once. The first promise that does not hold ends the simulation with a sentence.
 """
@@ -9,14 +12,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from federation.domain.hub import Agent
+from federation.domain.hub import Agent, LinkState
 from federation.domain.ids import AgentKey, JobId, LeaseId
 from federation.domain.job import Job, JobState
-from federation.domain.lease import KILL_GRACE_MS, LEASE_MS_BATCH, SKEW_BOUND_MS, LeaseState
+from federation.domain.lease import KILL_GRACE_MS, LEASE_MS_BATCH, SKEW_BOUND_MS, STOP_GRACE_MS, LeaseState
 from federation.lifecycle.invariants import broken, broken_history, miscounted
 from federation.ports import JobFilter, Store
 from federation.service.world import Unit, World
 from federation.simulation.agent import SimulatedAgent
+from federation.simulation.causes import SLACK_MS, Causes
 from federation.simulation.machine import GUARD_GRACE_MS, Program
 from federation.simulation.people import People, Wish
 from federation.simulation.stage import Stage
@@ -25,8 +29,8 @@ from hub_node.records import RunState, Seen
 JOBS_MAX = FACTS_MAX = 10**6
 UNHEARD_MAX = 20
 """Looks, a minute apart or more; a full disk, which keeps an agent from acknowledging, lasts for ten."""
-SLACK_MS = 5_000
-"""For ticks, polls and drift, where a promise is about a length of time."""
+SILENT_MS_MAX = 15 * 60_000
+"""A minute makes a hub SUSPECT; a store that is out of order, in which that cannot be written down, lasts for ten."""
 
 
 class Promises:
@@ -51,10 +55,11 @@ class Promises:
         also of those that a restore forgot."""
         self._forgotten: set[str] = set()
         """Requests whose jobs a restore forgot: repeated, they are new to it."""
-        self._unheard: dict[str, int] = {}
-        """Lease -> at how many looks in a row it was not acknowledged though its agent got answers."""
+        self._unheard: dict[tuple[str, bool], int] = {}
+        """(lease, to end or to begin) -> at how many looks in a row its order was not obeyed though its agent got answers."""
         self._incarnation = 0
         """The store's, since it was restored."""
+        self._causes = Causes(people, self._begun, self._ends)
         self._lost: set[str] = set()
         """Jobs that a restore forgot and no hub remembers."""
         self._remembered: set[str] = set()
@@ -88,16 +93,20 @@ class Promises:
         longer_ms = int(self._stage.now_ms + longest_ms) - self._ends[program.run.lease.lease_id]
         self._hold(longer_ms <= SLACK_MS, f"job {program.key[0]} holds {longer_ms} ms beyond its lease")
 
-    def asked(self, program: Program, cause: str) -> None:
-        """A guard asks for its lease's sake only when that is over, and no later.
+    def asked(self, program: Program, cause: str, grace_ms: int) -> None:
+        """A guard asks for its lease's sake only when that is over, and no later. Who makes room gets what its hub gives.
 
         Whoever is asked may take a grace to end, in which its hub may well be heard again.
         """
-        if cause != "LEASE_RAN_OUT":
-            return
         self.checks += 1
         job_id, _ = program.key
         work = program.run.lease.work
+        if cause == "stopped":
+            policy = self.agents[program.machine].place.policy
+            least_ms = {"PREEMPTED": policy.reclaim_s * 1_000, "CANCEL_REQUESTED": STOP_GRACE_MS}.get(program.why, 0)
+            self._hold(grace_ms >= least_ms, f"job {job_id} has {grace_ms} of {least_ms} ms to end: {program.why}")
+        if cause != "LEASE_RAN_OUT":
+            return
         if work.on_partition == "keep":
             since_ms, least_ms = self._stage.now_ms - program.began_ms, work.runtime_limit_ms
         else:
@@ -173,6 +182,7 @@ class Promises:
         for lease in unit.leases.values():
             ends_ms = self._stage.now_ms + lease.expires_ms - unit.now_ms
             self._ends[lease.id] = max(ends_ms, self._ends.get(lease.id, 0))
+        self._none(list(self._causes.broken(unit, self._stage.now_ms)))
         for job in unit.jobs.values():
             self._job_saved(job)
         world = unit.world
@@ -191,6 +201,8 @@ class Promises:
             before = None
         self._hold(before is None or before is job.state, f"job {job.id} had ended as {before} and is {job.state} now")
         if job.state.terminal:
+            if before is None:
+                self._stage.tell("store", f"{job.id} is {job.state}")
             self._terminal[job.id] = job.state
         if job.state.terminal or job.state is JobState.QUEUED:
             running = self._running.get(job.id)
@@ -216,12 +228,14 @@ class Promises:
         loaded = self._store.load()
         same = {job.id: job for job in loaded.jobs} == world.jobs
         same = same and {lease.id: lease for lease in loaded.leases} == world.leases
+        same = same and loaded.incarnation == world.incarnation
+        same = same and world.leases == {lease.id: lease for key in world.agents for lease in world.held_by(key)}
         self._hold(same and loaded.last_seq == world.last_seq, "the control plane's memory is not what its store holds")
         self._none(broken(world.jobs.values(), world.leases.values(), _bound(world)))
         self._orders_arrive(world)
 
     def _orders_arrive(self, world: World) -> None:
-        """An order is said until it is heard: no lease stays unacknowledged while its agent gets answers."""
+        """An order is said until it is heard: nothing waits to begin, or to end, while its agent gets answers."""
         heard = {
             tuple(agent.name.split("/"))
             for agent in self.agents.values()
@@ -229,11 +243,20 @@ class Promises:
         }
         before, self._unheard = self._unheard, {}
         for lease in world.leases.values():
-            if lease.state is not LeaseState.GRANTED or tuple(lease.agent_key) not in heard:
-                continue
-            if lease.epoch.incarnation == world.incarnation and world.jobs[lease.job_id].state is JobState.LEASED:
-                looks = self._unheard[lease.id] = before.get(lease.id, 0) + 1
-                self._hold(looks < UNHEARD_MAX, f"job {lease.job_id} waits for an order that its hub never gets")
+            state = world.jobs[lease.job_id].state
+            waits = lease.state is LeaseState.GRANTED and state is JobState.LEASED
+            ends = lease.state is LeaseState.REVOKING and state is not JobState.UNKNOWN
+            if tuple(lease.agent_key) in heard and lease.epoch.incarnation == world.incarnation and (waits or ends):
+                looks = self._unheard[lease.id, ends] = before.get((lease.id, ends), 0) + 1
+                what = "to end" if ends else "to begin"
+                self._hold(looks < UNHEARD_MAX, f"job {lease.job_id} waits for an order {what} that its hub never gets")
+
+    def silence_is_told(self, world: World, heard_ms: Mapping[str, int], since_ms: int) -> None:
+        """A hub of which nothing came for long, by this control plane that began then, is not taken for online."""
+        for (hub_id, _), agent in world.agents.items():
+            silent_ms = self._stage.now_ms - max(since_ms, heard_ms.get(hub_id, 0))
+            online = agent.link is LinkState.ONLINE and silent_ms > SILENT_MS_MAX
+            self._hold(not online, f"hub {hub_id} is taken for online, and was silent for {silent_ms} ms")
 
     def known_jobs(self) -> dict[str, Job]:
         """What the store has, by id."""

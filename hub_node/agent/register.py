@@ -155,7 +155,8 @@ class Register:
         """Whether all of it is on the disk; then it is true."""
         changed = [run for lease_id, run in runs.items() if self.runs.get(lease_id) is not run]
         removed = [run for lease_id, run in self.runs.items() if lease_id not in runs]
-        if changed or removed or seen.store_id != self._seen.store_id:
+        belongs = (seen.store_id, seen.incarnation) != (self._seen.store_id, self._seen.incarnation)
+        if changed or removed or belongs:  # an older control plane is not to be heard again after a restart either
             try:
                 self._journal.save(changed, removed, seen)
             except FederationError as error:

@@ -32,7 +32,7 @@ def a_wish(work_ms: int, limit_ms: int) -> Wish:
         on_partition=common_pb2.ON_PARTITION_KEEP,
         hubs=job_pb2.HubConstraint(allow=[HUB]),
     )
-    return Wish("request-long", f"{HUB}/person", spec.SerializeToString(), False, True, limit_ms)
+    return Wish("request-long", f"{HUB}/person", spec.SerializeToString(), False)
 
 
 def cut_off(world: Federation, from_ms: int, for_ms: int) -> None:
