@@ -125,10 +125,6 @@ class SqlTransaction:
             self._database.commit(self._rows)
         self.committed = True
 
-    def roll_back(self) -> None:
-        """Forget everything since the beginning."""
-        self._database.roll_back()
-
     def _many(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> int:
         """Run `sql` for each row; how many rows it touched."""
         self._check()
@@ -217,17 +213,16 @@ class SqlStore:
         """A transaction; leaving the block without `commit` rolls it back."""
         assert not self._writing, "one transaction at a time"
         self._writing = True
+        transaction = None
         try:
             transaction = SqlTransaction(self.database, self._last_seq, self._incarnation, self._removed_to)
-            try:
-                yield transaction
-            finally:
-                if transaction.committed:
-                    self._last_seq, self._removed_to = transaction.last_seq, transaction.removed_to
-                else:
-                    transaction.roll_back()
+            yield transaction
         finally:
             self._writing = False
+            if transaction is not None and transaction.committed:
+                self._last_seq, self._removed_to = transaction.last_seq, transaction.removed_to
+            else:  # also where it could not begin: PostgreSQL has then begun it, and every later one would fail
+                self.database.roll_back()
 
     def find_requests(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], RequestRow]:
         """Those of the (principal, request_id) that were answered."""

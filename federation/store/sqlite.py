@@ -135,8 +135,9 @@ class SqliteFile:
 
     def roll_back(self) -> None:
         """Forget the open transaction; after some errors SQLite has done so by itself."""
-        if self.writer.in_transaction:
-            self.writer.execute("ROLLBACK")
+        with contextlib.suppress(sqlite3.ProgrammingError):  # closed, and forgotten with that
+            if self.writer.in_transaction:
+                self.writer.execute("ROLLBACK")
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Any]:
