@@ -36,8 +36,8 @@ SESSION_GONE = frozenset({Code.SESSION_UNKNOWN, Code.SESSION_SUPERSEDED})
 """The session is opened again, with the full list."""
 
 
-FEATURES = ("tells-all",)
-"""What we can do beyond the first protocol: tell a restored control plane all we know."""
+FEATURES = ("tells-all", "tells-carried")
+"""What we can do beyond the first protocol: tell a restored control plane all we know, and whose orders we carried out."""
 REPORTS_BYTES_MAX = 6 << 20
 """Of reports in one message, which the other side takes up to 16 MiB: how many a long cut leaves to be told has no bound.
 Ends that do not fit follow with the next sync; in a full list such a run is named as not yet ended."""
@@ -66,6 +66,7 @@ class Truth:
 
     runs: Mapping[str, Run] = field(default_factory=dict)
     orders_revision: int = 0
+    orders_incarnation: int = 0
     answers: int = 0
     store_id: str = ""
     """The store that the runs belong to; empty: none has said its name."""
@@ -155,6 +156,7 @@ class Conversation:
             session_id=self.session_id,
             sync_seq=self._seq,
             orders_revision=truth.orders_revision,
+            orders_incarnation=truth.orders_incarnation,
             changed=reports,
             runs_digest=wire.digest_of(truth.runs.values()),
             nodes=[wire.node_to(node) for node in nodes],

@@ -34,6 +34,7 @@ def beat_in(request: hub_pb2.SyncHubRequest, hub_id: str) -> Heartbeat:
         request.round_trip_ms,
         request.sync_seq,
         request.tells_all,
+        (request.orders_incarnation, request.orders_revision),
     )
 
 

@@ -34,6 +34,8 @@ from federation.service.jobs import apply, find
 from federation.service.restoring import Told, Verdict, Word
 from federation.service.world import Unit
 
+TELLS_CARRIED = "tells-carried"
+"""A feature of agents: each call says which orders were carried out before."""
 STRETCH_MS = 5 * 60_000
 """Agents tell of use in stretches of this length, and of a shorter last one (`hub_node/reconcile.py`)."""
 RUNS_LOOKED_UP_MAX = 100
@@ -87,6 +89,8 @@ class Heartbeat:
     """Raised with every call of the session; 0: not told."""
     tells_all: bool = False
     """With `full`: the list has also what the control plane of before had released."""
+    carried: tuple[int, int] = (0, 0)
+    """(incarnation, revision) of the newest orders that were carried out before this was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +238,7 @@ def sync(unit: Unit, store: Store, beat: Heartbeat) -> Orders:
     agent = _heard(unit, agent, save=agent.nodes != before.nodes)
     if beat.full and (beat.tells_all or restoring.TELLS_ALL not in agent.features):
         restoring.told_all(unit, agent.key)
-    orders = _take(unit, store, agent, beat.changed, beat.full)
+    orders = _take(unit, store, agent, beat.changed, beat.full, beat.carried)
     awaited = agent.key in unit.world.awaited
     orders.send_all = awaited
     orders.send_full = awaited or (
@@ -295,7 +299,14 @@ def _not_there(unit: Unit, lease: Lease) -> bool:
     return unit.world.jobs[lease.job_id].state is JobState.UNKNOWN and not cancelled
 
 
-def _take(unit: Unit, store: Store, agent: Agent, runs: Sequence[RunReport], full: bool) -> Orders:
+def _take(
+    unit: Unit,
+    store: Store,
+    agent: Agent,
+    runs: Sequence[RunReport],
+    full: bool,
+    carried: tuple[int, int] = (0, 0),
+) -> Orders:
     usage_stored: dict[str, int] = {}
     releases: list[tuple[LeaseId, Epoch]] = []
     revokes: list[Revocation] = []
@@ -323,7 +334,7 @@ def _take(unit: Unit, store: Store, agent: Agent, runs: Sequence[RunReport], ful
             reason = Reason("LEASE_OVER", "the federation gave this attempt up")
             revokes.append(Revocation(report.lease_id, report.epoch, reason))
     if full and agent.key not in unit.world.awaited:
-        _absent(unit, agent, {report.lease_id for report in runs})
+        _absent(unit, agent, {report.lease_id for report in runs}, carried)
     orders = _orders(unit, agent)
     orders.send_specs = wanted[: restoring.SPECS_ASKED_MAX]
     orders.usage_stored |= usage_stored
@@ -365,14 +376,18 @@ def _moment(said_ms: int, now_ms: int) -> int:
     return min(max(0, said_ms), now_ms)
 
 
-def _absent(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
+def _absent(unit: Unit, agent: Agent, present: set[LeaseId], carried: tuple[int, int]) -> None:
     """The full list lacks runs that this agent had: its memory of them is gone.
 
+    The order to start what is to end by now may still be on its way: that it is lacked says something only once orders
+    that end it were carried out before the list was made, for older ones are not carried out after them.
     A lease of before a restore that it never acknowledged, and that is not in a list of all it knows, was never taken.
     """
     for lease in unit.world.held_by(agent.key):
         before = restoring.of_before(unit.world, lease.epoch)
         if lease.id in present or (lease.state is LeaseState.GRANTED and not before):
+            continue
+        if lease.state is LeaseState.REVOKING and not _heard_its_end(unit, agent, lease, carried):
             continue
         reason = Reason("RUN_ABSENT", "the hub no longer knows this run", agent.hub_id)
         fact = Fact(Trigger.RUN_ABSENT, lease.epoch, reason=reason)
@@ -380,6 +395,12 @@ def _absent(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
         if lease.state is LeaseState.GRANTED and tells:
             fact = Fact(Trigger.RUN_REFUSED, lease.epoch, reason=Reason("RESTORED", "it was never taken", agent.hub_id))
         apply(unit, unit.world.jobs[lease.job_id], fact, cause="SyncHub", actor=_actor(agent))
+
+
+def _heard_its_end(unit: Unit, agent: Agent, lease: Lease, carried: tuple[int, int]) -> bool:
+    """Whether an agent has carried out orders that end that lease; one that cannot say is believed to have."""
+    told = unit.world.revokes_told.get(lease.id)
+    return TELLS_CARRIED not in agent.features or (told is not None and carried >= (unit.world.incarnation, told))
 
 
 def _doubt(unit: Unit, agent: Agent, present: set[LeaseId]) -> None:
@@ -445,6 +466,7 @@ def _orders(unit: Unit, agent: Agent) -> Orders:
             reason = Reason(lease.revoke_code or "CANCEL_REQUESTED", lease.revoke_message or "asked to end")
             grace_ms = agent.reclaim_ms if lease.preempted else STOP_GRACE_MS
             orders.revokes.append(Revocation(lease.id, lease.epoch, reason, grace_ms))
+            unit.revoke_told(lease.id, orders.revision)
         elif lease.on_partition is not OnPartition.KEEP:
             _renew(unit, lease, orders)
     return orders

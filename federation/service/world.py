@@ -75,6 +75,8 @@ class World:
     """After a restore: by which machine the store knows an agent, until that one (its instance) has told all."""
     store_id: str = ""
     """The store's name."""
+    revokes_told: dict[LeaseId, int] = field(default_factory=dict)
+    """Of leases that are to end: the revision of the first orders that said so. Not stored: it is said again."""
     problems: dict[AgentKey, str] = field(default_factory=dict)
     """What an operator has to settle before an agent is let in, in a sentence. Not stored: it comes again."""
 
@@ -108,6 +110,7 @@ class World:
     def drop_lease(self, lease: Lease) -> None:
         """Forget a lease that ended."""
         self.leases.pop(lease.id, None)
+        self.revokes_told.pop(lease.id, None)
         if self.lease_of_job.get(lease.job_id) == lease.id:
             del self.lease_of_job[lease.job_id]
         self.leases_of_agent.get(lease.agent_key, {}).pop(lease.id, None)
@@ -249,6 +252,11 @@ class Unit:
         _put(world.awaited, key, None, self._undo)
         if world.unheard.get(key) == world.agents[key].instance_id:
             _put(world.unheard, key, None, self._undo)
+
+    def revoke_told(self, lease_id: LeaseId, revision: int) -> None:
+        """Orders of that revision say that the lease is to end."""
+        if lease_id not in self.world.revokes_told:
+            _put(self.world.revokes_told, lease_id, revision, self._undo)
 
     def note_problem(self, key: AgentKey, problem: str) -> bool:
         """Why the agent is not let in; empty: it is. Whether that is news."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Protocol
@@ -93,7 +94,8 @@ class FaultyStore(MemoryStore):
         tells_all = not lost and bool(backup.events) and backup.events[-1] in present.events
         if tells_all:
             self.tables.hubs = present.hubs | self.tables.hubs
-            self.tables.agents = present.agents | self.tables.agents
+            tells_all = not _several(self.tables, present)
+            self.tables.agents = self.tables.agents | present.agents
         last_seq = self.tables.last_seq
         self.tables.incarnation = raising.incarnation_after(highest, now_ms)
         fact = raising.fact_of(
@@ -101,6 +103,14 @@ class FaultyStore(MemoryStore):
         )
         self.tables.events.append(replace(fact, seq=last_seq + 1, incarnation=self.tables.incarnation))
         return True
+
+
+def _several(backup: Tables, present: Tables) -> bool:
+    """Whether more than one machine spoke for an agent since the backup."""
+    known = {("/".join(agent.key), agent.instance_id) for agent in backup.agents.values()}
+    since = [one for one in present.events if one.type == "SessionOpened" and one.seq > backup.last_seq]
+    known |= {(one.entity_id, json.loads(one.payload)["instance"]) for one in since}
+    return len({name for name, _ in known}) < len(known)
 
 
 class _FaultyTransaction(MemoryTransaction):

@@ -49,6 +49,8 @@ class Promises:
         self._terminal: dict[JobId, JobState] = {}
         self._epochs: dict[JobId, tuple[int, int]] = {}
         self._begun: dict[tuple[str, str], Program] = {}
+        self._ran: dict[tuple[str, str], int] = {}
+        """Attempts that are over -> for how long they ran, in true time."""
         self._succeeded: set[tuple[str, str]] = set()
         self._ends: dict[str, int] = {}
         """True time at which the control plane takes each lease for over, by the clock with which it saved it;
@@ -124,7 +126,7 @@ class Promises:
         job_id, epoch = program.key
         del self._running[job_id]
         del self._on_machine[program.machine][program.key]
-        ran_ms = self._stage.now_ms - program.began_ms
+        ran_ms = self._ran[program.key] = self._stage.now_ms - program.began_ms
         limit_ms = program.run.lease.work.runtime_limit_ms
         longest_ms = limit_ms * 1.001 + GUARD_GRACE_MS + SLACK_MS
         self._hold(ran_ms <= longest_ms, f"job {job_id} ran for {ran_ms} ms and may run for {limit_ms} ms")
@@ -198,6 +200,7 @@ class Promises:
     def _job_saved(self, job: Job) -> None:
         before = self._terminal.get(job.id)
         if before is not None and self._adopted(job):
+            del self._terminal[job.id]
             before = None
         self._hold(before is None or before is job.state, f"job {job.id} had ended as {before} and is {job.state} now")
         if job.state.terminal:
@@ -323,9 +326,25 @@ class Promises:
                 self._hold(not returned, f"job {wish.job_id} had to be given up, and its hub is there")
         for lease_id in self._ends:
             self._none(miscounted(lease_id, self._store.usage_of(LeaseId(lease_id))))
+        for key, ran_ms in self._ran.items():
+            self._all_is_counted(self._begun[key], ran_ms)
         for job_id in self.known_jobs():
             facts = self._store.events_of("job", job_id, FACTS_MAX)
             self._none(broken_history(job_id, [(one.type, json.loads(one.payload)) for one in facts]))
+
+    def _all_is_counted(self, program: Program, ran_ms: int) -> None:
+        """What a hub that is there ran under a lease that is known was counted, all of it; what power took, nobody owes."""
+        lease_id = program.run.lease.lease_id
+        if (
+            program.cause != "POWER"
+            and self.agents[program.machine].life.alive
+            and self._store.get_lease(LeaseId(lease_id)) is not None
+        ):
+            counted_ms = sum(one.end_ms - one.start_ms for one in self._store.usage_of(LeaseId(lease_id)))
+            self._hold(
+                counted_ms >= ran_ms * 0.999 - SLACK_MS,
+                f"job {program.key[0]} ran for {ran_ms} ms under {lease_id} ({program.cause}), and {counted_ms} ms are counted",
+            )
 
     def _wish_of(self, job_id: str) -> Wish | None:
         return self._people.by_job.get(job_id)

@@ -265,7 +265,7 @@ def _present(path: Path, building: Path) -> _Present:
 
 
 def _tell_agents(connection: sqlite3.Connection, building: Path) -> bool:
-    """Whether the open store goes on from the one at `building`; then agents that joined since are told to that one."""
+    """Whether the open store goes on from the one at `building`, and knows all agents; those that joined since are told to it."""
     connection.execute("ATTACH ? AS later", (str(building),))
     same = bool(
         connection.execute(
@@ -274,11 +274,18 @@ def _tell_agents(connection: sqlite3.Connection, building: Path) -> bool:
         ).fetchone()
         == (1,)
     )
+    # two machines spoke for one agent: each has runs of its own, and only one of them is told
+    several = connection.execute(
+        "SELECT name FROM (SELECT hub_id || '/' || agent_id AS name, instance_id AS instance FROM later.agents"
+        " UNION SELECT entity_id, json_extract(payload, '$.instance') FROM main.events"
+        " WHERE type = 'SessionOpened' AND seq > (SELECT max(seq) FROM later.events))"
+        " GROUP BY name HAVING count(DISTINCT instance) > 1"
+    ).fetchall()
     if same:
         connection.execute("INSERT OR IGNORE INTO later.hubs SELECT * FROM main.hubs")
-        connection.execute("INSERT OR IGNORE INTO later.agents SELECT * FROM main.agents")
+        connection.execute("INSERT OR REPLACE INTO later.agents SELECT * FROM main.agents")
     connection.execute("DETACH later")
-    return same
+    return same and not several
 
 
 def _raise(path: Path, highest: int, now_ms: int, complete: bool, source: str) -> None:

@@ -695,6 +695,7 @@ class SyncHubRequest(_message.Message):
     ROUND_TRIP_MS_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
     TELLS_ALL_FIELD_NUMBER: _builtins.int
+    ORDERS_INCARNATION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """From OpenSession."""
     sync_seq: _builtins.int
@@ -713,6 +714,8 @@ class SyncHubRequest(_message.Message):
     """`changed` is the full list of unreleased runs."""
     tells_all: _builtins.bool
     """With `full`: the list has also the runs that were released lately, and what each lease said."""
+    orders_incarnation: _builtins.int
+    """The incarnation of the control plane that gave those orders (orders_revision)."""
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunReport]:
         """Runs that changed since the last acknowledged sync."""
@@ -734,10 +737,11 @@ class SyncHubRequest(_message.Message):
         round_trip_ms: _builtins.int = ...,
         full: _builtins.bool = ...,
         tells_all: _builtins.bool = ...,
+        orders_incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "full", b"full", "hold_ms", b"hold_ms", "nodes", b"nodes", "orders_revision", b"orders_revision", "round_trip_ms", b"round_trip_ms", "runs_digest", b"runs_digest", "session_id", b"session_id", "sync_seq", b"sync_seq", "tells_all", b"tells_all"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "full", b"full", "hold_ms", b"hold_ms", "nodes", b"nodes", "orders_incarnation", b"orders_incarnation", "orders_revision", b"orders_revision", "round_trip_ms", b"round_trip_ms", "runs_digest", b"runs_digest", "session_id", b"session_id", "sync_seq", b"sync_seq", "tells_all", b"tells_all"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

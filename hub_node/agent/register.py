@@ -62,7 +62,7 @@ class Register:
     def truth(self) -> Truth:
         """What was last saved."""
         seen = self._seen
-        return Truth(dict(self.runs), seen.revision, self._answers, seen.store_id, self._released)
+        return Truth(dict(self.runs), seen.revision, seen.incarnation, self._answers, seen.store_id, self._released)
 
     @property
     def live(self) -> list[Run]:

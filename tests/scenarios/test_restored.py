@@ -384,6 +384,20 @@ def test_another_machine_under_an_agents_name_does_not_speak_for_it(plane: Resto
     assert (control.job(job_id).state, control.lease_of(job_id).id) == (JobState.RUNNING, run[1].id)
 
 
+def test_two_machines_that_spoke_for_one_agent_since_the_backup_are_both_waited_for(plane: Restored) -> None:
+    """The second came and went again: it may still run what it was given, and only the first is there to be asked."""
+    control = plane.control
+    job_id = control.submit()
+    plane.back_up()
+    control.pass_time(10 * MINUTE_MS)  # the first is silent, so that another may come
+    control.join(replace(CAIRO, instance_id="another-machine", session_id="session-of-another"))
+    control.pass_time(10 * MINUTE_MS)
+    control.join(CAIRO)
+    control = plane.restore()
+    returned(control)
+    check_starts_after(control, lease_ms(control.job(job_id)) + restoring.OVER_MS)
+
+
 def test_a_start_counts_what_was_granted_before_the_restore_anew(plane: Restored) -> None:
     """A clock that is set forward while the control plane is away starts nothing a second time."""
     control, job_id = cairo_alone_returned(plane)

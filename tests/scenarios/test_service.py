@@ -15,7 +15,7 @@ from federation.lifecycle.job import Trigger
 from federation.scheduling import Policy
 from federation.service import hubs
 from federation.service.jobs import cancel, find, retry
-from federation.service.sync import digest_of
+from federation.service.sync import TELLS_CARRIED, Heartbeat, Orders, digest_of, sync
 from federation.store.memory import MemoryStore
 from tests.support.builders import a_node, an_agent, some_resources
 from tests.support.world import ControlUnderTest, a_submission
@@ -207,6 +207,27 @@ def test_an_order_that_never_arrived_is_said_until_it_is_refused(control: Contro
     assert (told.id, told.expires_ms < control.clock.at_ms) == (lease.id, True)  # too late for any run
     control.sync(control.report(job_id, Trigger.RUN_REFUSED, reason=Reason("TOO_LATE", "too late", "cairo")))
     assert control.job(job_id).state is JobState.QUEUED
+
+
+def test_a_list_that_lacks_a_run_whose_start_is_on_its_way_ends_nothing(control: ControlUnderTest) -> None:
+    """Cancelled before its hub has heard of it: only a list made after the hub carried out the end says that it never began."""
+    agent = an_agent(features=(TELLS_CARRIED,))
+    control.join(agent)
+    job_id = control.submit()
+    control.round()
+    assert control.sync(agent=agent).starts  # and that answer is late
+    control.run(lambda unit: cancel(unit, find(unit, control.store, job_id), "", "test"))
+
+    def list_without_it(carried: tuple[int, int]) -> Orders:
+        beat = Heartbeat(agent.session_id, (), digest_of([]), full=True, carried=carried)
+        return control.run(lambda unit: sync(unit, control.store, beat))
+
+    orders = list_without_it((1, 2))
+    assert (control.job(job_id).state, len(orders.revokes)) == (JobState.CANCELLING, 1)
+    list_without_it((0, orders.revision + 100))  # of a control plane before
+    assert control.job(job_id).state is JobState.CANCELLING
+    list_without_it((orders.incarnation, orders.revision))
+    assert control.job(job_id).state is JobState.CANCELLED
 
 
 def test_what_nobody_can_say_holds_its_own_room_and_no_more() -> None:

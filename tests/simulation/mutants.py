@@ -21,6 +21,7 @@ from federation.lifecycle.job import Trigger
 from federation.scheduling import rows
 from federation.service import expiry, rounds, submit, sync
 from federation.service import jobs as service_jobs
+from federation.service.sync import Revocation
 from federation.service.world import Unit, World
 from federation.simulation.agent import SimulatedAgent
 from federation.simulation.machine import Machine
@@ -58,7 +59,7 @@ def fencing_off() -> Iterator[None]:
 def _any_epoch_is_current() -> Iterator[None]:
     take = sync._take
 
-    def taken(unit: Unit, store: Any, agent: Any, runs: Sequence[Any], full: bool) -> Any:
+    def taken(unit: Unit, store: Any, agent: Any, runs: Sequence[Any], *rest: Any, **named: Any) -> Any:
         by_job = {lease.job_id: lease for lease in unit.world.held_by(agent.key)}
         known = [
             replace(run, lease_id=by_job[run.job_id].id, epoch=by_job[run.job_id].epoch)
@@ -66,7 +67,7 @@ def _any_epoch_is_current() -> Iterator[None]:
             else run
             for run in runs
         ]
-        return take(unit, store, agent, known, full)
+        return take(unit, store, agent, known, *rest, **named)
 
     with _patched(sync, "_take", taken):
         yield
@@ -105,7 +106,7 @@ def fsync_skipped() -> Iterator[None]:
 @_mutant
 def lease_over_without_grace() -> Iterator[None]:
     """The server gives a lease up the moment it runs out by its own clock."""
-    late = lambda lease, now_ms: now_ms >= lease.expires_ms - 30_000  # noqa: E731
+    late = lambda lease, now_ms: now_ms >= lease.expires_ms  # noqa: E731
     with _patched(expiry, "over", late), _patched(lifecycle_job, "over", late):
         yield
 
@@ -425,4 +426,82 @@ def admission_believes() -> Iterator[None]:
         plan_not_verified(),
         _patched(lifecycle_commit, "verify_preemption", lambda *given: Verdict("NO_VICTIM")),
     ):
+        yield
+
+
+@_mutant
+def absence_before_its_end_was_heard() -> Iterator[None]:
+    """A list that lacks what is to end is believed, though the order to begin may be on its way."""
+    with _patched(sync, "_heard_its_end", lambda *_: True):
+        yield
+
+
+@_mutant
+def ends_unsaid() -> Iterator[None]:
+    """Nobody is told what is to end."""
+    orders = sync._orders
+
+    def starts_only(unit: Unit, agent: Any) -> Any:
+        said = orders(unit, agent)
+        said.revokes = []
+        return said
+
+    with _patched(sync, "_orders", starts_only):
+        yield
+
+
+@_mutant
+def no_grace() -> Iterator[None]:
+    """Whoever makes room is killed at once."""
+    with _patched(sync, "Revocation", lambda lease_id, epoch, reason, _: Revocation(lease_id, epoch, reason, 0)):
+        yield
+
+
+@_mutant
+def use_not_kept() -> Iterator[None]:
+    """What runs used is acknowledged and not stored."""
+    with _patched(sync, "_post_usage", _forgotten_use):
+        yield
+
+
+def _forgotten_use(_unit: Unit, _store: Any, _agent: Any, report: Any, stored: dict[str, int]) -> None:
+    stored[report.lease_id] = report.usage[-1][0]
+
+
+@_mutant
+def successes_fail() -> Iterator[None]:
+    """A job whose program ended well is told to have failed."""
+    with _patched_target(lambda fact, target: JobState.FAILED if fact.trigger is Trigger.RUN_SUCCEEDED else target):
+        yield
+
+
+@_mutant
+def preempted_jobs_fail() -> Iterator[None]:
+    """Whoever made room does not wait again."""
+    with _patched(lifecycle_job, "_ends_preempted", lambda *_: False):
+        yield
+
+
+@_mutant
+def everybody_may_run_twice() -> Iterator[None]:
+    """A lease that is over puts every job back in the line."""
+
+    def again(fact: Any, target: JobState) -> JobState:
+        return JobState.QUEUED if fact.trigger is Trigger.LEASE_EXPIRED else target
+
+    with _patched_target(again):
+        yield
+
+
+@_mutant
+def silence_unnoticed() -> Iterator[None]:
+    """A hub that is not heard is taken for online."""
+    with _patched(expiry, "aged", lambda agent, _now_ms: agent):
+        yield
+
+
+@contextlib.contextmanager
+def _patched_target(by: Callable[[Any, JobState], JobState]) -> Iterator[None]:
+    target = lifecycle_job._target
+    with _patched(lifecycle_job, "_target", lambda record, fact, now_ms: by(fact, target(record, fact, now_ms))):
         yield
