@@ -14,6 +14,8 @@ LEASE_MS_LAB = 15 * 60_000
 KILL_GRACE_MS = 60_000
 SKEW_BOUND_MS = 30_000
 """Nobody else starts a job before its lease's end + kill grace + skew bound."""
+SKEW_PPM = 400
+"""How fast the clocks of two machines part: 200 ppm each (`federation/clocks.py`). Over 21 h that is past the skew bound."""
 STOP_GRACE_MS = 10_000
 """Between SIGTERM and SIGKILL of what was cancelled or given up; what is preempted has its hub's reclaim time."""
 ANOTHER_MACHINE = "ANOTHER_MACHINE"
@@ -73,9 +75,20 @@ class Lease:
         return self.state is not LeaseState.ENDED
 
     @property
+    def over_ms(self) -> int:
+        """From when on its run has ended for certain: its guard's deadline, kill grace and skew are past."""
+        keeps = self.on_partition is OnPartition.KEEP  # the others' length is counted anew at every renewal
+        return self.expires_ms + over_after_ms(self.expires_ms - self.granted_ms if keeps else 0)
+
+    @property
     def preempted(self) -> bool:
         """Whether it was told to end for somebody with a better right: its job waits again afterwards."""
         return self.state is LeaseState.REVOKING and self.revoke_code == PREEMPTED
+
+
+def over_after_ms(length_ms: int) -> int:
+    """How long after its end a run under a lease of that length is over for certain: kill grace, and what clocks part in it."""
+    return KILL_GRACE_MS + max(SKEW_BOUND_MS, length_ms * SKEW_PPM // 1_000_000)
 
 
 ENDS_BY = "ends_by_ms"

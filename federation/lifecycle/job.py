@@ -18,11 +18,9 @@ from federation.domain.job import Claim, Epoch, Job, JobState, OnPartition, Outp
 from federation.domain.lease import (
     ANOTHER_MACHINE,
     CANCEL_REQUESTED,
-    KILL_GRACE_MS,
     LEASE_RAN_OUT,
     PREEMPTED,
     RELEASED,
-    SKEW_BOUND_MS,
     Lease,
     LeaseState,
 )
@@ -354,8 +352,8 @@ def row_of(record: JobRecord) -> JobState:
 
 
 def over(lease: Lease, now_ms: int) -> bool:
-    """Whether a run under `lease` has ended for certain: its guard's deadline, kill grace and skew are past."""
-    return now_ms >= lease.expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS
+    """Whether a run under `lease` has ended for certain."""
+    return now_ms >= lease.over_ms
 
 
 def found_over(job: Job) -> bool:

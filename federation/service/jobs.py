@@ -7,7 +7,7 @@ from dataclasses import replace
 from federation.domain.hub import LinkState
 from federation.domain.ids import JobId
 from federation.domain.job import Job, JobState, Reason
-from federation.domain.lease import KILL_GRACE_MS, RELEASED, SKEW_BOUND_MS, Lease
+from federation.domain.lease import RELEASED, Lease
 from federation.errors import Code, Fault, FederationError, invalid, not_found
 from federation.lifecycle.job import Fact, JobRecord, Transition, Trigger, over, step
 from federation.ports import Store
@@ -125,7 +125,7 @@ def _risk(unit: Unit, lease: Lease) -> str:
 
     if over(lease, unit.now_ms):
         return f"its lease is long over, and its guard at hub {lease.hub_id} should have ended it"
-    until = clock(lease.expires_ms + KILL_GRACE_MS + SKEW_BOUND_MS)
+    until = clock(lease.over_ms)
     return f"its program may run at hub {lease.hub_id} until {until}, and what it does there is lost"
 
 

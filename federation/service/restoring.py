@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from federation.domain.hub import Agent
 from federation.domain.ids import AgentKey, JobId, LeaseId
 from federation.domain.job import RUNTIME_LIMIT_MS_MAX, Epoch, Job, JobSpec, JobState, Owner, Reason
-from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS, Lease, LeaseState
+from federation.domain.lease import Lease, LeaseState, over_after_ms
 from federation.domain.plan import ReasonCode
 from federation.domain.quantities import DevicesByTask
 from federation.lifecycle.commit import STAGING_MS, lease_ms
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from federation.scheduling.explaining import Explanation  # loads the planner, for which nobody waits at a start
 
 AGENTS_NAMED_MAX = 5
-OVER_MS = KILL_GRACE_MS + SKEW_BOUND_MS
 SPECS_ASKED_MAX = 64
 """Of unknown jobs, in one answer; the agent sends as many as fit into a message."""
 TELLS_ALL = "tells-all"
@@ -95,7 +94,7 @@ def _came_since(world: World, since: Restoration, job: Job) -> bool:
 
 def held_until_ms(since: Restoration, job: Job) -> int:
     """When any lease that was granted before the restore is over for certain."""
-    return since.counted_ms + lease_ms(job) + OVER_MS
+    return since.counted_ms + lease_ms(job) + over_after_ms(lease_ms(job))
 
 
 def counted_again(world: World, now_ms: int) -> None:
@@ -123,7 +122,8 @@ def explained(world: World, job: Job) -> Explanation:
 def open_to(world: World, now_ms: int) -> bool:
     """Whether a run of before may still be news."""
     since = world.restoration
-    return since is not None and now_ms < since.at_ms + RUNTIME_LIMIT_MS_MAX + STAGING_MS + OVER_MS
+    longest_ms = RUNTIME_LIMIT_MS_MAX + STAGING_MS
+    return since is not None and now_ms < since.at_ms + longest_ms + over_after_ms(longest_ms)
 
 
 def of_before(world: World, epoch: Epoch) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from federation.domain.hub import Agent
 from federation.domain.ids import JobId
 from federation.domain.job import Epoch, Job, JobState, OnPartition, OutputFile, Reason
-from federation.domain.lease import Lease, LeaseState
+from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS, Lease, LeaseState
 from federation.lifecycle.commit import lease_ms
 from federation.lifecycle.job import Trigger
 from federation.service import restoring
@@ -30,6 +30,7 @@ from tests.support.world import ControlUnderTest, a_submission
 CAIRO = an_agent(features=(restoring.TELLS_ALL,))
 SHENZHEN = an_agent("shenzhen", features=(restoring.TELLS_ALL,))
 MINUTE_MS = 60_000
+OVER_MS = KILL_GRACE_MS + SKEW_BOUND_MS
 
 
 class Restored:
@@ -169,7 +170,7 @@ def test_a_job_of_before_waits_also_where_the_clock_stood_ahead_when_it_came(pla
 def test_a_hub_that_never_returns_holds_a_job_no_longer_than_its_lease(plane: Restored) -> None:
     """Full length, kill grace and skew bound from the restore: one second before it waits, then it starts."""
     control, job_id = cairo_alone_returned(plane)
-    check_starts_after(control, lease_ms(control.job(job_id)) + restoring.OVER_MS)
+    check_starts_after(control, lease_ms(control.job(job_id)) + OVER_MS)
     control.check()
 
 
@@ -395,13 +396,13 @@ def test_two_machines_that_spoke_for_one_agent_since_the_backup_are_both_waited_
     control.join(CAIRO)
     control = plane.restore()
     returned(control)
-    check_starts_after(control, lease_ms(control.job(job_id)) + restoring.OVER_MS)
+    check_starts_after(control, lease_ms(control.job(job_id)) + OVER_MS)
 
 
 def test_a_start_counts_what_was_granted_before_the_restore_anew(plane: Restored) -> None:
     """A clock that is set forward while the control plane is away starts nothing a second time."""
     control, job_id = cairo_alone_returned(plane)
-    length_ms = lease_ms(control.job(job_id)) + restoring.OVER_MS
+    length_ms = lease_ms(control.job(job_id)) + OVER_MS
     control.clock.at_ms += 2 * length_ms
     control.boot()
     returned(control)
@@ -460,7 +461,7 @@ def test_leases_of_the_backup_get_full_length_after_the_restore(
     started(control, job_id)
     plane.back_up()
     control = plane.restore()
-    grace_ms = lease_ms(control.job(job_id)) + restoring.OVER_MS
+    grace_ms = lease_ms(control.job(job_id)) + OVER_MS
     control.pass_time(grace_ms - 1)
     assert control.job(job_id).state is JobState.RUNNING
     control.pass_time(1)

@@ -12,7 +12,7 @@ from federation.domain.job import Epoch, JobState, OnPartition, OutputFile, Reas
 from federation.domain.lease import ANOTHER_MACHINE, KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, LeaseState
 from federation.errors import Code, FederationError
 from federation.lifecycle.invariants import broken
-from federation.lifecycle.job import JOB_TABLE, LEASE_TABLE, Fact, JobRecord, Trigger, step
+from federation.lifecycle.job import JOB_TABLE, LEASE_TABLE, Fact, JobRecord, Trigger, over, step
 from tests.support.builders import NOON_MS, a_claim, a_job, a_lease, an_agent
 
 LEASED = (JobState.LEASED, JobState.STAGING, JobState.RUNNING, JobState.CANCELLING, JobState.UNKNOWN)
@@ -171,6 +171,18 @@ def test_a_preempted_run_that_its_hub_does_not_know(state: JobState, expected: J
     record = a_record(state, "preempted")
     after = step(record, a_fact(Trigger.RUN_ABSENT, record), NOON_MS).record
     assert (after.job.state, after.lease is None) == (expected, expected is JobState.QUEUED)
+
+
+@pytest.mark.parametrize(("hours", "bound_ms"), [(1, 30_000), (20, 30_000), (21, 30_240), (720, 1_036_800)])
+def test_the_clocks_of_a_long_lease_part_further(hours: int, bound_ms: int) -> None:
+    """400 ppm of a `keep` lease's length, and never less than the skew bound; a renewed one is counted anew each time."""
+    length_ms = hours * 3_600_000
+    lease = a_record(JobState.RUNNING).lease
+    assert lease is not None
+    for on_partition, expected_ms in ((OnPartition.KEEP, bound_ms), (OnPartition.RERUN, SKEW_BOUND_MS)):
+        long = replace(lease, granted_ms=NOON_MS, expires_ms=NOON_MS + length_ms, on_partition=on_partition)
+        over_ms = NOON_MS + length_ms + KILL_GRACE_MS + expected_ms
+        assert (over(long, over_ms - 1), over(long, over_ms)) == (False, True)
 
 
 @pytest.mark.parametrize("state", [JobState.LEASED, JobState.STAGING, JobState.RUNNING, JobState.CANCELLING])
