@@ -176,7 +176,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         store = self.desk.store
 
         def command(unit: Unit) -> Job:
-            return service_jobs.retry(unit, service_jobs.find(unit, store, request.job_id), caller.actor)
+            job = service_jobs.find(unit, store, request.job_id)
+            return service_jobs.retry(unit, job, caller.actor, request.ended_ms)
 
         return job_pb2.RetryJobResponse(job=job_out(await self.desk.ask(command)))
 
@@ -196,7 +197,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             job = service_jobs.find(unit, store, request.job_id)
             if not any(speaks_for(caller.scope, caller.principal, hub) for hub in (job.owner.home_hub, job.hub_id)):
                 raise not_found(Code.JOB_NOT_FOUND, "job", request.job_id[:80])
-            return service_jobs.release(unit, job, why, caller.actor, request.force)
+            return service_jobs.release(unit, job, why, caller.actor, request.force, request.attempt)
 
         return job_pb2.ReleaseJobResponse(job=job_out(await self.desk.ask(command)))
 

@@ -243,15 +243,22 @@ def cancel(job_id: str, note: str) -> Steps[job_pb2.Job]:
 
 
 def release(job_id: str, reason: str, force: bool) -> Steps[job_pb2.Job]:
-    """Give up an attempt that nobody can be asked about."""
-    request = job_pb2.ReleaseJobRequest(job_id=job_id, reason=reason, force=force)
+    """Give up an attempt that nobody can be asked about: the one that it has now, however often that has to be said."""
+    try:
+        attempt = (yield from get(job_id)).attempt
+    except FederationError as error:
+        if error.code is not Code.JOB_NOT_FOUND:
+            raise
+        attempt = ""  # an operator may give up what they may not read
+    request = job_pb2.ReleaseJobRequest(job_id=job_id, reason=reason, force=force, attempt=attempt)
     response: job_pb2.ReleaseJobResponse = yield Call(JOBS, "ReleaseJob", request)
     return response.job
 
 
 def retry(job_id: str) -> Steps[job_pb2.Job]:
-    """Queue a finished job again."""
-    response: job_pb2.RetryJobResponse = yield Call(JOBS, "RetryJob", job_pb2.RetryJobRequest(job_id=job_id))
+    """Queue a finished job again: after the end that it has now, however often that has to be said."""
+    request = job_pb2.RetryJobRequest(job_id=job_id, ended_ms=(yield from get(job_id)).ended_ms)
+    response: job_pb2.RetryJobResponse = yield Call(JOBS, "RetryJob", request)
     return response.job
 
 

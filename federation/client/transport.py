@@ -1,8 +1,9 @@
 """Channels for lossy links, and when to try again.
 
 Every call has a deadline; every call may be repeated, because the control plane answers a repeat like the first time
-(submits carry a request id). So what smells of the network is tried again, with growing pauses and chance in them, until
-patience ends (`federation/backoff.py`). Deliberately not here: what the calls mean (`steps.py`), which proxy is asked (`proxy.py`).
+(a submission carries a request id, a retry says which end it saw, a release which attempt). So what smells of the network is
+tried again, with growing pauses and chance in them, until patience ends (`federation/backoff.py`). Deliberately not here: what
+the calls mean (`steps.py`), which proxy is asked (`proxy.py`).
 """
 
 from __future__ import annotations

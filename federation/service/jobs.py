@@ -73,21 +73,28 @@ def cancel(unit: Unit, job: Job, note: str, actor: str) -> Job:
     return apply(unit, job, Fact(Trigger.CANCEL_REQUESTED, reason=reason), cause="CancelJob", actor=actor).record.job
 
 
-def retry(unit: Unit, job: Job, actor: str) -> Job:
-    """Queue an ended job again, at the end of the line; its request id still answers with this job."""
+def retry(unit: Unit, job: Job, actor: str, ended_ms: int = 0) -> Job:
+    """Queue an ended job again, at the end of the line; its request id still answers with this job.
+
+    `ended_ms` is the end that the caller saw, 0 where they did not say: a job that has gone on from it stays as it is.
+    Raises: FederationError ILLEGAL_TRANSITION.
+    """
+    if ended_ms and job.ended_ms != ended_ms:
+        return job
     again = replace(job, queue_seq=unit.next_seq())
     return apply(unit, again, Fact(Trigger.RETRY_REQUESTED), cause="RetryJob", actor=actor).record.job
 
 
-def release(unit: Unit, job: Job, why: str, actor: str, force: bool) -> Job:
+def release(unit: Unit, job: Job, why: str, actor: str, force: bool, attempt: str = "") -> Job:
     """Give up an attempt that nobody can be asked about, on an operator's word; repeating it changes nothing.
 
+    `attempt` is the one that the operator saw, "" where they did not say: a job that has another by now stays as it is.
     The job is queued again where it said that it may run twice, else it has failed; one that was being cancelled is
     cancelled. What its program does from now on is fenced: it holds no lease, nothing that it reports or brings is taken,
     and its agent is told to end it when it is heard again.
     Raises: FederationError ILLEGAL_TRANSITION where somebody can be asked, INVALID_ARGUMENT without `force`.
     """
-    if job.reason is not None and job.reason.code == RELEASED:
+    if (job.reason is not None and job.reason.code == RELEASED) or (attempt and attempt != str(job.epoch)):
         return job
     lease = unit.world.lease_for(job.id)
     if lease is not None and job.state is not JobState.UNKNOWN:

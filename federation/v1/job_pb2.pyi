@@ -984,22 +984,28 @@ class ReleaseJobRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Which."""
     reason: _builtins.str
     """Why, for the record; 1 to 500 characters."""
     force: _builtins.bool
     """Its program may still run, and a new attempt beside it: that is known and accepted. Without it the answer says the risk."""
+    attempt: _builtins.str
+    """Job.attempt as the caller saw it. A job that has a later one is answered as it is, so that a repeat changes nothing; empty
+    gives up whichever it has.
+    """
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         reason: _builtins.str = ...,
         force: _builtins.bool = ...,
+        attempt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "job_id", b"job_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "force", b"force", "job_id", b"job_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1014,7 +1020,7 @@ class ReleaseJobResponse(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> Global___Job:
-        """QUEUED where it may run twice, CANCELLED where somebody had cancelled it, else FAILED."""
+        """QUEUED where it may run twice, CANCELLED where somebody had cancelled it, else FAILED; what it is now after a repeat."""
 
     def __init__(
         self,
@@ -1036,16 +1042,22 @@ class RetryJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
+    ENDED_MS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Which."""
+    ended_ms: _builtins.int
+    """Job.ended_ms as the caller saw it: which end another attempt is to follow. A job that has gone on from there is answered
+    as it is, so that a repeat changes nothing; 0 queues it again whichever end that was.
+    """
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
+        ended_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_ms", b"ended_ms", "job_id", b"job_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1060,7 +1072,7 @@ class RetryJobResponse(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> Global___Job:
-        """QUEUED."""
+        """QUEUED; what it is now after a repeat."""
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,28 @@ def test_a_job_that_moved_to_another_hub_since_is_there(plane: Restored, cairo_f
         returned(control, run, agent=agent)
     job = control.job(job_id)
     assert (job.state, job.hub_id, job.epoch) == (JobState.RUNNING, "shenzhen", new[1].epoch)
+    control.check()
+
+
+def test_a_retry_of_before_the_restore_is_not_carried_out_again_when_it_is_repeated(plane: Restored) -> None:
+    """The backup knows nothing of it, but the hubs do: the attempt that it led to runs, then is over, and stays the last."""
+    control = plane.control
+    job_id = control.submit()
+    first = started(control, job_id)
+    plane.back_up()
+    control.sync(word(*first, Trigger.RUN_FAILED, ended_ms=control.clock.at_ms), agent=CAIRO)
+    seen = control.job(job_id)
+    control.run(lambda unit: retry(unit, seen, "aisha", seen.ended_ms))
+    control.clock.at_ms += 1_000
+    second = started(control, job_id)
+    control = plane.restore()
+    returned(control, word(*second))
+    for trigger in (None, Trigger.RUN_SUCCEEDED):
+        if trigger:
+            control.sync(word(*second, trigger, ended_ms=control.clock.at_ms), agent=CAIRO)
+        now = control.job(job_id)
+        assert now.epoch == second[1].epoch
+        assert control.run(partial(retry, job=now, actor="aisha", ended_ms=seen.ended_ms)) == now
     control.check()
 
 

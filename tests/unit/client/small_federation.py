@@ -261,7 +261,8 @@ class _Jobs(_Door, job_pb2_grpc.JobServiceServicer):
     def RetryJob(self, request: Any, context: Any) -> Any:
         def body() -> Any:
             job = self.federation.job(request.job_id)
-            job.state, job.revision = number("QUEUED"), job.revision + 1
+            if not request.ended_ms or request.ended_ms == job.ended_ms:
+                job.state, job.revision, job.ended_ms = number("QUEUED"), job.revision + 1, 0
             return job_pb2.RetryJobResponse(job=job)
 
         return self.run("RetryJob", context, body)

@@ -10,7 +10,7 @@ import pytest
 
 from federation.archive import unpack
 from federation.client import AsyncClient, Client, Patience, Settings
-from federation.errors import Code, Fault, FederationError
+from federation.errors import Code, Fault, FederationError, not_found
 from federation.v1 import job_pb2
 from tests.unit.client.conftest import HASTY
 from tests.unit.client.small_federation import SmallFederation, number, unreachable
@@ -323,6 +323,16 @@ def test_the_other_verbs_reach_the_federation(client: Client, small: SmallFedera
     assert [hub.id for hub in client.list_hubs()] == ["cairo", "shenzhen"]
     assert client.drain_hub("cairo").state == 2
     assert client.drain_hub("cairo", undo=True).state == client.get_hub("cairo").state == 1
+
+
+def test_an_operator_releases_what_they_may_not_read(client: Client, small: SmallFederation) -> None:
+    """Which attempt it is they cannot say then; a job that is not there is still refused."""
+    small.add_job(state="UNKNOWN", attempt="1-1")
+    small.fail_next("GetJob", not_found(Code.JOB_NOT_FOUND, "job", "job-1"))
+    assert client.release("job-1", "it burnt down", force=True).state == number("FAILED")
+    with pytest.raises(FederationError) as caught:
+        client.release("job-9", "it burnt down", force=True)
+    assert caught.value.code is Code.JOB_NOT_FOUND
 
 
 async def test_the_async_client_has_the_same_verbs(small: SmallFederation, tmp_path: Path) -> None:
