@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -23,7 +22,7 @@ from federation.domain.hub import (
     LinkState,
     Node,
 )
-from federation.domain.ids import JobId, LeaseId, checked_name, checked_request_id
+from federation.domain.ids import JobId, LeaseId, checked_name, checked_request_id, is_id
 from federation.domain.job import (
     REPLICAS_MAX,
     SPEC_BYTES_MAX,
@@ -60,7 +59,8 @@ SPEC_VERSION = 1
 OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
 REASON_ENTRIES_MAX, REASON_TEXT_MAX = 32, 500
 TOLD_TEXT_MAX = 200
-_ID = re.compile(r"[a-z]{1,16}-[A-Za-z0-9]{1,64}")
+PLACES_MAX = 1_024
+"""Of devices in one node."""
 E = TypeVar("E", bound=enum.IntEnum)
 _STATES = {state: common_pb2.JobState.Value(f"JOB_STATE_{state}") for state in JobState}
 _STATES_BACK: dict[int, JobState] = {number: state for state, number in _STATES.items()}
@@ -469,7 +469,7 @@ def told_in(message: hub_pb2.RunReport) -> Told:
     """What a hub's journal says of a lease, for a restored store. A spec that cannot be one leaves its bytes alone."""
     said, spec = message.lease, None
     owner = Owner(*(text[:TOLD_TEXT_MAX] for text in _owner_parts(said.owner)))
-    if said.spec and _ID.fullmatch(message.job_id) and _ID.fullmatch(message.lease_id):
+    if said.spec and is_id(message.job_id) and is_id(message.lease_id):
         with contextlib.suppress(FederationError):  # its bytes go on alone
             spec = spec_in(parsed_spec(said.spec))
             owner = Owner(owner.home_hub, spec.project, owner.issuer, owner.subject)
@@ -479,13 +479,20 @@ def told_in(message: hub_pb2.RunReport) -> Told:
     return Told(
         owner=owner,
         nodes=tuple(name[:TOLD_TEXT_MAX] for name in said.nodes[:REPLICAS_MAX]),
-        devices=tuple(tuple(one.places) for one in said.devices[:REPLICAS_MAX]),
+        devices=_places_in(said.devices[:REPLICAS_MAX]),
         left_ms=max(0, said.valid_for_ms),
         spec=spec,
         spec_bytes=said.spec[:SPEC_BYTES_MAX],
         request_id=request_id,
         parent_job_id=said.parent_job_id[:TOLD_TEXT_MAX],
     )
+
+
+def _places_in(said: Sequence[common_pb2.TaskDevices]) -> DevicesByTask:
+    """The devices of each task; none where any of them can be no place in a node's list, or is said twice."""
+    devices = tuple(tuple(one.places) for one in said)
+    there = all(len({*places}) == len(places) and all(0 <= at < PLACES_MAX for at in places) for places in devices)
+    return devices if there else ()
 
 
 def _owner_parts(owner: common_pb2.Owner) -> tuple[str, str, str, str]:

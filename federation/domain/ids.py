@@ -16,6 +16,7 @@ AgentKey = tuple[HubId, AgentId]
 
 NAME_LENGTH_MAX = 63
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_ID = re.compile(r"[a-z]{1,16}-[A-Za-z0-9]{1,64}")
 _REQUEST_ID_LENGTH_MAX = 128
 
 
@@ -28,6 +29,11 @@ def checked_name(what: str, text: str) -> str:
             field=what,
         )
     return text
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has the shape of an id as we make them: "job-01K3Z", "lease-01K3Z"."""
+    return _ID.fullmatch(text) is not None
 
 
 def checked_request_id(text: str) -> str:

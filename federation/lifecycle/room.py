@@ -50,11 +50,11 @@ class Left:
         if not need.devices:
             return
         places = hold.devices or chosen(self.devices, self.free, need)
-        if len(places) < need.devices or max(places) >= len(self.free):
+        there = [place for place in places if 0 <= place < len(self.free)]
+        if len(there) < max(need.devices, len(places)):
             self.astray += 1
-        for place in places:
-            if place < len(self.free):
-                self.free[place] -= need.milli
+        for place in there:
+            self.free[place] -= need.milli
 
     def has_scalars(self, per_task: Resources) -> bool:
         """Whether all that a task needs, GPUs apart, is left."""

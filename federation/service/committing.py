@@ -6,6 +6,7 @@ A command for the writer. Placements come first, in the plan's order, then preem
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from federation.domain.hub import Agent, Hub
@@ -16,10 +17,12 @@ from federation.lifecycle import commit as lifecycle_commit
 from federation.lifecycle.commit import Held, Place
 from federation.lifecycle.job import Fact, JobRecord, Trigger
 from federation.ports import IdSource
-from federation.scheduling.plan import Plan, Preemption
+from federation.scheduling.plan import Placement, Plan, Preemption
 from federation.scheduling.words import clock
 from federation.service.jobs import apply
 from federation.service.world import ACTOR_CONTROL, Unit
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -31,21 +34,24 @@ class Accepted:
 
 
 def commit_plan(unit: Unit, plan: Plan, ids: IdSource) -> Accepted:
-    """Grant leases and make claims, as far as they still hold."""
+    """Grant leases and make claims, as far as they still hold; one decision that fails takes no other with it."""
     accepted = Accepted()
-    for placement in plan.placements:
-        place = Place(placement.nodes, placement.devices)
-        accepted.placements += _placed(unit, JobId(placement.job_id), placement.key, place, ids)
-    for preemption in plan.preemptions:
-        if _placed(unit, JobId(preemption.job_id), preemption.key, _place_of(preemption), ids):
-            accepted.placements += 1  # the room became free meanwhile: nobody needs to end
-        else:
-            accepted.preemptions += _preempted(unit, preemption)
+    decisions: tuple[Placement | Preemption, ...] = (*plan.placements, *plan.preemptions)
+    for decision in decisions:
+        savepoint = unit.savepoint()
+        try:
+            if _placed(unit, JobId(decision.job_id), decision.key, _place_of(decision), ids):
+                accepted.placements += 1  # also of a preemption: the room became free meanwhile, nobody needs to end
+            elif isinstance(decision, Preemption):
+                accepted.preemptions += _preempted(unit, decision)
+        except Exception:
+            log.exception("the decision about job %s failed for a reason of ours; the others go on", decision.job_id)
+            unit.rollback(savepoint)
     return accepted
 
 
-def _place_of(preemption: Preemption) -> Place:
-    return Place(preemption.nodes, preemption.devices)
+def _place_of(decision: Placement | Preemption) -> Place:
+    return Place(decision.nodes, decision.devices)
 
 
 def _placed(unit: Unit, job_id: JobId, key: AgentKey, place: Place, ids: IdSource) -> bool:

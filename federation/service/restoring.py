@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from federation.domain.hub import Agent
-from federation.domain.ids import AgentKey, JobId, LeaseId
+from federation.domain.ids import AgentKey, JobId, LeaseId, is_id
 from federation.domain.job import RUNTIME_LIMIT_MS_MAX, Epoch, Job, JobSpec, JobState, Owner, Reason
 from federation.domain.lease import Lease, LeaseState, over_after_ms
 from federation.domain.plan import ReasonCode
@@ -175,6 +175,8 @@ def adopt(unit: Unit, store: Store, agent: Agent, word: Word) -> Verdict:
     tells = TELLS_ALL in agent.features and not word.released
     if tells and told is None and agent.key in world.awaited:
         return Verdict.LATER
+    if not (is_id(word.job_id) and is_id(word.lease_id)) or _of_another(unit, store, agent, word):
+        return Verdict.OVER
     job = world.jobs.get(word.job_id) or unit.jobs.get(word.job_id) or store.get_job(word.job_id)
     if job is None:
         if told is None or told.spec is None:
@@ -189,6 +191,13 @@ def adopt(unit: Unit, store: Store, agent: Agent, word: Word) -> Verdict:
     if cancelled:
         cancel(unit, adopted, "it was cancelled while nobody knew that it runs", "control")
     return Verdict.ADOPTED
+
+
+def _of_another(unit: Unit, store: Store, agent: Agent, word: Word) -> bool:
+    """Whether that lease is known, and is not what the agent says: adopted, it would take the place of somebody's run."""
+    known = unit.world.leases.get(word.lease_id) or unit.leases.get(word.lease_id) or store.get_lease(word.lease_id)
+    said = (word.job_id, agent.key, word.epoch)
+    return known is not None and (known.job_id, known.agent_key, known.epoch) != said
 
 
 def _cancelled_since(unit: Unit, store: Store, job: Job) -> bool:
@@ -217,7 +226,7 @@ def _lease(unit: Unit, agent: Agent, job: Job, word: Word) -> Lease:
         on_partition=job.spec.on_partition,
         granted_ms=max(0, min(unit.now_ms, expires_ms - length_ms, word.began_ms or unit.now_ms)),
         expires_ms=expires_ms,
-        devices=told.devices if told and nodes else (),
+        devices=told.devices if told and nodes and len(told.devices) == len(nodes) else (),
     )
 
 

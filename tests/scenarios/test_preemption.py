@@ -66,6 +66,18 @@ def starts(control: ControlUnderTest, job_id: str) -> bool:
     return control.commit(Placement(job_id, CAIRO, ("n1",))).placements == 1
 
 
+def test_a_decision_that_fails_takes_no_other_with_it(control: ControlUnderTest) -> None:
+    """What it had put is undone, and it alone: the placement of the same plan is granted."""
+    most = some_resources(cpus=3)
+    guest, owner = a_guest(control, per_task=most), an_owner(control, per_task=most)
+    innocent = control.submit("innocent", per_task=some_resources(cpus=1))
+    spoiled = room_for(control, owner, guest, lost_ms=object())  # no fact can be written of it
+    accepted = control.commit(Placement(innocent, CAIRO, ("n1",)), spoiled)
+    assert (accepted.placements, accepted.preemptions) == (1, 0)
+    assert (control.job(innocent).state, control.job(owner).claim) == (JobState.LEASED, None)
+    assert control.lease_of(guest).state is LeaseState.ACTIVE
+
+
 def stopped(control: ControlUnderTest, job_id: str) -> None:
     """The guest's hub says that its run has ended as it was told to."""
     reason = Reason(PREEMPTED, "it makes room", "cairo")

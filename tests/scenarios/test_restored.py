@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from federation.domain.hub import Agent
-from federation.domain.ids import JobId
+from federation.domain.ids import JobId, LeaseId
 from federation.domain.job import Epoch, Job, JobState, OnPartition, OutputFile, Reason
 from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS, Lease, LeaseState
 from federation.lifecycle.commit import lease_ms
 from federation.lifecycle.job import Trigger
+from federation.scheduling.plan import Placement
 from federation.service import restoring
 from federation.service.jobs import cancel, retry
 from federation.service.restoring import Told
@@ -445,6 +446,28 @@ def test_late_words_and_forged_ones_change_nothing(plane: Restored) -> None:
     orders = control.sync(word(*run), older, ours, agent=CAIRO)
     assert sorted(one.lease_id for one in orders.revokes) == [run[1].id + "x", run[1].id + "y"]
     assert control.lease_of(job_id).id == run[1].id
+    control.check()
+
+
+def test_nobody_takes_the_lease_of_another_job(plane: Restored) -> None:
+    """Under the id of Shenzhen's live lease, or one that is no id, an attempt of before is over; Shenzhen's run goes on."""
+    control = plane.control
+    control.join(SHENZHEN)
+    waiting = control.submit()
+    plane.back_up()
+    control = plane.restore(agents_complete=True)
+    returned(control)
+    returned(control, agent=SHENZHEN)
+    other = control.submit("r2")
+    control.commit(Placement(JobId(other), SHENZHEN.key, ("n1",)))
+    run = control.report(other, Trigger.RUN_STARTED, started_ms=1)
+    control.sync(run, agent=SHENZHEN)
+    lease = control.lease_of(other)
+    for lease_id in (lease.id, LeaseId("lease of mine"), LeaseId("lease-" + "x" * 70)):
+        said = RunReport(lease_id, JobId(waiting), Epoch(1, 1), Trigger.RUN_STARTED, told=Told(AISHA, ("n1",)))
+        assert [one.lease_id for one in control.sync(said, agent=CAIRO).revokes] == [lease_id]
+    assert (control.lease_of(other), control.job(waiting).state) == (lease, JobState.QUEUED)
+    assert control.sync(run, agent=SHENZHEN).revokes == []
     control.check()
 
 

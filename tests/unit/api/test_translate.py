@@ -6,13 +6,26 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from federation.api.translate import agent_in, claim_out, hub_out, job_out, node_in, policy_out, spec_in
+from federation.api.translate import (
+    PLACES_MAX,
+    agent_in,
+    claim_out,
+    hub_out,
+    job_out,
+    node_in,
+    policy_out,
+    spec_in,
+    told_in,
+)
 from federation.domain.hub import HUB_AMOUNT_MAX, RECLAIM_MS_DEFAULT, RECLAIM_MS_MAX
 from federation.domain.job import Job, JobState, Reason
 from federation.domain.lease import ENDS_BY, KILL_GRACE_MS, PREEMPTED, SKEW_BOUND_MS, STOP_GRACE_MS, LeaseState
 from federation.domain.quantities import resources
 from federation.errors import Code, FederationError
+from federation.scheduling.checks import DEVICES_PER_NODE_MAX
 from federation.scheduling.policy import Order, Policy
 from federation.service import policies
 from federation.service.hubs import HubView
@@ -175,3 +188,17 @@ def test_an_agent_that_offers_more_than_a_hub_may_is_refused() -> None:
 
     assert len(agent_in(offers(HUB_AMOUNT_MAX - 1, 1), "s").nodes) == 2
     assert refused(lambda: agent_in(offers(HUB_AMOUNT_MAX, 1), "s")) == (Code.LIMIT_EXCEEDED, "nodes.offered")
+
+
+def test_both_sides_know_how_many_devices_a_node_may_have() -> None:
+    """What is believed here, the planner can count."""
+    assert PLACES_MAX == DEVICES_PER_NODE_MAX
+
+
+@given(st.lists(st.lists(st.integers(-(2**31), 2**31 - 1) | st.integers(-1, PLACES_MAX), max_size=4), max_size=4))
+def test_devices_that_can_be_nowhere_are_not_believed(said: list[list[int]]) -> None:
+    """What a hub's journal says of a lease: its devices task by task, none where one of them is no place in a node, or twice."""
+    devices = [common_pb2.TaskDevices(places=places) for places in said]
+    told = told_in(hub_pb2.RunReport(lease=hub_pb2.Lease(devices=devices)))
+    there = all({*places} <= {*range(PLACES_MAX)} and len({*places}) == len(places) for places in said)
+    assert told.devices == (tuple(map(tuple, said)) if there else ())

@@ -15,6 +15,7 @@ from federation.domain.quantities import DevicesByTask
 from federation.lifecycle.commit import Held, Place, Verdict, claimed, granted, verify, verify_preemption
 from federation.lifecycle.invariants import broken
 from federation.lifecycle.job import JobRecord
+from federation.lifecycle.room import Hold, left_on
 from tests.support.builders import NOON_MS, a_claim, a_hub, a_job, a_lease, a_node, an_agent, some_resources
 
 A100, T4 = "nvidia/A100", "nvidia/T4"
@@ -202,6 +203,13 @@ def test_a_claimed_job_gets_its_claimed_devices_where_the_plan_names_none() -> N
     assert verify(waiting(per_task=gpus(1_000)), GPUS, HUB, Place(("n1",)), there).why_not == "CAPACITY"
     taken = held(running("all", devices=((1,),), per_task=gpus(1_000)), claims=(owner,))
     assert verify(owner, GPUS, HUB, Place(("n1",)), taken).devices == ((0,),)
+
+
+@pytest.mark.parametrize("place", [-1, -3, 2])
+def test_a_lease_on_devices_that_are_not_there_is_astray(place: int) -> None:
+    """It is counted, on none of the node's devices."""
+    left = left_on(GPUS.nodes[0].offered, [Hold(gpus(1_000), (place,))])
+    assert (left.astray, left.free, left.over_full) == (1, [1_000, 1_000], True)
 
 
 def test_what_is_accepted_becomes_a_lease_or_a_claim() -> None:
