@@ -136,6 +136,7 @@ def _on_signals(state: State) -> None:
     def end(_number: int, _frame: FrameType | None) -> None:
         state.quit(end_runs=True)
 
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent may have ignored it: no child's status would be known
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGUSR1, end)

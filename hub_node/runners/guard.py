@@ -9,8 +9,8 @@ started it, whatever becomes of the agent's code. Files, all in the attempt's fo
     stop.json        {"grace_ms"}, optional; SIGTERM to the guard asks it to end the program
     exit.json        the last thing written, whole or not at all: {"exit_code", "cause", "signal", "message", ...}
 
-Causes: exited, stopped, RUNTIME_LIMIT, LEASE_RAN_OUT, OUT_OF_MEMORY, LOG_LIMIT, FAILED_TO_START. When the program ends,
-whatever it left behind ends too, also what called setsid: the guard is the subreaper of all its descendants.
+Causes: exited, stopped, RUNTIME_LIMIT, LEASE_RAN_OUT, OUT_OF_MEMORY, LOG_LIMIT, FAILED_TO_START, GUARD_LOST (nobody knows).
+When the program ends, whatever it left behind ends too, also what called setsid: the guard is the subreaper of all of it.
 Memory is watched, not walled: the resident sizes of all descendants, every 2 s (RLIMIT_AS would kill every JVM).
 Deliberately not here: starting anything a second time, uploading, talking to anybody. Read next: `process.py`.
 """
@@ -146,7 +146,7 @@ class Guard:
                 ],
                 setpgroup=0,
                 setsigmask=[],
-                setsigdef=[*_WAKE, signal.SIGPIPE, signal.SIGXFSZ],
+                setsigdef=signal.valid_signals(),  # whatever our own parents ignored, a program begins as in a shell
             )
         except OSError as problem:
             self.finish(127, "FAILED_TO_START", 0, f"{argv[0]}: {problem.strerror or problem}")
@@ -257,8 +257,8 @@ class Guard:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                if self.status is None:
-                    self.status = 0
+                if self.status is None:  # somebody else collected it: a success is known, or it is none
+                    self.status, self.cause = signal.SIGKILL, self.cause or "GUARD_LOST"
                 return True
             if pid == 0:
                 return self.status is not None
@@ -325,6 +325,8 @@ def main() -> None:
     except OSError:
         pass  # already the leader of a session
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAKE)
+    # exec hands on an ignored SIGCHLD (`trap '' CHLD`), and the kernel would then throw every exit status away
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     spec_path = sys.argv[1]
     spec = read_json(spec_path)

@@ -42,6 +42,7 @@ _WORDS = {
     "RUNTIME_LIMIT": "It ran to its runtime limit and was ended.",
     "LEASE_RAN_OUT": "Its lease ran out without renewal and the hub ended it.",
     "OUT_OF_MEMORY": "It used far more memory than its lease holds and was ended.",
+    "GUARD_LOST": "Its guard was killed, or could not learn how it ended; what was left of it was ended.",
     "LOG_LIMIT": f"It wrote more than {LOG_BYTES_MAX // 1024**2} MiB of log and was ended.",
 }
 
@@ -162,7 +163,7 @@ class ProcessRunner:
             self._final = Status(Phase.ENDED, 1, "REBOOTED", "The machine restarted while it ran.")
         else:
             self._end_orphans()
-            self._final = Status(Phase.ENDED, 137, "GUARD_LOST", "Its guard was killed; what it ran was ended.")
+            self._final = Status(Phase.ENDED, 137, "GUARD_LOST", _WORDS["GUARD_LOST"])
         return self._final
 
     def stop(self, grace_ms: int) -> None:

@@ -332,3 +332,32 @@ def test_guard_waits_for_room_for_its_last_word(tmp_path: Path, runner: CommandR
     assert runner.poll().phase is Phase.RUNNING
     (attempt.folder / "exit.json.partial").rmdir()
     assert ended(runner) == Status(Phase.ENDED, 0)
+
+
+@pytest.fixture
+def careless_parent() -> Iterator[None]:
+    """What starts the guard ignores its children and hang-ups, as `trap '' CHLD HUP` does."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGCHLD, signal.SIGHUP)}
+    yield
+    for number, action in before.items():
+        signal.signal(number, action)
+
+
+@pytest.mark.usefixtures("careless_parent")
+def test_status_is_known_though_a_parent_ignored_its_children(tmp_path: Path, runner: CommandRunner) -> None:
+    """An ignored SIGCHLD comes down through exec: a program that fails has failed, and itself ignores nothing."""
+    text = "sed -n 's/^SigIgn:[[:space:]]*//p' /proc/self/status; exit 3"
+    runner.start(an_attempt(tmp_path, "sh", "-c", text))
+    assert ended(runner) == Status(Phase.ENDED, 3)
+    the_c_librarys_own = 0b11 << 31
+    assert int((tmp_path / "log").read_text(), 16) & ~the_c_librarys_own == 0
+
+
+def test_end_that_nobody_saw_is_no_success(tmp_path: Path, runner: CommandRunner) -> None:
+    """A guard whose child is gone without a status says GUARD_LOST."""
+    spec = {"folder": str(tmp_path), "log": str(tmp_path / "log")}
+    text = f"from hub_node.runners import guard; one = guard.Guard({spec!r}); one.child = 2**30; one.run()"
+    subprocess.run([sys.executable, "-c", text], check=True, timeout=20)
+    runner.load_state(json.dumps({"folder": str(tmp_path), "job": ["job-1", "1-1"]}))
+    status = runner.poll()
+    assert (status.phase, status.code, status.exit_code) == (Phase.ENDED, "GUARD_LOST", 137)
