@@ -5,18 +5,20 @@ restore never touches the present store before the copy that takes its place is 
 the **incarnation** is raised, so that agents drop what was ordered before (`service/restoring.py` says what follows).
 
 While `FILE.restoring` lies beside a store, a start is refused: a restore that lost power half-way is done again or given
-up by hand, and never taken for an empty store. Not here: a store in PostgreSQL (`portable.py`), who adopts what
-(`service/restoring.py`), words for people (`cli/database.py`).
+up by hand, and never taken for an empty store; until then nothing of the present store is moved. Its next name is
+`FILE.restored`: then it is whole, and whoever comes next puts it in the store's place (`sqlite.take_in`).
+
+Not here: a store in PostgreSQL (`portable.py`), who adopts what (`service/restoring.py`), words for people
+(`cli/database.py`).
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -140,20 +142,22 @@ def restore(path: Path, file: Path, now_ms: int, *, agents_complete: bool = Fals
 
     `agents_complete`: the operator says that no agent has joined since the backup; else that is so where the present
     store can be read, goes on from the backup, and tells them all. Errors: STORE_UNAVAILABLE where a control plane has
-    the store, and for a file that is damaged, no store, or of a newer version; CONFIGURATION_INVALID for a clock that
-    stands before the backup's newest event. The present store is not touched then.
+    the store or another program reads it, and for a file that is damaged, no store, or of a newer version;
+    CONFIGURATION_INVALID for a clock that stands before the backup's newest event. The present store is not touched then.
     """
     if file.exists() and path.exists() and file.samefile(path):
         raise _refused(f"{str(path)!r} is the store itself", "Name a backup of it.", path)
     lock = sqlite.lock(path)
     try:
+        sqlite.take_in(path)
         found = checked(file, now_ms)
+        _fold_log(path)
         building = sqlite.restoring(path)
         with errors_of(file, path):
             summary, complete = build(file, found, building, path, now_ms, agents_complete)
-        aside = _set_aside(path, now_ms) if path.exists() else None
-        building.rename(path)
-        _sync_folder(path)
+        building.rename(sqlite.restored(path))
+        sqlite.sync_folder(path)
+        aside = sqlite.take_in(path)
         return Restored(replace(summary, where=str(path)), aside, complete)
     finally:
         lock.close()
@@ -232,6 +236,29 @@ def _build(file: Path, building: Path) -> None:
         connection.close()
 
 
+def _fold_log(path: Path) -> None:
+    """All of the present store into its one file, as far as it can be opened; one that cannot goes aside with its log.
+
+    Error: STORE_UNAVAILABLE while another program uses it, for which part of it stays in the log.
+    """
+    busy = 0
+    try:
+        if path.exists():
+            sqlite.check_header(path)
+            with closing(sqlite.connect(path)) as connection:
+                busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except FederationError:
+        return
+    except sqlite3.Error as error:
+        busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+    if busy:
+        raise faults.unavailable(
+            f"another program has {str(path)!r} open",
+            "End it (a copy that is being taken, a reader of the database), then restore again. Nothing was changed.",
+            str(path),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Present:
     """What the store of before still tells."""
@@ -256,7 +283,6 @@ def _present(path: Path, building: Path) -> _Present:
         at_head = sqlite.revision_of(connection, path) == schema.HEAD
         (incarnation,) = connection.execute("SELECT value FROM meta WHERE name = 'incarnation'").fetchone()
         goes_on = at_head and _tell_agents(connection, building)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # here a failure is told; at the last close it is not
         return _Present(int(incarnation), goes_on)
     except (FederationError, sqlite3.Error):
         return _Present()
@@ -305,28 +331,6 @@ def _raise(path: Path, highest: int, now_ms: int, complete: bool, source: str) -
         connection.close()
 
 
-def aside_of(path: Path, now_ms: int) -> Path:
-    """A free name for the store of before, beside `path`."""
-    moment = dt.datetime.fromtimestamp(now_ms / 1000, dt.UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside, number = Path(f"{path}.before-{moment}"), 1
-    while aside.exists():
-        number += 1
-        aside = Path(f"{path}.before-{moment}-{number}")
-    return aside
-
-
-def _set_aside(path: Path, now_ms: int) -> Path:
-    """The store of before under another name, with the log that it may still have; its own name keeps standing for it."""
-    aside = aside_of(path, now_ms)
-    for suffix in ("-wal", "-journal"):
-        log = Path(f"{path}{suffix}")
-        if log.exists():  # of a store that could not be opened: with another file it would be poison
-            log.rename(f"{aside}{suffix}")
-    Path(f"{path}-shm").unlink(missing_ok=True)
-    os.link(path, aside)
-    return aside
-
-
 # ---- checks, names and files ----------------------------------------------------------------------------------------
 def check_clock(found: Summary, now_ms: int) -> None:
     """Error: CONFIGURATION_INVALID for a clock that stands before the newest event of what is put back."""
@@ -360,7 +364,7 @@ def new_file(to: Path) -> Iterator[Path]:
         yield partial
         _synced(partial)
         partial.rename(to)
-        _sync_folder(to)
+        sqlite.sync_folder(to)
     except BaseException:
         for left in (partial, Path(f"{partial}-journal")):
             with suppress(OSError):  # the error that led here is the one to tell
@@ -390,14 +394,6 @@ def _synced(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _no_store(path: Path) -> FederationError:

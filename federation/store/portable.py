@@ -78,7 +78,7 @@ def restore(url: str, file: Path, folder: Path, now_ms: int, *, agents_complete:
     """
     found, where = backup.checked(file, now_ms), without_password(url)
     with _named(where), _led(url) as database:
-        aside = backup.aside_of(folder / "federation.db", now_ms)
+        aside = sqlite.aside_of(folder / "federation.db", now_ms)
         building = Path(f"{aside}.restoring")
         try:
             kept = aside if _has_rows(url) else None

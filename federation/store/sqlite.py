@@ -11,6 +11,7 @@ drop SQLite's POSIX locks. Not here: rows and transactions (`sql.py`), revisions
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import errno
 import fcntl
 import os
@@ -211,6 +212,7 @@ def prepare(path: Path, connect: Connect = connect) -> sqlite3.Connection:
     Errors: STORE_UNAVAILABLE for a file that is empty, cut short, damaged, somebody else's, or of a newer version.
     """
     try:
+        take_in(path)
         if restoring(path).exists():
             raise faults.unavailable(
                 "a restore of this store was interrupted",
@@ -253,7 +255,12 @@ def _create(path: Path, connect: Connect) -> None:
     os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     make_empty(building, str(path), connect=connect)
     building.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path)
+
+
+def sync_folder(path: Path) -> None:
+    """What was renamed and removed beside `path` is on the disk."""
+    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
@@ -310,6 +317,44 @@ def revision_of(connection: sqlite3.Connection, path: Path) -> str:
 def restoring(path: Path) -> Path:
     """Where a restore builds what takes the place of the store at `path`; while it is there nobody starts."""
     return Path(f"{path}.restoring")
+
+
+def restored(path: Path) -> Path:
+    """What a restore built, once it is whole: from here on it takes the place of the store at `path`, whatever happens."""
+    return Path(f"{path}.restored")
+
+
+def take_in(path: Path) -> Path | None:
+    """Put what a restore built in the store's place, also one that lost power in this; where the store of before lies now.
+
+    None: there was none, or nothing to put. The former log goes first, because beside another file it would be poison, and
+    the former file without it is no way back: so what was begun is ended, by whoever comes next.
+    """
+    whole = restored(path)
+    if not whole.exists():
+        return None
+    aside = aside_of(path, whole.stat().st_mtime_ns // 1_000_000)  # the same for whoever ends it
+    for suffix in ("-wal", "-journal"):
+        log = Path(f"{path}{suffix}")
+        if log.exists():
+            log.rename(f"{aside}{suffix}")
+    Path(f"{path}-shm").unlink(missing_ok=True)
+    if path.exists() and not aside.exists():
+        os.link(path, aside)  # its own name keeps standing for it
+    sync_folder(path)
+    whole.rename(path)
+    sync_folder(path)
+    return aside if aside.exists() else None
+
+
+def aside_of(path: Path, moment_ms: int) -> Path:
+    """A name for the store of before, beside `path`: free, or given to it already."""
+    moment = dt.datetime.fromtimestamp(moment_ms / 1000, dt.UTC).strftime("%Y%m%dT%H%M%SZ")
+    aside, number = Path(f"{path}.before-{moment}"), 1
+    while aside.exists() and not (path.exists() and aside.samefile(path)):
+        number += 1
+        aside = Path(f"{path}.before-{moment}-{number}")
+    return aside
 
 
 def lock(path: Path) -> Lock:

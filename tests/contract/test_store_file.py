@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,13 @@ from federation.domain.ids import LeaseId
 from federation.domain.job import JobState
 from federation.errors import Code, FederationError
 from federation.ports import Store
-from federation.store import DurabilityLost, backup, open_store
+from federation.store import DurabilityLost, backup, open_store, sqlite
 from federation.store.sql import SqlStore
 from tests.contract.store_builders import StoreHome, agent, fact, full_job, hub, interval, job, keep, lease, request
 from tests.support.dying import REPOSITORY, each_try
+
+NOW_MS = 1_800_000_000_000
+APPLICATION = sqlite.APPLICATION_ID.to_bytes(4, "big")
 
 
 def _inside(store: Store) -> Any:
@@ -432,33 +439,91 @@ def test_removed_file_is_noticed(sqlite_home: StoreHome) -> None:
 RESTORE_KILLED = """
 import os, sys
 from pathlib import Path
-from federation.store import backup, sqlite
+from federation.store import backup
 from tests.support.dying import calls, work_killed_at_each
 path, file, now_ms = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-steps = calls((os, "link"), (os, "fsync"), (Path, "rename"), (Path, "unlink"), (sqlite, "connect"))
-work_killed_at_each(lambda: backup.restore(path, file, now_ms), steps, every=2)
+steps = calls((os, "link"), (os, "fsync"), (Path, "rename"), (Path, "unlink"))
+work_killed_at_each(lambda: backup.restore(path, file, now_ms), steps)
 """
 
 
-def test_restore_killed_at_any_step_is_done_told_or_never_began(sqlite_home: StoreHome, tmp_path: Path) -> None:
-    """SIGKILL at every other step on the disk: all of before, all of the backup, or a refusal that says what to do. Never nothing."""
-    path, now_ms = _filled(sqlite_home, 2), 1_800_000_000_000
-    copied = backup.back_up(path, tmp_path / "one.db")
-    keep(sqlite_home.open(), job(77))
-    sqlite_home.close()
-    words = (str(path), str(tmp_path / "one.db"), str(now_ms))
-    seen = [_what_a_start_finds(sqlite_home) for _ in each_try(RESTORE_KILLED, *words)]
-    jobs = copied.rows["jobs"]
-    assert set(seen) == {"interrupted", f"{jobs + 1} jobs of before", f"{jobs} jobs restored"}
-    assert seen[-1] == f"{jobs} jobs restored"
+@pytest.mark.parametrize("damaged", [False, True])
+def test_restore_killed_at_any_step_is_done_or_can_be_given_up(
+    sqlite_home: StoreHome, tmp_path: Path, damaged: bool
+) -> None:
+    """SIGKILL at every step on the disk: all of the backup, or all of before for who does as the refusal says. Never less.
+
+    Also of a store that could not be opened while it was restored, and so still has jobs in its log alone.
+    """
+    path, folder = _filled(sqlite_home, 2), tmp_path / "crashed"
+    backup.back_up(path, tmp_path / "one.db")
+    store = sqlite_home.open()
+    keep(store, job(77))
+    folder.mkdir()
+    crashed = folder / path.name
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
+    store.close()
+    whole = crashed.read_bytes()
+    if damaged:
+        crashed.write_bytes(whole.replace(APPLICATION, b"gone", 1))
+    words = (str(crashed), str(tmp_path / "one.db"), str(NOW_MS))
+    seen = [
+        _what_a_start_finds(crashed, tmp_path / f"start-{n}") for n, _ in enumerate(each_try(RESTORE_KILLED, *words))
+    ]
+    assert list(dict.fromkeys(seen)) == [
+        "3 jobs of before",
+        "3 jobs of before, given up",
+        "2 jobs restored",
+        "2 jobs restored, given up",  # it was done: the next try is a second restore
+    ]
 
 
-def _what_a_start_finds(home: StoreHome) -> str:
+def _what_a_start_finds(crashed: Path, elsewhere: Path) -> str:
+    """Where what a crash left lies elsewhere, and its damage has been mended there."""
+    path = shutil.copytree(crashed.parent, elsewhere) / crashed.name
+    path.write_bytes(path.read_bytes().replace(b"gone", APPLICATION, 1))
+    said = ""
     try:
-        store = home.open()
+        store = open_store(f"sqlite:///{path}")
     except FederationError as error:
-        told = "restore of this store was interrupted" in error.message and "brhub db restore" in error.hint
-        return "interrupted" if told else str(error)
+        given_up = re.fullmatch(r"Run `brhub db restore` again; or remove '(.+)' to go on with .+", error.hint)
+        if given_up is None:
+            raise
+        Path(given_up[1]).unlink()
+        store, said = open_store(f"sqlite:///{path}"), ", given up"
     loaded = store.load()
     store.close()
-    return f"{len(loaded.jobs)} jobs {'restored' if loaded.restored else 'of before'}"
+    return f"{len(loaded.jobs)} jobs {'restored' if loaded.restored else 'of before'}{said}"
+
+
+def test_restore_is_refused_while_another_program_has_the_store_open(
+    sqlite_home: StoreHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader keeps acknowledged jobs in the log, or all of the store to itself: nothing is begun until it has ended."""
+    monkeypatch.setattr(sqlite, "connect", functools.partial(sqlite.connect, busy_timeout_ms=50))
+    path = _filled(sqlite_home, 2)
+    backup.back_up(path, tmp_path / "one.db")
+    asking = "SELECT count(*) FROM jobs"
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        store = sqlite_home.open(busy_timeout_ms=50)
+        reader.execute("BEGIN")
+        reader.execute(asking).fetchone()
+        keep(store, job(77))
+        store.close()
+        assert "another program has" in _restore_refused(path, tmp_path / "one.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as alone:
+        alone.execute("PRAGMA locking_mode=EXCLUSIVE")
+        alone.execute(asking).fetchone()
+        assert "another program has" in _restore_refused(path, tmp_path / "one.db")
+    assert len(sqlite_home.open().load().jobs) == 3
+    sqlite_home.close()
+    backup.restore(path, tmp_path / "one.db", NOW_MS)
+    assert len(sqlite_home.open().load().jobs) == 2
+
+
+def _restore_refused(path: Path, file: Path) -> str:
+    with pytest.raises(FederationError) as refused:
+        backup.restore(path, file, NOW_MS)
+    assert refused.value.code is Code.STORE_UNAVAILABLE
+    return refused.value.message
