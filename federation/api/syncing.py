@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from federation.api.translate import devices_out, nodes_in, owner_out, reason_out, report_in
 from federation.domain.job import Epoch, Job
 from federation.domain.lease import Lease
+from federation.lifecycle.job import found_over
 from federation.service.logs import LogRead
 from federation.service.sync import Heartbeat, Orders
 from federation.v1 import common_pb2, hub_pb2
@@ -88,8 +89,9 @@ def _lease_out(lease: Lease, job: Job, links: LeaseLinks, now_ms: int) -> hub_pb
         spec=job.spec_bytes,
         owner=owner_out(job.owner),
         nodes=lease.nodes,
-        # What is left, not what was granted: an order that is delivered late must not outlive the server's clock.
-        valid_for_ms=max(1, lease.expires_ms - now_ms),
+        # What is left, not what was granted: an order that is delivered late must not outlive the server's clock. Nothing is
+        # left of what was found over, also where that clock has been set back since.
+        valid_for_ms=1 if found_over(job) else max(1, lease.expires_ms - now_ms),
         package_url=links.package_url,
         tracking_uri=links.tracking_uri,
         start=True,

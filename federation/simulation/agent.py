@@ -22,7 +22,7 @@ from federation.v1 import hub_pb2
 from hub_node import conversation, reconcile
 from hub_node.admission import Admission
 from hub_node.agent.facts import Ended, Fact, ProgramEnded, Progressed, Started
-from hub_node.agent.register import NOT_BEGUN, Register, Turn
+from hub_node.agent.register import NOT_BEGUN, REBOOTED, Register, Turn, rebooted_outcome
 from hub_node.config import AgentConfig
 from hub_node.conversation import Call, Conversation, Introduction
 from hub_node.ports import Phase
@@ -115,16 +115,10 @@ class SimulatedAgent:
         self._nodes_due_ms = 0
         self._round_trip_ms = -1
         self._told = self.register.truth()
-        try:
-            self.register.end_rebooted(self.register.rebooted(), self._now_ms())
-        except (ProcessEndedError, FederationError):
-            self.crash("while it counted what a reboot ended")  # a full disk: it says so and ends, as agent_main does
-            return
         for run in self.register.live:
             walk = self._begin(run, fresh=False)
             if run.state is RunState.STOPPING and run.reason is not None:
                 self._stop(walk, run.reason, run.stop_grace_ms)
-        self._told = self.register.truth()
         self._dial()
         self._ticking = False
         self._watch_the_time()
@@ -254,11 +248,13 @@ class SimulatedAgent:
         if status.code == "" and status.exit_code == 0:
             self._put(ProgramEnded(walk.run.lease_id, Outcome.SUCCEEDED, now_ms, ()))
             self._tell_end(walk, Outcome.SUCCEEDED, None, 0, now_ms)
-        elif walk.end is not None and status.code in ("", "STOPPED", "GUARD_LOST"):
+        elif walk.end is not None and status.code in ("", "STOPPED", "GUARD_LOST", REBOOTED.code):
             self._say_stopped(walk, status.exit_code)
         else:
             reason = Reason(status.code or "EXIT_STATUS", status.message)
             outcome = Outcome.STOPPED if status.code == "STOPPED" else Outcome.FAILED
+            if status.code == REBOOTED.code:
+                outcome = rebooted_outcome(walk.run)
             self._tell_end(walk, outcome, reason, status.exit_code, now_ms)
 
     def _stop(self, walk: _Walk, reason: Reason, grace_ms: int) -> None:
