@@ -6,6 +6,7 @@ the wall clock says by then: its lead over CLOCK_BOOTTIME is kept in the state f
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def now_ms() -> int:
     return _clock.now_ms()
 
 
+@functools.cache  # it stays while this process lives, and a later look may find no descriptor left
 def boot_id() -> str:
     """This boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

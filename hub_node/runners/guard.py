@@ -40,11 +40,11 @@ def boot_ms() -> int:
 
 
 def read_json(path: str) -> Json:
-    """What a file says; empty when it is not there or not whole."""
+    """What a file says; empty when it is not there or not whole. Raises: OSError when it cannot be looked at just now."""
     try:
         with open(path, encoding="utf-8") as text:  # noqa: PTH123  # pathlib would double this process's start time
             found = json.load(text)
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -172,7 +172,7 @@ class Guard:
             wait_s = min(TICK_S, max(0.0, (due_ms - boot_ms()) / 1_000)) if due_ms else TICK_S
             woken = signal.sigtimedwait(_WAKE, wait_s)
             if woken is not None and woken.si_signo != signal.SIGCHLD and not self.cause:
-                self.begin_end("stopped", number(read_json(self.path("stop.json")), "grace_ms", self.grace_ms))
+                self.begin_end("stopped", self.stop_grace_ms())
         self.end_leftovers()
         code, by_signal = self.exit_code()
         self.finish(code, self.cause or "exited", by_signal, "")
@@ -198,14 +198,21 @@ class Guard:
                 self.begin_end("OUT_OF_MEMORY", 0)
 
     def read_deadline(self) -> None:
-        """Take up a changed deadline; a file that is missing or torn changes nothing."""
+        """Take up a changed deadline; a file that cannot be read, or is torn, changes nothing and is read again."""
         try:
             mtime_ns = os.stat(self.path("deadline.json")).st_mtime_ns  # noqa: PTH116
+            found = read_json(self.path("deadline.json")) if mtime_ns != self.deadline_mtime_ns else {}
         except OSError:
             return
-        if mtime_ns != self.deadline_mtime_ns:
-            self.deadline = read_json(self.path("deadline.json")) or self.deadline
-            self.deadline_mtime_ns = mtime_ns
+        if found:
+            self.deadline, self.deadline_mtime_ns = found, mtime_ns
+
+    def stop_grace_ms(self) -> int:
+        """What somebody who asked for the end gave it; where they could not say, the attempt's own."""
+        try:
+            return number(read_json(self.path("stop.json")), "grace_ms", self.grace_ms)
+        except OSError:
+            return self.grace_ms
 
     def next_due_ms(self) -> int:
         """The nearest deadline; 0 when there is none."""

@@ -15,11 +15,9 @@ import os
 import shlex
 import socket
 import sys
-from pathlib import Path
 
 from federation.errors import Code, Fault, FederationError, invalid
 from hub_node.ports import Attempt
-from hub_node.records import Run
 from hub_node.runners import guard
 from hub_node.runners.process import ProcessRunner, Program
 from hub_node.runners.spark import MIB, SparkSettings, cpus_of, find_java, find_spark, heap, lease_conf, write_logging
@@ -78,7 +76,9 @@ class LabRunner(ProcessRunner):
         return Program((*words, *work.arguments), attempt.package, variables)
 
     def address(self) -> str:
-        """The lab's address, once something answers there."""
+        """The lab's address, once something answers there. Raises: OSError where what was written down cannot be read."""
+        if not self._url:  # an agent died between the start and writing that down
+            self._url = str(guard.read_json(str(self.folder / _RECORD)).get("url", ""))
         if not self._answered:
             self._answered = bool(self._url) and _answers(self._url)
         return self._url if self._answered else ""
@@ -91,11 +91,6 @@ class LabRunner(ProcessRunner):
         """Find both."""
         super().load_state(text)
         self._url = str(json.loads(text).get("url", ""))
-
-    def take_up(self, run: Run, folder: Path) -> bool:
-        """Find both."""
-        self._url = str(guard.read_json(str(folder / _RECORD)).get("url", ""))
-        return super().take_up(run, folder)
 
 
 def lab_variables(attempt: Attempt) -> dict[str, str]:

@@ -16,6 +16,7 @@ Deliberately not here: retries, what a run's end means for its job, engines that
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -30,6 +31,8 @@ from hub_node.ports import Attempt, Phase, Status
 from hub_node.records import Run
 from hub_node.runners import guard
 from hub_node.steady import boot_id, boot_time_ms
+
+log = logging.getLogger(__name__)
 
 LOG_BYTES_MAX = 1024**3
 MEMORY_SLACK_BYTES = 512 * 1024**2
@@ -65,7 +68,7 @@ class Identity:
     boot_id: str
 
     def alive(self) -> bool:
-        """Whether it still runs; a zombie does not (and is reaped when it is our child)."""
+        """Whether it still runs; a zombie does not (and is reaped when it is our child). Raises: OSError, as `stat_of`."""
         if self.boot_id != boot_id():
             return False
         try:
@@ -77,10 +80,10 @@ class Identity:
 
 
 def stat_of(pid: int) -> tuple[str, int, int] | None:
-    """(state, start time in ticks, session) of a process, or None when there is none."""
+    """(state, start time in ticks, session) of a process, or None when there is none. Raises: OSError when nobody knows."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
-    except (OSError, IndexError):
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return fields[0].decode(), int(fields[19]), int(fields[3])
 
@@ -121,8 +124,11 @@ class ProcessRunner:
         """Start the program under a guard, or take up the one that this attempt already has."""
         self._folder = attempt.folder
         self._job = (attempt.run.lease.job_id, str(attempt.run.lease.epoch))
-        if self._claimed():
-            return
+        try:
+            if self._claimed():
+                return
+        except OSError as problem:
+            raise _cannot_start(problem) from problem
         program = self.program(attempt)
         spec = {
             "folder": str(attempt.folder),
@@ -139,18 +145,16 @@ class ProcessRunner:
             guard.write_json(str(attempt.folder / "guard-spec.json"), spec)
             self._launch(attempt.folder)
         except OSError as problem:
-            raise FederationError(
-                Code.ENGINE_UNAVAILABLE,
-                f"This hub could not start a process: {problem.strerror or problem}.",
-                fault=Fault.HUB,
-                hint="Look at the agent machine's disk, memory and process limits.",
-                metadata={"errno": str(problem.errno)},
-            ) from problem
+            raise _cannot_start(problem) from problem
 
     def poll(self) -> Status:
-        """RUNNING while the guard lives, then what it wrote."""
-        if self._final is not None:
-            return self._final
+        """RUNNING while the guard lives, then what it wrote; UNKNOWN while neither can be looked at."""
+        try:
+            return self._final or self._look()
+        except OSError:  # no descriptor left, a disk that does not answer: ask again, unknown is not dead
+            return Status(Phase.UNKNOWN)
+
+    def _look(self) -> Status:
         self._claimed()
         if self._guard is not None and self._guard.alive():
             return Status(Phase.RUNNING, url=self.address())
@@ -170,9 +174,12 @@ class ProcessRunner:
         """Ask the guard to end it; before `start` there is nothing to ask."""
         if self._folder is None:
             return
-        self._claimed()
-        if self._guard is None or not self._guard.alive():
-            return
+        try:
+            self._claimed()
+            if self._guard is None or not self._guard.alive():
+                return
+        except OSError:
+            return  # nobody knows whom to ask: whoever wanted the end asks again
         try:
             guard.write_json(str(self.folder / "stop.json"), {"grace_ms": grace_ms})
         except OSError:
@@ -207,19 +214,33 @@ class ProcessRunner:
         if "guard" in state:
             pid, start_ticks, boot = state["guard"]
             self._guard = Identity(pid, start_ticks, boot)
-        self._claimed()
+        try:
+            self._claimed()
+        except OSError:
+            pass  # each look asks again
 
     def take_up(self, run: Run, folder: Path) -> bool:
-        """Whether a guard has this attempt. One that was just launched may not have claimed it yet: it is waited for."""
+        """Whether a guard has this attempt. One that was just launched may not have claimed it yet: it is waited for.
+
+        While the folder cannot be looked at nobody knows, and it is asked again for as long as that takes.
+        """
         self._folder, self._job = folder, (run.lease.job_id, str(run.lease.epoch))
         until_s = time.monotonic() + GUARD_CLAIMS_WITHIN_S
-        while not (claimed := self._claimed()) and (folder / "guard-spec.json").exists() and time.monotonic() < until_s:
-            time.sleep(0.05)
-        return claimed
+        while True:
+            try:
+                if self._claimed():
+                    return True
+                if not (folder / "guard-spec.json").exists() or time.monotonic() >= until_s:
+                    return False
+                pause_s = 0.05
+            except OSError as problem:
+                log.warning("nobody can say whether job %s was begun: %s", run.lease.job_id, problem)
+                pause_s = 1.0
+            time.sleep(pause_s)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
     def _launch(self, folder: Path) -> None:
-        errors = str(folder / "guard.err")
+        errors, boot = str(folder / "guard.err"), boot_id()
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-I", "-S", guard.__file__, str(folder / "guard-spec.json")],
@@ -234,11 +255,14 @@ class ProcessRunner:
             setsigmask=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
         )
         self._launched_s = time.monotonic()
-        found = stat_of(pid)
-        self._guard = Identity(pid, found[1] if found else 0, boot_id())
+        try:  # from here on it runs: nothing that fails may say otherwise
+            found = stat_of(pid)
+        except OSError:
+            return  # who it is stands in guard.json before long
+        self._guard = Identity(pid, found[1] if found else 0, boot)
 
     def _claimed(self) -> bool:
-        """Whether a guard has claimed the folder; if so it is the one we watch."""
+        """Whether a guard has claimed the folder; if so it is the one we watch. Raises: OSError when nobody knows."""
         said = guard.read_json(str(self.folder / "guard.json"))
         if not said:
             return False
@@ -258,7 +282,11 @@ class ProcessRunner:
         """Only when somebody killed the guard: end its session, and whatever carries the attempt's own variables."""
         job, attempt = self._job
         marks = (f"BRHUB_JOB_ID={job}".encode(), f"BRHUB_ATTEMPT={attempt}".encode())
-        session = self._guard.pid if self._guard is not None else -1
+        known = self._guard
+        there = stat_of(known.pid) if known is not None else None
+        # a number is given anew only once its whole session is gone: the session of that number is then another's
+        ours = known is not None and (there is None or there[1] == known.start_ticks)
+        session = known.pid if known is not None and ours else -1
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
@@ -267,13 +295,23 @@ class ProcessRunner:
                 continue
             try:
                 environment = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
+            except (PermissionError, FileNotFoundError, ProcessLookupError):
                 environment = []
             if found[2] == session or all(mark in environment for mark in marks):
                 try:
                     os.kill(int(entry.name), signal.SIGKILL)
                 except (ProcessLookupError, PermissionError):
                     pass
+
+
+def _cannot_start(problem: OSError) -> FederationError:
+    return FederationError(
+        Code.ENGINE_UNAVAILABLE,
+        f"This hub could not start a process: {problem.strerror or problem}.",
+        fault=Fault.HUB,
+        hint="Look at the agent machine's disk, memory and process limits.",
+        metadata={"errno": str(problem.errno)},
+    )
 
 
 def resolved(name: str, program: Program) -> str:

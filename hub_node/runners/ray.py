@@ -61,11 +61,11 @@ class RayRunner(ProcessRunner):
         if not self._head_name:
             self._read_record()  # the driver was there already
 
-    def poll(self) -> Status:
+    def _look(self) -> Status:
         """What the guard says once the driver is there; before, what Ray says."""
-        if self._final is None and not self._claimed():
+        if not self._claimed():
             return self._ask_ray()
-        status = super().poll()
+        status = super()._look()
         if status.phase is Phase.ENDED:
             self._heads.release(self._head_name, self._submission_id())
         return status
@@ -73,7 +73,11 @@ class RayRunner(ProcessRunner):
     def stop(self, grace_ms: int) -> None:
         """Ask the driver's guard; a job that has no driver yet is taken back from Ray."""
         self._stop_asked.set()
-        if self._claimed():
+        try:
+            claimed = self._claimed()
+        except OSError:
+            return  # whoever wanted the end asks again
+        if claimed:
             super().stop(grace_ms)
             return
         head = self._heads.find(self._head_name)
@@ -139,7 +143,7 @@ class RayRunner(ProcessRunner):
         except (RaySilentError, RayRefusedError):
             return Status(Phase.UNKNOWN)
         if self._claimed():
-            return super().poll()  # it came while we asked
+            return self._look()  # it came while we asked
         status = str(job.get("status")) if job else "absent"
         if job is not None and status not in TERMINAL:
             return Status(Phase.RUNNING)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from federation.errors import FederationError
+from hub_node import steady
 from hub_node.ports import Phase, Status
+from hub_node.runners import guard
 from hub_node.runners.command import CommandRunner
 from hub_node.runners.process import Identity, stat_of
 from hub_node.steady import boot_id
@@ -240,8 +246,8 @@ def test_killed_guard_is_noticed_and_its_program_ended(tmp_path: Path, runner: C
     """Somebody kills the guard itself: the program and what left its session end, and the run says GUARD_LOST."""
     runner.start(an_attempt(tmp_path, script(tmp_path, FAMILY)))
     pids = pids_in(tmp_path / "package" / "pids", 4)
-    guard = json.loads((tmp_path / "guard.json").read_text())["pid"]
-    os.kill(guard, signal.SIGKILL)
+    pid = json.loads((tmp_path / "guard.json").read_text())["pid"]
+    os.kill(pid, signal.SIGKILL)
     assert ended(runner).code == "GUARD_LOST"
     eventually(lambda: all(map(gone, pids)), 5)
 
@@ -361,3 +367,92 @@ def test_end_that_nobody_saw_is_no_success(tmp_path: Path, runner: CommandRunner
     runner.load_state(json.dumps({"folder": str(tmp_path), "job": ["job-1", "1-1"]}))
     status = runner.poll()
     assert (status.phase, status.code, status.exit_code) == (Phase.ENDED, "GUARD_LOST", 137)
+
+
+@contextmanager
+def no_descriptor() -> Iterator[None]:
+    """This process can open nothing more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_cannot_be_looked_at_is_unknown(tmp_path: Path, runner: CommandRunner) -> None:
+    """An agent without a descriptor left ends no run, neither one that goes on nor one that ended well meanwhile."""
+    runner.start(an_attempt(tmp_path, "sh", "-c", "until test -e go; do sleep 0.05; done"))
+    eventually((tmp_path / "log").exists)
+    with no_descriptor():
+        assert runner.poll() == Status(Phase.UNKNOWN)
+        runner.stop(0)
+    assert runner.poll() == Status(Phase.RUNNING)
+    (tmp_path / "package" / "go").touch()
+    eventually((tmp_path / "exit.json").exists)
+    with no_descriptor():
+        assert runner.poll() == Status(Phase.UNKNOWN)
+    assert ended(runner) == Status(Phase.ENDED, 0)
+
+
+def test_start_is_not_taken_back_by_what_fails_after_it(
+    tmp_path: Path, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last descriptor goes the moment the guard was started: the run is begun, and is found."""
+    steady.boot_id.cache_clear()
+    spawn, none_left = os.posix_spawn, no_descriptor()
+
+    def then_none_left(*words: object, **how: object) -> int:
+        pid = spawn(*words, **how)  # type: ignore[arg-type]  # whatever it is called with
+        none_left.__enter__()
+        return pid
+
+    attempt = an_attempt(tmp_path, "sleep", "600")
+    monkeypatch.setattr(os, "posix_spawn", then_none_left)
+    try:
+        runner.start(attempt)
+        assert runner.poll() == Status(Phase.UNKNOWN)
+    finally:
+        none_left.__exit__(None, None, None)
+    assert runner.poll() == Status(Phase.RUNNING)
+    eventually((tmp_path / "guard.json").exists)
+    runner.stop(100)
+    assert ended(runner).code == "STOPPED"
+
+
+def test_begun_or_not_is_asked_until_it_is_known(
+    tmp_path: Path, runner: CommandRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An agent that takes up a run and has no descriptor for looking waits with its answer."""
+    attempt = an_attempt(tmp_path, "sleep", "600")
+    runner.start(attempt)
+    eventually((tmp_path / "guard.json").exists)
+    after, said = CommandRunner(), list[bool]()
+    asking = threading.Thread(target=lambda: said.append(after.take_up(attempt.run, tmp_path)))
+    with caplog.at_level(logging.WARNING), no_descriptor():
+        asking.start()
+        eventually(lambda: "nobody can say whether job job-1 was begun" in caplog.text)
+        assert said == []
+    asking.join(10)
+    assert said == [True]
+
+
+def test_session_of_a_reused_number_is_left_alone(tmp_path: Path, runner: CommandRunner) -> None:
+    """The lost guard's number leads another's session by now: nothing of that is ended."""
+    with subprocess.Popen("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as stranger:
+        found = stat_of(stranger.pid)
+        assert found is not None
+        lost = [stranger.pid, found[1] - 1, boot_id()]
+        runner.load_state(json.dumps({"folder": str(tmp_path), "job": ["job-9", "1-1"], "guard": lost}))
+        assert runner.poll().code == "GUARD_LOST"
+        assert stranger.communicate(b"here", 20)[0] == b"here"
+
+
+def test_deadline_that_could_not_be_read_is_read_again(tmp_path: Path) -> None:
+    """A guard whose machine has no descriptor for it knows its deadline a look later."""
+    one = guard.Guard({"folder": str(tmp_path), "log": str(tmp_path / "log")})
+    guard.write_json(one.path("deadline.json"), {"runtime_boot_ms": 5, "lease_boot_ms": 0})
+    with no_descriptor():
+        one.read_deadline()
+    one.read_deadline()
+    assert one.next_due_ms() == 5
