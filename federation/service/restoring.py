@@ -11,7 +11,7 @@ is not in it, and may run. So:
   the hub's journal, under its own id, and its request id answers with it again.
 - **A job of before waits** (`held`) while it may have been started since: until every awaited agent has told all, and, as
   agents that joined since may not be known, until any lease of it would be over. The latter not where the restore said that
-  all agents are known, nor where running twice does no harm (`idempotent`).
+  all agents are known. Also what may run twice (`idempotent`) does not run twice at once.
 - A lease that its agent never acknowledged is not sent again: the job waits, like the others.
 
 Deliberately not here: the incarnation itself, and what agents drop because of it (`hub_node/reconcile.is_stale`).
@@ -81,7 +81,7 @@ def held(world: World, job: Job, now_ms: int) -> bool:
         return False
     if _came_since(world, since, job) or now_ms >= held_until_ms(since, job):
         return False
-    return bool(world.awaited or world.unheard) or not (since.agents_complete or job.spec.idempotent)
+    return bool(world.awaited or world.unheard) or not since.agents_complete
 
 
 def _came_since(world: World, since: Restoration, job: Job) -> bool:
