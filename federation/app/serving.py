@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +109,9 @@ class ControlPlane:
         if self.settings.server.console_listen:
             from federation.console import ConsoleServer
 
+            still = None if self.leadership is None else self.leadership.still
             self._console = ConsoleServer(
-                self.desk, self.tokens, self.settings.server.console_listen, self.settings.tls_files
+                self.desk, self.tokens, self.settings.server.console_listen, self.settings.tls_files, still
             )
             self.ports["console"] = await self._console.start()
 
@@ -161,18 +164,46 @@ class AnswersWhileLeading(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._still = still
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """The method, with a look at the leadership between its answer and the wire."""
+        """The method, with a look at the leadership between what it says and the wire: an answer, a refusal, each news."""
         handler = await continuation(details)
-        if handler is None or handler.unary_unary is None:
+        if handler is None or handler.request_streaming:
             return handler
-        method = handler.unary_unary
+        kind = "unary_stream" if handler.response_streaming else "unary_unary"
+        method = getattr(handler, kind)
 
         async def answer(request: Any, context: Any) -> Any:
-            said = await method(request, context)
+            said = await method(request, _ContextWhileLeading(context, self._still))
             self._still()
             return said
 
-        return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+        async def news(request: Any, context: Any) -> AsyncIterator[Any]:
+            async with contextlib.aclosing(method(request, _ContextWhileLeading(context, self._still))) as each:
+                async for said in each:
+                    self._still()
+                    yield said
+
+        return handler._replace(**{kind: news if inspect.isasyncgenfunction(method) else answer})
+
+
+class _ContextWhileLeading:
+    """The context of a call, through which a method refuses, or sends what it does not return."""
+
+    def __init__(self, real: Any, still: Callable[[], None]) -> None:
+        self._real = real
+        self._still = still
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def abort(self, *status: Any, **named: Any) -> None:
+        """Refuse."""
+        self._still()
+        await self._real.abort(*status, **named)
+
+    async def write(self, message: Any) -> None:
+        """Send one of a stream."""
+        self._still()
+        await self._real.write(message)
 
 
 def _standing_by(leader: str) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from federation.console.door import Door
 from federation.console.site import Site
@@ -26,10 +27,19 @@ CONNECTIONS_MAX = 2_000
 class ConsoleServer:
     """`start`, then `stop`. `listen` is "host:port" (port 0: any that is free), "[v6]:port" or "localhost:port"."""
 
-    def __init__(self, desk: Desk, tokens: TokenFile, listen: str, tls_files: TlsFiles | None) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        tokens: TokenFile,
+        listen: str,
+        tls_files: TlsFiles | None,
+        still: Callable[[], None] | None = None,
+    ) -> None:
+        """`still` is called before each part of an answer, and does not return where another control plane may lead."""
         require_tls_or_loopback(listen, tls=tls_files is not None)
         self._listen = listen
         self._tls_files = tls_files
+        self._still = still
         self.door = Door(tokens, desk.clock, tls=tls_files is not None)
         self.site = Site(desk, self.door, tls=tls_files is not None)
         self._server: _Server | None = None
@@ -40,7 +50,7 @@ class ConsoleServer:
         listener = self._bound()
         files = self._tls_files
         config = uvicorn.Config(
-            self.site.app,
+            self.site.app if self._still is None else while_leading(self.site.app, self._still),
             access_log=False,  # addresses may hold a login link's token
             log_config=None,
             lifespan="off",
@@ -96,6 +106,19 @@ class ConsoleServer:
         except (OSError, ValueError, OverflowError) as problem:
             raise _wrong(f"cannot listen on {self._listen}: {problem}", self._listen) from problem
         return listener
+
+
+def while_leading(app: ASGIApp, still: Callable[[], None]) -> ASGIApp:
+    """The application, with a look at the leadership between each part of an answer and the wire."""
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        async def answer(message: Message) -> None:
+            still()
+            await send(message)
+
+        await app(scope, receive, answer)
+
+    return served
 
 
 class _Server(uvicorn.Server):
