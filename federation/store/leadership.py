@@ -3,7 +3,9 @@
 The row holds the leader, its epoch, and when it was last renewed, by the database's clock. Every write transaction looks
 at it and locks it against a change, so that all writes of one leader come before the first of the next. The leader
 renews it each second; one whose last renewal began more than `SILENT_S_MAX` ago ends its process, and a standby takes
-over once the row was not renewed for the longer `TAKEOVER_S`: at no moment do two answer.
+over once it has seen the row stay as it is for the longer `TAKEOVER_S`: at no moment do two answer. Both lengths are
+measured where they count, by clocks that nobody sets. So whoever starts after a leader has died waits that long too, unless
+that one released the row, or was a process of the same machine.
 
 A transaction also leaves its name behind, in a row of its own: where a commit was not answered, that row says what came
 of it. (PostgreSQL's own numbers cannot: after a crash it may give the number of a transaction that it forgot to another.)
@@ -116,7 +118,7 @@ class Leadership:
     def take(self, waiting: Callable[[str], None] | None = None) -> None:
         """Lead. With `waiting`, for as long as it takes: it is told once who leads.
 
-        Error: STORE_UNAVAILABLE, without `waiting`, where another control plane leads.
+        Error: STORE_UNAVAILABLE, without `waiting`, where another control plane is seen to lead: it renews.
         """
         with self._connect() as connection, connection.transaction():
             for statement in _TABLE:
@@ -140,6 +142,8 @@ class Leadership:
             log.warning("the standby cannot see who leads: %s", str(error).strip())
             return False
         if waiting is None:
+            if not watch.renewed:
+                return False
             raise faults.unavailable(
                 f"a control plane has this store open already: {_host(row.holder)}",
                 "End that one first, or let `brhub serve` wait for it as its standby.",
@@ -248,19 +252,21 @@ class Leadership:
 
 
 class _Watch:
-    """What a standby has seen of the leader so far."""
+    """What a standby has seen of the leader so far, by its own clock: what the row says of the time may be set."""
 
     def __init__(self) -> None:
         self.told = ""
-        self._last = (-1, 0)
+        self.renewed = False
+        """Whether it was seen to renew."""
+        self._last: tuple[int, int] | None = None
         self._since_s = 0.0
 
     def over(self, row: Row) -> bool:
-        """Whether whoever leads does so no more. A row that stays as it is counts too: clocks are set now and then."""
+        """Whether whoever leads does so no more."""
         if (row.epoch, row.renewed_ms) != self._last:
+            self.renewed = self._last is not None
             self._last, self._since_s = (row.epoch, row.renewed_ms), _now_s()
-        silent_s = max(_now_s() - self._since_s, (row.now_ms - row.renewed_ms) / 1000)
-        return not row.holder or silent_s >= TAKEOVER_S or _has_ended(row.holder)
+        return not row.holder or _now_s() - self._since_s >= TAKEOVER_S or _has_ended(row.holder)
 
 
 def _look(connection: psycopg.Connection[Any]) -> Row:
@@ -278,7 +284,7 @@ def _this_process() -> str:
     """Host, boot, process namespace, process and its start; and a word that nobody else has."""
     host = "".join(letter for letter in socket.gethostname() if letter.isalnum() or letter in "-.") or "unnamed"
     pid = os.getpid()
-    return f"{host} {_machine()} {pid} {_started(pid)} {uuid.uuid4().hex}"
+    return f"{host} {_machine()} {pid} {_started(pid) or ''} {uuid.uuid4().hex}"
 
 
 def _host(holder: str) -> str:
@@ -286,11 +292,21 @@ def _host(holder: str) -> str:
 
 
 def _has_ended(holder: str) -> bool:
-    """Whether it was a process of this very machine that is gone: then nobody needs to wait for it. Else unknown."""
+    """Whether it was a process of this very machine that is gone: then nobody needs to wait for it. Else unknown.
+
+    /proc may hide the processes of other users, or fail to open: only a signal's ESRCH says that there is none.
+    """
     words = holder.split(" ")
     if len(words) != 5 or words[1] != _machine():
         return False
-    return _started(int(words[2])) != words[3]
+    pid, started = int(words[2]), words[3]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # another user's
+    return bool(started) and _started(pid) not in (started, None)
 
 
 def _machine() -> str:
@@ -302,10 +318,10 @@ def _machine() -> str:
         return uuid.uuid4().hex  # not a Linux: nobody's neighbour
 
 
-def _started(pid: int) -> str:
-    """When the process began, in ticks since the boot; empty when it is gone."""
+def _started(pid: int) -> str | None:
+    """When the process began, in ticks since the boot; empty when it has ended and its parent has not asked; None: unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
-        return ""
+        return None
     return "" if fields[0] in "ZX" else fields[19]

@@ -356,22 +356,53 @@ def test_leader_that_lives_is_never_taken_over(postgres_home: StoreHome, monkeyp
     assert len(taken) == 1
 
 
+@pytest.mark.parametrize("clock_ahead_s", [-3600, 3600])
 def test_leader_on_another_machine_that_died_is_taken_over(
-    postgres: PostgresUnderTest, postgres_home: StoreHome, monkeypatch: pytest.MonkeyPatch
+    postgres: PostgresUnderTest, postgres_home: StoreHome, monkeypatch: pytest.MonkeyPatch, clock_ahead_s: int
 ) -> None:
-    """Of a leader elsewhere nobody can tell whether it lives: its time has to run out. Then its epoch is over."""
+    """Nobody can tell whether it lives: whoever looks waits its time by a clock of its own, then its epoch is over."""
     from federation.store import leadership
 
     monkeypatch.setattr(leadership, "TAKEOVER_S", 0.3)
     postgres_home.open().close()
-    _taken_from(postgres, postgres_home)
-    hour_ahead = "UPDATE leader SET renewed_ms = (extract(epoch FROM now()) * 1000)::bigint + 3600000"
-    postgres.ask(hour_ahead, database=_name(postgres_home))  # the database's clock was set since
-    with pytest.raises(FederationError, match="a control plane has this store open already: somewhere"):
-        open_store(postgres_home.url)
-    store = open_store(postgres_home.url, waiting=lambda _: None)
+
+    def somebody_led_before_the_databases_clock_was_set() -> None:
+        _taken_from(postgres, postgres_home)
+        renewed_ms = f"(extract(epoch FROM now()) * 1000)::bigint - {clock_ahead_s * 1000}"
+        postgres.ask(f"UPDATE leader SET renewed_ms = {renewed_ms}", database=_name(postgres_home))
+
+    somebody_led_before_the_databases_clock_was_set()
+    told: list[str] = []
+    store = open_store(postgres_home.url, waiting=told.append)
     postgres_home.opened.append(store)
+    assert told == ["somewhere"]
     keep(store, job(1))
+    store.close()
+    somebody_led_before_the_databases_clock_was_set()
+    again = open_store(postgres_home.url)  # nor is it refused for good where nobody wants to stand by
+    postgres_home.opened.append(again)
+    assert again.load().jobs == (job(1),)
+
+
+def test_leader_whose_process_cannot_be_read_is_not_over(
+    postgres_home: StoreHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc may hide a leader of the same machine: it counts as ended once there is no such process, and not before."""
+    from federation.store import leadership
+
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        mine = leadership._this_process().split(" ")
+        started = leadership._started(process.pid)
+        assert started
+        holder = " ".join([*mine[:2], str(process.pid), started, mine[4]])
+        nameless = " ".join([*mine[:2], str(process.pid), "", mine[4]])
+        another = " ".join([*mine[:2], str(process.pid), "1", mine[4]])
+        found = [leadership._has_ended(name) for name in (holder, nameless, another)]
+        monkeypatch.setattr(leadership, "_started", lambda _: None)
+        hidden = leadership._has_ended(holder)
+        process.kill()
+    assert (found, hidden) == ([False, False, True], False)
+    assert leadership._has_ended(holder)
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
