@@ -34,8 +34,8 @@ from federation.lifecycle.commit import STAGING_MS, lease_ms
 from federation.lifecycle.job import Fact, Trigger
 from federation.ports import RequestRow, Store
 from federation.service.attempts import EVENTS_READ_MAX
-from federation.service.jobs import apply, cancel
-from federation.service.world import Restoration, Unit, World
+from federation.service.jobs import apply, cancel, find
+from federation.service.world import ACTOR_CONTROL, Restoration, Unit, World
 
 if TYPE_CHECKING:
     from federation.scheduling.explaining import Explanation  # loads the planner, for which nobody waits at a start
@@ -124,6 +124,11 @@ def open_to(world: World, now_ms: int) -> bool:
     since = world.restoration
     longest_ms = RUNTIME_LIMIT_MS_MAX + STAGING_MS
     return since is not None and now_ms < since.at_ms + longest_ms + over_after_ms(longest_ms)
+
+
+def asked_since(world: World, seq: int, now_ms: int) -> bool:
+    """Whether a fact of that seq came after the restore, and a run of before may still be news: `_cancelled_since` reads it."""
+    return world.restoration is not None and seq > world.restoration.seq and open_to(world, now_ms)
 
 
 def of_before(world: World, epoch: Epoch) -> bool:
@@ -257,9 +262,21 @@ def _made_anew(unit: Unit, store: Store, agent: Agent, word: Word, told: Told) -
     )
     principal = f"{told.owner.issuer}/{told.owner.subject}@{told.owner.home_hub}"
     key = (principal, told.request_id)
-    if told.request_id and key not in unit.requests and key not in store.find_requests([key]):
-        unit.put_request(RequestRow(principal, told.request_id, digest, job.id, unit.now_ms))
+    if told.request_id:
+        answered = unit.requests.get(key) or store.find_requests([key]).get(key)
+        if answered is None:
+            unit.put_request(RequestRow(principal, told.request_id, digest, job.id, unit.now_ms))
+        elif answered.body_digest == digest:
+            _spare(unit, find(unit, store, answered.job_id), job)
     return job
+
+
+def _spare(unit: Unit, repeated: Job, first: Job) -> None:
+    """A request was repeated before anybody knew of its `first` job again: where the second has not begun, it never will."""
+    if repeated.state is JobState.QUEUED and repeated.epoch is None:
+        message = f"its request had become job {first.id} before the store was restored, and that one is known again"
+        reason = Reason(ReasonCode.RESTORED, message, metadata=(("job_id", first.id),))
+        apply(unit, repeated, Fact(Trigger.CANCEL_REQUESTED, reason=reason), cause="restore", actor=ACTOR_CONTROL)
 
 
 def body_digest(spec_bytes: bytes, parent_job_id: str) -> str:

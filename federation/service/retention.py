@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from federation.errors import FederationError
 from federation.ports import DAY_MS, STORE_ENTITY, Clock, EventMark, Store
+from federation.service.restoring import asked_since
 from federation.service.world import Unit
 from federation.service.writer import Writer
 
@@ -113,14 +114,20 @@ class EventRetention:
 
 
 def _removal(marks: Sequence[EventMark]) -> Callable[[Unit], int]:
-    """The command; how many it removed. A job that somebody retried since the look lives again and keeps its facts."""
+    """The command; how many it removed. A job that somebody retried since the look lives again and keeps its facts.
+
+    After a restore so do jobs that somebody may have cancelled since: a hub that still runs one is held to it.
+    """
 
     def remove(unit: Unit) -> int:
         world = unit.world
         seqs = [
             mark.seq
             for mark in marks
-            if mark.job_id not in world.jobs and mark.job_id not in world.lease_of_job and mark.seq < world.last_seq
+            if mark.job_id not in world.jobs
+            and mark.job_id not in world.lease_of_job
+            and mark.seq < world.last_seq
+            and not (mark.entity == "job" and asked_since(world, mark.seq, unit.now_ms))
         ]
         unit.remove_events(seqs)
         return len(seqs)

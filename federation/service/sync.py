@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from federation.domain.hub import AGENTS_MAX, AGENTS_PER_HUB_MAX, Agent, Node
-from federation.domain.ids import AgentKey, HubId, JobId, LeaseId
+from federation.domain.ids import AgentKey, JobId, LeaseId
 from federation.domain.job import Epoch, Job, JobState, OnPartition, OutputFile, Reason
 from federation.domain.lease import (
     ANOTHER_MACHINE,
@@ -156,6 +156,8 @@ def open_session(
 ) -> Orders:
     """A new session: it ends the agent's older one, brings the full list of runs, and is told everything anew."""
     hubs.welcome(unit, arriving.hub_id, title, _actor(arriving))
+    if arriving.key not in unit.world.agents:
+        _check_room_for_agent(unit, arriving.key)
     refused = _stranger(unit, store, arriving, runs, of)
     if unit.note_problem(arriving.key, refused.message if refused else "") and refused is not None:
         told = {"code": refused.code, **refused.metadata}
@@ -163,8 +165,6 @@ def open_session(
         unit.event("agent", name, "SessionRefused", cause="OpenSession", actor=_actor(arriving), payload=told)
     if refused is not None:
         return Orders(arriving.key, unit.world.incarnation, unit.next_seq() - 1, refused=refused)
-    if arriving.key not in unit.world.agents:
-        _check_room_for_agent(unit, arriving.hub_id)
     restoring.arrived(unit, arriving)
     before = unit.world.agents.get(arriving.key)
     agent = lifecycle_agent.admit(before, arriving, unit.now_ms)
@@ -208,14 +208,14 @@ def _stranger(
     )
 
 
-def _check_room_for_agent(unit: Unit, hub_id: HubId) -> None:
-    """Agents are never forgotten, so a hub that invents names must meet a limit."""
-    agents = unit.world.agents
-    of_hub = sum(1 for key in agents if key[0] == hub_id)
-    if of_hub >= AGENTS_PER_HUB_MAX or len(agents) >= AGENTS_MAX:
+def _check_room_for_agent(unit: Unit, arriving: AgentKey) -> None:
+    """Agents are never forgotten, and so are those that were not let in: a hub that invents names must meet a limit."""
+    hub_id, known = arriving[0], {*unit.world.agents, *unit.world.problems} - {arriving}
+    of_hub = sum(1 for key in known if key[0] == hub_id)
+    if of_hub >= AGENTS_PER_HUB_MAX or len(known) >= AGENTS_MAX:
         raise FederationError(
             Code.LIMIT_EXCEEDED,
-            f"hub {hub_id} has {of_hub} agents, the federation {len(agents)}: no more are taken",
+            f"hub {hub_id} has {of_hub} agents, the federation {len(known)}: no more are taken",
             fault=Fault.HUB,
             hint="Use the agent ids that there are, or put one agent in front of many machines.",
             metadata={"hub_id": hub_id, "limit": str(AGENTS_PER_HUB_MAX)},

@@ -10,18 +10,21 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from federation.cli.main import main
+from federation.domain.hub import AGENTS_PER_HUB_MAX, Agent
 from federation.domain.job import Epoch, JobState
-from federation.errors import Code
+from federation.errors import Code, FederationError
 from federation.lifecycle.job import Trigger
 from federation.policy.share import SharePolicy
 from federation.service import hubs, sync
 from federation.service.sync import Belonging, Orders, RunReport
+from federation.service.world import Unit
 from federation.store.memory import MemoryStore
 from federation.v1 import common_pb2, hub_pb2, job_pb2
 from hub_node import belonging
@@ -58,6 +61,25 @@ def met(control: ControlUnderTest, of: Belonging, runs: tuple[RunReport, ...] = 
     """An agent opens a session with these runs."""
     agent = an_agent()
     return control.run(lambda unit: sync.open_session(unit, control.store, agent, "Cairo", runs, of))
+
+
+def test_a_hub_that_invents_agents_meets_a_limit_though_none_is_let_in() -> None:
+    """Each one that was refused is remembered, once; past the limit the answer is another, and nothing is written down."""
+    control = a_control()
+    for number in (*range(AGENTS_PER_HUB_MAX), *range(AGENTS_PER_HUB_MAX)):
+        agent = an_agent(agent_id=f"a-{number}", session_id=f"s-{number}")
+        orders = control.run(partial(opened, control, agent))
+        assert orders.refused is not None
+    last_seq = control.world.last_seq
+    with pytest.raises(FederationError) as refused:
+        control.run(partial(opened, control, an_agent(agent_id="one-more")))
+    assert refused.value.code is Code.LIMIT_EXCEEDED
+    assert (len(control.world.problems), control.world.last_seq) == (AGENTS_PER_HUB_MAX, last_seq)
+
+
+def opened(control: ControlUnderTest, agent: Agent, unit: Unit) -> Orders:
+    """It speaks for runs of another store."""
+    return sync.open_session(unit, control.store, agent, "Cairo", RUNS, Belonging(ANOTHER))
 
 
 # ---- the control plane ------------------------------------------------------------------------------------------------

@@ -19,10 +19,12 @@ from federation.domain.job import Epoch, Job, JobState, OnPartition, OutputFile,
 from federation.domain.lease import KILL_GRACE_MS, SKEW_BOUND_MS, Lease, LeaseState
 from federation.lifecycle.commit import lease_ms
 from federation.lifecycle.job import Trigger
+from federation.ports import DAY_MS
 from federation.scheduling.plan import Placement
 from federation.service import restoring
 from federation.service.jobs import cancel, retry
 from federation.service.restoring import Told
+from federation.service.retention import EventRetention
 from federation.service.sync import Heartbeat, Orders, RunReport
 from federation.service.sync import sync as service_sync
 from federation.store import backup, open_store
@@ -239,6 +241,33 @@ def test_a_job_that_was_submitted_since_the_backup_is_made_anew(plane: Restored)
     control.check()
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_request_repeated_before_its_hub_has_spoken_runs_once(plane: Restored, begun: bool) -> None:
+    """The second job, where nobody has been sent it yet, is cancelled and names the first; one that is on its way stays."""
+    control = plane.control
+    plane.back_up()
+    first = control.submit()
+    run = started(control, first)
+    control = plane.restore()
+    digest = restoring.body_digest(run[0].spec_bytes, "")
+    (again,) = control.submit_all(replace(a_submission(), digest=digest))
+    (another,) = control.submit_all(replace(a_submission(), digest=digest), principal="local/omar@cairo")
+    assert len({first, again.job_id, another.job_id}) == 3
+    control.join(CAIRO)
+    if begun:
+        control.commit(Placement(again.job_id, CAIRO.key, ("n1",)))
+    tell_all(control, word(*run, spec=True))
+    second, reason = control.job(again.job_id), control.job(again.job_id).reason
+    assert control.job(first).state is JobState.RUNNING
+    assert control.job(another.job_id).state is JobState.QUEUED
+    if begun:
+        assert second.state is JobState.LEASED
+    else:
+        assert (second.state, reason and reason.code, first in str(reason)) == (JobState.CANCELLED, "RESTORED", True)
+        assert control.round() == 1
+    control.check()
+
+
 def test_a_run_that_ended_and_was_released_since_counts(plane: Restored) -> None:
     """The hub has kept how it ended: the job has its result, and is not run again."""
     control = plane.control
@@ -354,6 +383,27 @@ def test_a_job_cancelled_after_the_restore_is_ended_where_it_runs(plane: Restore
     control.sync(word(*run, Trigger.RUN_STOPPED), agent=CAIRO)
     assert control.job(job_id).state is JobState.CANCELLED
     control.check()
+
+
+def test_a_wish_of_after_the_restore_outlives_the_keeping_of_facts(plane: Restored) -> None:
+    """A hub that comes back after days, when facts are kept for one, is told that its run was cancelled meanwhile."""
+    control = plane.control
+    job_id = control.submit(runtime_limit_ms=20 * DAY_MS)
+    plane.back_up()
+    run = started(control, job_id)
+    control = plane.restore()
+    control.run(lambda unit: cancel(unit, unit.world.jobs[JobId(job_id)], "", "user"))
+    control.clock.at_ms += 3 * DAY_MS
+    control.submit("r2")
+    EventRetention(control.store, control.writer, control.clock, 1).sweep()
+    returned(control, word(*run))
+    assert [one.lease_id for one in control.sync(agent=CAIRO).revokes] == [run[1].id]
+    control.clock.at_ms += 60 * DAY_MS
+    control.sync(word(*run, Trigger.RUN_STOPPED), agent=CAIRO)
+    control.clock.at_ms += 3 * DAY_MS
+    control.submit("r3")
+    EventRetention(control.store, control.writer, control.clock, 1).sweep()
+    assert [one.type for one in control.store.events_of("job", job_id, 100)] == ["JobSubmitted"]
 
 
 def test_an_agent_that_cannot_tell_all_is_believed_as_far_as_it_goes(plane: Restored) -> None:
