@@ -25,6 +25,7 @@ from hub_node.link import Link
 from hub_node.ports import Attempt, Extendable, Phase, Runner, Status
 from hub_node.reconcile import of_another_boot, too_late
 from hub_node.records import Outcome, OutputFile, Reason, Run
+from hub_node.runners.process import withdraw
 from hub_node.runners.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class AttemptThread:
         # an agent that died between its journal and its guard wrote down a renewal that the guard never heard of
         self._extension: int | None = None if fresh else run.lease.valid_until_ms or None
         self._leaving = False
+        self._late = False  # a guard that the agent before this one launched may still come
         self._runner: Runner | None = None
         self._started_ms = run.started_ms
         self._asked_s = self._told_s = float("-inf")
@@ -145,6 +147,7 @@ class AttemptThread:
             self._conclude(Status(Phase.ENDED, 1, "REBOOTED", REBOOTED.message))
             return
         runner = self._tools.registry.runner(work.engine, work.entrypoint)
+        self._late = not self._fresh and not run.runner_state
         if run.runner_state:
             runner.load_state(run.runner_state)
             self._runner = runner
@@ -167,6 +170,7 @@ class AttemptThread:
     def _took_up(self, runner: Runner) -> None:
         """An agent died between the program's start and writing that down: what runs is the run's, whatever is asked of it."""
         log.info("job %s had been begun by an agent that could not say so", self._run.lease.job_id)
+        self._late = False
         self._started_ms = steady.now_ms()
         self._runner = runner
         tracked = tracking.begun(self._places.folder)
@@ -217,6 +221,7 @@ class AttemptThread:
         )
         self._runner = runner
         runner.start(attempt)
+        self._late = False
         tracked = variables.get("MLFLOW_RUN_ID", "")
         tools.tell(Started(run.lease_id, started_ms, runner.save_state(), steady.boot_id(), tracked))
         if self._end is not None:
@@ -357,9 +362,25 @@ class AttemptThread:
         self._tell_end(Outcome.FAILED, Reason(error.code.value, text, dict(error.metadata)), 1, steady.now_ms())
 
     def _tell_end(self, outcome: Outcome, reason: Reason | None, exit_code: int, ended_ms: int) -> None:
+        if self._late and not self._withdrawn():
+            return
         if self._run.lease.work.tracking:
             tracking.end(self._places.folder, outcome)
         self._tools.tell(Ended(self._run.lease_id, outcome, reason, exit_code, ended_ms))
+
+    def _withdrawn(self) -> bool:
+        """Whether the end of a run that never began may be told; False, and walked again, where a guard has begun it since."""
+        while not self._leaving:
+            try:
+                if withdraw(self._places.folder):
+                    return True
+                self._run_walk()
+                break
+            except OSError as problem:
+                log.error("the end of job %s is not told while it may still begin: %s", self._run.lease.job_id, problem)
+            with self._wake:
+                self._wake.wait_for(lambda: self._leaving, SEND_AGAIN_S)
+        return False
 
     def _progress(self, text: str) -> None:
         self._tools.tell(Progressed(self._run.lease_id, text[:200]))

@@ -4,7 +4,8 @@ Started as `python -I -S guard.py SPECFILE`. Standard library only, nothing of o
 started it, whatever becomes of the agent's code. Files, all in the attempt's folder (the spec names each):
 
     guard-spec.json  read once, then removed: it may hold secrets
-    guard.json       made first and exclusively: who guards (pid, start time, boot); a second guard finds it and leaves
+    guard.json       made first and exclusively: who guards (pid, start time, boot); a second guard, or one that comes when
+                     the agent has given its run up (pid 0), finds it and leaves
     deadline.json    read again whenever it changes: {"runtime_boot_ms", "lease_boot_ms"}, CLOCK_BOOTTIME, 0 for none
     stop.json        {"grace_ms"}, optional; SIGTERM to the guard asks it to end the program
     exit.json        the last thing written, whole or not at all: {"exit_code", "cause", "signal", "message", ...}
@@ -306,15 +307,15 @@ def complain(text: str) -> None:
         pass
 
 
-def claim(folder: str) -> bool:
-    """Make guard.json exclusively; False when another guard has this attempt."""
+def claim(folder: str, pid: int) -> bool:
+    """Make guard.json exclusively; False when it is there. A `pid` of 0 is an agent's: then no guard begins this attempt."""
     with open("/proc/self/stat", "rb") as text:  # noqa: PTH123
         start_ticks = int(text.read().rsplit(b")", 1)[1].split()[19])
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as text_id:  # noqa: PTH123
         boot_id = text_id.read().strip()
     mine = f"{folder}/guard.json"
     partial = f"{mine}.{os.getpid()}"
-    write_json(partial, {"pid": os.getpid(), "start_ticks": start_ticks, "boot_id": boot_id})
+    write_json(partial, {"pid": pid, "start_ticks": start_ticks, "boot_id": boot_id})
     try:
         os.link(partial, mine)  # unlike a rename it fails when the name is taken, and the content is whole
     except FileExistsError:
@@ -339,7 +340,7 @@ def main() -> None:
     spec = read_json(spec_path)
     if not spec:
         raise SystemExit(f"{spec_path} is not a guard's spec")
-    if not claim(str(spec["folder"])):
+    if not claim(str(spec["folder"]), os.getpid()):
         raise SystemExit(0)
     os.unlink(spec_path)  # noqa: PTH108
     guard = Guard(spec)

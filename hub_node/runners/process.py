@@ -163,6 +163,8 @@ class ProcessRunner:
             self._final = _status_of(said)
         elif self._guard is None and time.monotonic() - self._launched_s < GUARD_STARTS_WITHIN_S:
             return Status(Phase.RUNNING)  # a guard that has not yet claimed the folder
+        elif self._guard is None and not withdraw(self.folder):
+            return Status(Phase.RUNNING)  # it came this very moment
         elif self._guard is not None and self._guard.boot_id != boot_id():
             self._final = Status(Phase.ENDED, 1, "REBOOTED", "The machine restarted while it ran.")
         else:
@@ -228,6 +230,7 @@ class ProcessRunner:
         until_s = time.monotonic() + GUARD_CLAIMS_WITHIN_S
         while True:
             try:
+                _reopen(folder)
                 if self._claimed():
                     return True
                 if not (folder / "guard-spec.json").exists() or time.monotonic() >= until_s:
@@ -264,11 +267,10 @@ class ProcessRunner:
     def _claimed(self) -> bool:
         """Whether a guard has claimed the folder; if so it is the one we watch. Raises: OSError when nobody knows."""
         said = guard.read_json(str(self.folder / "guard.json"))
-        if not said:
+        pid = guard.number(said, "pid")
+        if not pid:
             return False
-        self._guard = Identity(
-            guard.number(said, "pid"), guard.number(said, "start_ticks"), str(said.get("boot_id", ""))
-        )
+        self._guard = Identity(pid, guard.number(said, "start_ticks"), str(said.get("boot_id", "")))
         return True
 
     def _write_deadline(self, deadline_ms: int, lease_until_ms: int) -> None:
@@ -302,6 +304,22 @@ class ProcessRunner:
                     os.kill(int(entry.name), signal.SIGKILL)
                 except (ProcessLookupError, PermissionError):
                     pass
+
+
+def withdraw(folder: Path) -> bool:
+    """Whether no guard begins this attempt any more, not even one that comes late; False where one has it. Raises: OSError."""
+    spec = folder / "guard-spec.json"
+    if spec.exists() and guard.claim(str(folder), 0):
+        spec.write_bytes(b"")  # its secrets go; that it was there the next agent may have to know
+        return True
+    said = guard.read_json(str(folder / "guard.json"))
+    return not said or said.get("pid") == 0
+
+
+def _reopen(folder: Path) -> None:
+    """Take back what an agent withdrew that died before it could tell anybody. Raises: OSError."""
+    if guard.read_json(str(folder / "guard.json")).get("pid") == 0:
+        (folder / "guard.json").unlink()
 
 
 def _cannot_start(problem: OSError) -> FederationError:
