@@ -28,6 +28,7 @@ from hub_node.data.staging import Staging
 from hub_node.journal import Journal
 from hub_node.link import Link
 from hub_node.records import DatasetReport, NodeReport, Run
+from hub_node.runners.process import raise_open_files
 from hub_node.runners.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Parts:
 
 def serve(config: AgentConfig) -> int:
     """Connect everything and serve until a signal comes. Raises: FederationError."""
+    raise_open_files()
     parts = connect(config)
     _on_signals(parts.state)
     parts.serve()

@@ -1,7 +1,7 @@
 """A tiny process that holds one program to its deadline and ends all of it, agent or no agent.
 
-Started as `python -I -S guard.py SPECFILE`. Standard library only, nothing of ours: it must outlive the agent that
-started it, whatever becomes of the agent's code. Files, all in the attempt's folder (the spec names each):
+Started as `python -I -S guard.py SPECFILE [OPEN_FILES]` (the soft limit for the program). Standard library only, nothing of
+ours: it must outlive the agent that started it, whatever becomes of the agent's code. Files, all in the attempt's folder:
 
     guard-spec.json  read once, then removed: it may hold secrets
     guard.json       made first and exclusively: who guards (pid, start time, boot); a second guard, or one that comes when
@@ -22,16 +22,20 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import signal
 import sys
+import threading
 import time
 
 TICK_S = 1.0
+OVERDUE_TICKS = 3
 MEMORY_TICK_MS = 2_000
 LEFTOVER_GRACE_MS = 2_000
 KILL_ROUNDS_MAX = 200
 PR_SET_CHILD_SUBREAPER = 36
 _WAKE = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_DEADLINES = (("lease_boot_ms", "LEASE_RAN_OUT"), ("runtime_boot_ms", "RUNTIME_LIMIT"))
 Json = dict[str, object]
 
 
@@ -132,6 +136,7 @@ class Guard:
 
     def start(self) -> bool:
         """Start the program as the leader of its own process group; False, with exit.json written, when it cannot."""
+        self.read_deadline()  # a disk that hangs from here on finds it known
         argv = [str(word) for word in self.spec["argv"]]  # type: ignore[attr-defined]  # JSON of ours
         environment = {str(key): str(text) for key, text in self.spec["env"].items()}  # type: ignore[attr-defined]
         try:
@@ -157,6 +162,7 @@ class Guard:
                 score.write("300")
         except OSError:
             pass
+        threading.Thread(target=self.hold, daemon=True).start()
         return True
 
     def run(self) -> None:
@@ -181,10 +187,10 @@ class Guard:
     def look(self, now_ms: int) -> None:
         """Deadlines, memory, log: begin the end when one is passed."""
         self.read_deadline()
-        for key, cause in (("lease_boot_ms", "LEASE_RAN_OUT"), ("runtime_boot_ms", "RUNTIME_LIMIT")):
-            if 0 < number(self.deadline, key) <= now_ms:
-                self.begin_end(cause, self.grace_ms)
-                return
+        cause = self.passed(now_ms)
+        if cause:
+            self.begin_end(cause, self.grace_ms)
+            return
         try:
             if self.log_bytes_max and os.stat(str(self.spec["log"])).st_size > self.log_bytes_max:  # noqa: PTH116
                 self.begin_end("LOG_LIMIT", self.grace_ms)
@@ -217,8 +223,31 @@ class Guard:
 
     def next_due_ms(self) -> int:
         """The nearest deadline; 0 when there is none."""
-        due = [number(self.deadline, key) for key in ("lease_boot_ms", "runtime_boot_ms")]
+        due = [number(self.deadline, key) for key, _ in _DEADLINES]
         return min((at for at in due if at > 0), default=0)
+
+    def passed(self, now_ms: int) -> str:
+        """The cause of an end whose deadline lies at or before `now_ms`; empty when there is none."""
+        return next((cause for key, cause in _DEADLINES if 0 < number(self.deadline, key) <= now_ms), "")
+
+    def hold(self) -> None:
+        """On a thread of its own that touches no file of the run: a disk that hangs, and the guard with it, moves no deadline.
+
+        It is seen to be over several times: a guard that did not move for a while first looks whether it was moved on.
+        """
+        overdue = 0
+        while True:
+            time.sleep(TICK_S)
+            cause = self.passed(boot_ms() - self.grace_ms)
+            overdue = overdue + 1 if cause else 0
+            if overdue >= OVERDUE_TICKS:
+                self.cause = self.cause or cause
+                try:
+                    if self.status is None:  # nobody has collected it: its number is still its own
+                        os.killpg(self.child, signal.SIGKILL)
+                    signal_all(descendants(processes()), signal.SIGKILL)
+                except OSError:
+                    pass  # at the next tick
 
     def begin_end(self, cause: str, grace_ms: int) -> None:
         """Ask the whole group, once; `kill_at_ms` is when asking is over."""
@@ -322,12 +351,19 @@ def claim(folder: str, pid: int) -> bool:
         return False
     finally:
         os.unlink(partial)  # noqa: PTH108
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)  # what began is not forgotten, not even by a power cut: it would begin again elsewhere
+    finally:
+        os.close(descriptor)
     return True
 
 
 def main() -> None:
     """Guard the program that the spec file names."""
     os.closerange(3, 65_536)
+    if len(sys.argv) > 2:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     try:
         os.setsid()
     except OSError:

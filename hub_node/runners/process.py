@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -40,6 +41,9 @@ MEMORY_SLACK_BYTES = 512 * 1024**2
 GUARD_STARTS_WITHIN_S = 30.0
 GUARD_CLAIMS_WITHIN_S = 5.0
 """An agent that looks for the guard of one that died waits so long where a guard was, or was about to be, launched."""
+OPEN_FILES_MAX = 65_536
+"""Past every number that an agent needs; `guard.py` closes what it was handed up to here."""
+_OPEN_FILES, _OPEN_FILES_HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
 _GUARD_VARIABLES = ("PATH", "BRHUB_FEDERATION_DIR")  # the second marks what an embedded federation started
 _WORDS = {
     "RUNTIME_LIMIT": "It ran to its runtime limit and was ended.",
@@ -48,6 +52,16 @@ _WORDS = {
     "GUARD_LOST": "Its guard was killed, or could not learn how it ended; what was left of it was ended.",
     "LOG_LIMIT": f"It wrote more than {LOG_BYTES_MAX // 1024**2} MiB of log and was ended.",
 }
+
+
+def raise_open_files() -> None:
+    """Let this agent open as many files as it may. Its programs keep the soft limit that it began with: each guard sees to it.
+
+    One that calls select() would break past 1024, and one that closes every number that it may have open would take minutes.
+    """
+    wanted = min(_OPEN_FILES_HARD, OPEN_FILES_MAX)
+    if wanted > _OPEN_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, _OPEN_FILES_HARD))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +260,7 @@ class ProcessRunner:
         errors, boot = str(folder / "guard.err"), boot_id()
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-S", guard.__file__, str(folder / "guard-spec.json")],
+            [sys.executable, "-I", "-S", guard.__file__, str(folder / "guard-spec.json"), str(_OPEN_FILES)],
             {"LANG": "C.UTF-8", **{name: os.environ[name] for name in _GUARD_VARIABLES if name in os.environ}},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

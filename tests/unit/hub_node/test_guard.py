@@ -456,3 +456,56 @@ def test_deadline_that_could_not_be_read_is_read_again(tmp_path: Path) -> None:
         one.read_deadline()
     one.read_deadline()
     assert one.next_due_ms() == 5
+
+
+def test_deadline_holds_while_the_disk_hangs(tmp_path: Path, runner: CommandRunner) -> None:
+    """A guard that is caught in a read that never returns ends its run all the same, and says why when it can."""
+    runner.start(an_attempt(tmp_path, script(tmp_path, FAMILY)))
+    pids = pids_in(tmp_path / "package" / "pids", 4)
+    os.mkfifo(tmp_path / "hangs")
+    os.utime(
+        tmp_path / "hangs", (0, 0)
+    )  # what is written below changes that, so it is read again, and there is no more
+    (tmp_path / "hangs").rename(tmp_path / "deadline.json")
+    with (tmp_path / "deadline.json").open("w") as told:
+        json.dump({"runtime_boot_ms": guard.boot_ms() + 200, "lease_boot_ms": 0}, told)
+    eventually(lambda: all(map(gone, pids)), 20)
+    assert runner.poll().phase is Phase.RUNNING
+    os.close(os.open(tmp_path / "deadline.json", os.O_WRONLY | os.O_NONBLOCK))
+    assert ended(runner).code == "RUNTIME_LIMIT"
+
+
+def test_claim_is_on_the_disk_before_anything_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder that holds guard.json is synced with it: after a power cut nobody thinks that the run had not begun."""
+    synced, sync = list[tuple[bool, bool]](), os.fsync
+
+    def noted(descriptor: int) -> None:
+        whole_folder = os.fstat(descriptor).st_ino == tmp_path.stat().st_ino
+        synced.append((whole_folder, (tmp_path / "guard.json").exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert guard.claim(str(tmp_path), os.getpid())
+    assert synced[-1] == (True, True)
+
+
+def test_agent_opens_what_it_may_and_its_programs_what_they_always_could(tmp_path: Path) -> None:
+    """An agent begun with 256 open files has more; its program has 256."""
+    (tmp_path / "package").mkdir()
+    agent = f"""
+        import pathlib, resource
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        from hub_node.runners import process
+        from hub_node.runners.command import CommandRunner
+        from tests.support.eventually import eventually
+        from tests.unit.hub_node.runs import an_attempt
+        process.raise_open_files()
+        runner = CommandRunner()
+        runner.start(an_attempt(pathlib.Path({str(tmp_path)!r}), "sh", "-c", "ulimit -Sn"))
+        eventually(lambda: runner.poll().phase.value == "ENDED")
+        print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(hard, process.OPEN_FILES_MAX) > 256)
+    """
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(agent)], check=True, capture_output=True, text=True)
+    assert said.stdout == "True\n"
+    assert (tmp_path / "log").read_text() == "256\n"
