@@ -64,9 +64,11 @@ def back_up(state_dir: Path, to: Path) -> JournalSummary:
 def restore(state_dir: Path, file: Path, now_ms: int) -> JournalSummary:
     """Put the backup `file` in the journal's place; the one of before is kept aside.
 
-    Raises: FederationError CONFIGURATION_INVALID while an agent has the folder, and for a backup of a newer agent;
+    Raises: FederationError CONFIGURATION_INVALID while an agent has the folder, for no file, and for a backup of a newer agent;
     STORE_UNAVAILABLE for one that is damaged or no journal. Nothing is touched then.
     """
+    if not file.is_file():
+        raise _refused(f"There is no backup {str(file)!r}.", "Name a file that is there; nothing was changed.", file)
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = take_lock(state_dir)
     building = state_dir / "journal.restoring"

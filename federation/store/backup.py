@@ -143,7 +143,7 @@ def restore(path: Path, file: Path, now_ms: int, *, agents_complete: bool = Fals
     `agents_complete`: the operator says that no agent has joined since the backup; else that is so where the present
     store can be read, goes on from the backup, and tells them all. Errors: STORE_UNAVAILABLE where a control plane has
     the store or another program reads it, and for a file that is damaged, no store, or of a newer version;
-    CONFIGURATION_INVALID for a clock that stands before the backup's newest event. The present store is not touched then.
+    CONFIGURATION_INVALID for a file that is not there, and a clock that stands before the backup's newest event. The present store is not touched then.
     """
     if file.exists() and path.exists() and file.samefile(path):
         raise _refused(f"{str(path)!r} is the store itself", "Name a backup of it.", path)
@@ -183,6 +183,8 @@ def raised(path: Path, now_ms: int, *, agents_complete: bool = False) -> Restore
 # ---- the steps -------------------------------------------------------------------------------------------------------
 def checked(file: Path, now_ms: int) -> Summary:
     """What a backup holds that may be restored at that moment. Errors: as of `restore`."""
+    if not file.is_file():
+        raise _refused(f"there is no backup {str(file)!r}", "Name a file that is there. Nothing was changed.", file)
     try:
         found = summary_of(file)
     except FederationError as error:  # whose words are of the present store, which is not the one that was looked at
@@ -397,9 +399,7 @@ def _synced(path: Path) -> None:
 
 
 def _no_store(path: Path) -> FederationError:
-    return faults.unavailable(
-        f"there is no store at {str(path)!r}", "Name the settings of the control plane.", str(path)
-    )
+    return _refused(f"there is no store at {str(path)!r}", "Name the settings of the control plane that has one.", path)
 
 
 def _refused(message: str, hint: str, path: Path) -> FederationError:

@@ -141,10 +141,6 @@ def _empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
-def _gone(file: Path) -> None:
-    file.unlink()
-
-
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -153,13 +149,12 @@ def _gone(file: Path) -> None:
         (_of_another_program, "not a store of ours"),
         (_of_a_newer_version, "newer version"),
         (_empty, "its file is empty"),
-        (_gone, "cannot be read"),
     ],
 )
 def test_a_bad_backup_is_refused_and_the_store_left_alone(
     brhub: Brhub, path: Path, tmp_path: Path, spoil: object, words: str
 ) -> None:
-    """Cut short, overwritten, foreign, newer, empty, gone: each with its own words, and the present store goes on."""
+    """Cut short, overwritten, foreign, newer, empty: each with its own words, and the present store goes on."""
     _filled(path)
     backup = tmp_path / "one.db"
     brhub("db", "backup", backup)
@@ -171,6 +166,19 @@ def test_a_bad_backup_is_refused_and_the_store_left_alone(
     store = open_store(f"sqlite:///{path}")
     assert (len(store.load().jobs), store.load().incarnation) == (2, 1)
     store.close()
+
+
+def test_a_backup_that_is_not_there_is_the_callers_to_name(brhub: Brhub, path: Path, tmp_path: Path) -> None:
+    """Nothing of the federation, and nothing of the hub, is broken: another name mends it. So with a store to be copied."""
+    state = tmp_path / "state"
+    for words in (["restore", "gone.db"], ["restore", "--agent", state, "gone.db"], ["backup", tmp_path / "one.db"]):
+        said = brhub("db", *words)
+        assert (said.status, "fault: caller; do: Name " in said.err, "CONFIGURATION_INVALID" in said.err) == (
+            2,
+            True,
+            True,
+        ), said.err
+    assert (path.exists(), state.exists()) == (False, False)
 
 
 def test_a_damaged_store_is_not_backed_up(brhub: Brhub, path: Path, tmp_path: Path) -> None:
