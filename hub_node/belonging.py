@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from federation.errors import Code, Fault, FederationError
 
 JOIN_FILE = "join-store"
 _NAME_CHARACTERS_MAX = 80
@@ -50,10 +51,20 @@ def join(state_dir: Path, store_id: str) -> Path:
 
 
 def joins(state_dir: Path) -> str:
-    """The store that the agent was told to join; empty: none."""
-    with suppress(OSError, UnicodeDecodeError):
-        return (state_dir / JOIN_FILE).read_text(encoding="utf-8").strip()[:_NAME_CHARACTERS_MAX]
-    return ""
+    """The store that the agent was told to join; empty: none. Error: CONFIGURATION_INVALID for a word that cannot be read."""
+    file = state_dir / JOIN_FILE
+    try:
+        return file.read_text(encoding="utf-8").strip()[:_NAME_CHARACTERS_MAX]
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as problem:
+        raise FederationError(
+            Code.CONFIGURATION_INVALID,
+            f"which store this agent is to join cannot be read in {str(file)!r}: {problem}",
+            fault=Fault.HUB,
+            hint="Let the agent read it, or remove it and, if it is meant, say it again: brhub agent --config FILE --join-new-store.",
+            metadata={"path": str(file)},
+        ) from problem
 
 
 def joined(state_dir: Path) -> None:

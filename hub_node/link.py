@@ -330,5 +330,7 @@ class Link:
         self._complaints.add(error.code)
         if error.code in PERSON_MUST_ACT:
             log.error("the control plane refuses this agent: %s", error)
+        elif error.fault is Fault.HUB:
+            log.error("this agent asks for no session, runs go on: %s", error)
         else:
             log.warning("the control plane cannot be reached, runs go on: %s", error)

@@ -213,13 +213,18 @@ def _store(there: str, agent: AgentConfig) -> Iterator[Finding]:
 
     here = belonging.read(agent.state_dir)
     tried = "compare stores"
+    try:
+        joins = belonging.joins(agent.state_dir)
+    except FederationError as error:
+        yield failed("store", tried, error)
+        return
     if not there or not here.store_id:
         return
     if there == here.store_id:
         yield Finding("store", OK, f"{there}, which this agent's {here.runs} runs belong to", tried=tried)
     elif not here.runs:
         yield Finding("store", OK, f"{there}; this agent comes from {here.store_id}, and has no runs", tried=tried)
-    elif belonging.joins(agent.state_dir) == there:
+    elif joins == there:
         yield Finding(
             "store", WARN, f"{there}, which this agent was told to join and has not yet", "Is it running?", tried
         )

@@ -193,6 +193,27 @@ def test_a_journal_that_cannot_be_read_tells_nothing(tmp_path: Path, text: str) 
     assert (belonging.read(tmp_path), belonging.joins(tmp_path)) == (belonging.Belonging(), "")
 
 
+@pytest.mark.parametrize("text", [None, b"\xff\xfe"])
+def test_a_word_to_join_that_cannot_be_read_is_refused(tmp_path: Path, text: bytes | None) -> None:
+    """The agent asks for no session while nobody knows which store is meant: it says so, with whose fault it is; then it goes on."""
+    file = tmp_path / "state" / belonging.JOIN_FILE
+    file.parent.mkdir()
+    file.mkdir() if text is None else file.write_bytes(text)
+    (tmp_path / "agent.toml").write_text(
+        'hub_id = "cairo"\nserver = "127.0.0.1:1"\ntoken = "x"\nstate_dir = "state"\nengines = ["command"]\n'
+    )
+    agent = AgentProcess(tmp_path)
+    agent.start()
+    try:
+        eventually(lambda: "which store this agent is to join cannot be read" in agent.log.read_text(), 30)
+        said = agent.log.read_text()
+        assert ("asks for no session" in said, "remove it" in said, "UNREACHABLE" in said) == (True, True, False)
+        file.rmdir() if text is None else file.unlink()
+        eventually(lambda: "UNREACHABLE" in agent.log.read_text(), 30)
+    finally:
+        agent.end()
+
+
 # ---- for real ---------------------------------------------------------------------------------------------------------
 WAITS = """
 import os, time
@@ -283,6 +304,13 @@ async def test_a_run_outlives_a_control_plane_on_an_empty_store(
         items = json.loads(capfd.readouterr().out)["items"]
         (found,) = [item for item in items if item["id"] == "store"]
         assert (status, found["level"], found["code"]) == (1, "bad", "ANOTHER_STORE")
+        word = tmp_path / "state" / belonging.JOIN_FILE
+        word.mkdir()
+        await asyncio.to_thread(main, ["doctor", "--agent", str(campus.file), "-o", "json"])
+        items = json.loads(capfd.readouterr().out)["items"]
+        (found,) = [item for item in items if item["id"] == "store"]
+        assert (found["level"], found["code"], found["fault"]) == ("bad", "CONFIGURATION_INVALID", "hub")
+        word.rmdir()
         campus.lead_to(right)
         (tmp_path / "go").touch()
         world = right.plane.desk.world
