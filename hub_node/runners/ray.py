@@ -58,11 +58,11 @@ class RayRunner(ProcessRunner):
         except FederationError:
             (attempt.folder / "guard-spec.json").unlink(missing_ok=True)  # it may hold secrets, and nobody reads it now
             raise
-        if not self._head_name:
-            self._read_record()  # the driver was there already
 
     def _look(self) -> Status:
         """What the guard says once the driver is there; before, what Ray says."""
+        if not self._head_name:
+            self._read_record()  # an agent before this one, or a start before this one, had given it a head
         if not self._claimed():
             return self._ask_ray()
         status = super()._look()
@@ -74,33 +74,27 @@ class RayRunner(ProcessRunner):
         """Ask the driver's guard; a job that has no driver yet is taken back from Ray."""
         self._stop_asked.set()
         try:
-            claimed = self._claimed()
+            if self._claimed():
+                super().stop(grace_ms)
+                return
+            head = self._heads.find(self._head_name) or self._read_record()
         except OSError:
             return  # whoever wanted the end asks again
-        if claimed:
-            super().stop(grace_ms)
-            return
-        head = self._heads.find(self._head_name)
         if head is not None:
             try:
                 head.api.stop(self._submission_id())
             except RaySilentError:
                 pass  # poll goes on asking; the run's deadline and the head's stand behind it
 
-    def load_state(self, text: str) -> None:
-        """Find the run, and the head that it was given."""
-        super().load_state(text)
-        self._read_record()
-
     def take_up(self, run: Run, folder: Path) -> bool:
         """Whether its driver runs, or Ray has the job, or does not say: then it counts as begun until Ray speaks."""
         claimed = super().take_up(run, folder)
-        head = self._read_record()
-        if claimed or head is None:
-            return claimed
         try:
+            head = self._read_record()
+            if claimed or head is None:
+                return claimed
             return head.api.job(self._submission_id()) is not None
-        except (RaySilentError, RayRefusedError):
+        except (RaySilentError, RayRefusedError, OSError):
             return True
 
     # ---- inside -------------------------------------------------------------------------------------------------------
@@ -161,10 +155,10 @@ class RayRunner(ProcessRunner):
         return "-".join(self._job)
 
     def _read_record(self) -> RayHead | None:
-        """The head that this attempt was given before, if it lives."""
+        """The head that this attempt was given before, if it lives. Raises: OSError when nobody knows."""
         try:
             self._head_name = str(json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))["head"])
-        except (OSError, ValueError, KeyError):
+        except (FileNotFoundError, ValueError, KeyError):
             return None
         return self._heads.claim(self._head_name, self._submission_id())
 

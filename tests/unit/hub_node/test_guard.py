@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from hub_node.runners import guard
 from hub_node.runners.command import CommandRunner
 from hub_node.runners.process import Identity, stat_of
 from hub_node.steady import boot_id
+from tests.support.descriptors import no_descriptor
 from tests.support.eventually import eventually
 from tests.unit.hub_node.runs import an_attempt
 
@@ -367,17 +366,6 @@ def test_end_that_nobody_saw_is_no_success(tmp_path: Path, runner: CommandRunner
     runner.load_state(json.dumps({"folder": str(tmp_path), "job": ["job-1", "1-1"]}))
     status = runner.poll()
     assert (status.phase, status.code, status.exit_code) == (Phase.ENDED, "GUARD_LOST", 137)
-
-
-@contextmanager
-def no_descriptor() -> Iterator[None]:
-    """This process can open nothing more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_cannot_be_looked_at_is_unknown(tmp_path: Path, runner: CommandRunner) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from federation.errors import Code, FederationError
-from hub_node.ports import Phase
+from hub_node.ports import Phase, Status
 from hub_node.runners import guard, ray_driver
-from hub_node.runners.ray import driver_words, runtime_env_of, shape_of
+from hub_node.runners.ray import RayRunner, driver_words, runtime_env_of, shape_of
 from hub_node.runners.ray_api import RayApi, RayRefusedError, RaySilentError
 from hub_node.runners.ray_cluster import RayClusterRunner, RayClusterSettings
 from hub_node.runners.ray_head import RayHeads, free_ports
+from tests.support.descriptors import no_descriptor
 from tests.support.engine_attempts import attempt, work
 from tests.support.eventually import eventually
 
@@ -268,3 +269,33 @@ def test_the_driver_runs_under_guard_in_rays_environment(tmp_path: Path) -> None
     assert not (tmp_path / "guard-spec.json").exists()
     subprocess.run(entrypoint, check=True, timeout=60)  # a second start finds the attempt taken
     assert log.read_text(encoding="utf-8").count("\n") == 1
+
+
+class OneHead:
+    """The heads of an agent that has one, which is always there."""
+
+    def __init__(self, url: str) -> None:
+        self.api = RayApi(url, TOKEN)
+
+    def find(self, name: str) -> OneHead | None:
+        """It, by its name."""
+        return self if name == "the-head" else None
+
+    def claim(self, name: str, _user: str) -> OneHead | None:
+        """The same."""
+        return self.find(name)
+
+
+def test_head_that_cannot_be_looked_up_is_not_gone(tmp_path: Path, ray: SmallRay) -> None:
+    """An agent that takes up a job and can open nothing for a moment ends nothing; then it asks, and stops, the job's head."""
+    ray.jobs["job-1-1-1"] = {"status": "RUNNING"}
+    guard.write_json(str(tmp_path / "ray.json"), {"head": "the-head"})
+    heads: Any = OneHead(ray.url)
+    one = RayRunner(heads)
+    with no_descriptor():
+        one.load_state(json.dumps({"folder": str(tmp_path), "job": ["job-1", "1-1"]}))
+        assert one.poll() == Status(Phase.UNKNOWN)
+        one.stop(0)
+    assert one.poll() == Status(Phase.RUNNING)
+    one.stop(0)
+    assert ray.stopped == ["job-1-1-1"]
