@@ -1,7 +1,8 @@
 """One run, from its lease to its stored result, on a thread of its own. It tells facts and changes nothing else.
 
 The same walk serves a new run, one whose agent died while it was prepared (staging and starting twice are harmless), one
-that runs already, and one whose result is still to be sent: each step looks at what the journal says is behind it.
+that runs already, and one whose result is still to be sent: each step looks at what the journal says is behind it. While
+something may run, a failure of ours says nothing of it: it is walked up to again, as by an agent that starts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from federation.backoff import pause_s
 from federation.errors import Code, FederationError
@@ -36,6 +37,8 @@ ASK_AGAIN_S = 10.0
 POLL_S = ((1.0, 0.02), (10.0, 0.1), (float("inf"), 0.25))
 """(until this age of the run, ask this often)."""
 SEND_AGAIN_S, SEND_AGAIN_S_MAX = 1.0, 60.0
+LOOK_AGAIN_S, LOOK_AGAIN_S_MAX = 0.25, 30.0
+"""A run that could not be looked at, through a failure of ours, is looked at again after this, twice as long each time."""
 _TRANSIENT = frozenset(
     {
         Code.UNREACHABLE, Code.TIMED_OUT, Code.STORE_UNAVAILABLE, Code.STORE_FULL, Code.OVERLOADED,
@@ -79,8 +82,12 @@ class AttemptThread:
         # an agent that died between its journal and its guard wrote down a renewal that the guard never heard of
         self._extension: int | None = None if fresh else run.lease.valid_until_ms or None
         self._leaving = False
-        self._late = False  # a guard that the agent before this one launched may still come
+        self._late = False  # a guard that was launched, by the agent before this one too, may still come
         self._runner: Runner | None = None
+        self._may_run = not fresh and run.outcome is Outcome.NONE
+        """From here on only its runner says that it has ended."""
+        self._failures = 0
+        """Of ours, in a row, while it may run."""
         self._started_ms = run.started_ms
         self._asked_s = self._told_s = float("-inf")
         staging = tools.staging
@@ -122,16 +129,21 @@ class AttemptThread:
 
     # ---- the walk ---------------------------------------------------------------------------------------------------
     def _run_walk(self) -> None:
-        """Walk, and tell how it ended, whatever happens."""
-        try:
-            self._walk()
-        except FederationError as error:
-            if not self._leaving:
-                self._say_failed(error)
-        except Exception as problem:  # a mistake of ours must not leave a lease without an end
-            log.exception("run %s", self._run.lease_id)
-            reason = Reason(Code.INTERNAL.value, f"The agent made a mistake: {problem!r}.")
-            self._tell_end(Outcome.FAILED, reason, 1, steady.now_ms())
+        """Walk, and tell how it ended, whatever happens; while it may run it has not."""
+        while not self._leaving:
+            try:
+                self._walk()
+                return
+            except Exception as problem:
+                if not self._may_run:
+                    self._say_failed(problem)
+                    return
+                log.exception("run %s may go on, and is looked at again", self._run.lease_id)
+            self._fresh = False
+            self._failures += 1
+            seconds = pause_s(self._failures, LOOK_AGAIN_S, LOOK_AGAIN_S_MAX, random.random())
+            with self._wake:
+                self._wake.wait_for(lambda: self._leaving, seconds)
 
     def _walk(self) -> None:
         run = self._run
@@ -146,12 +158,13 @@ class AttemptThread:
         if rebooted and run.runner_state:
             self._conclude(Status(Phase.ENDED, 1, "REBOOTED", REBOOTED.message))
             return
-        runner = self._tools.registry.runner(work.engine, work.entrypoint)
+        runner = self._runner or self._tools.registry.runner(work.engine, work.entrypoint)
         self._late = not self._fresh and not run.runner_state
         if run.runner_state:
-            runner.load_state(run.runner_state)
-            self._runner = runner
-        elif not self._fresh and runner.take_up(run, self._places.folder):
+            if self._runner is None:
+                runner.load_state(run.runner_state)
+                self._runner = runner
+        elif not self._fresh and self._began(runner):
             self._took_up(runner)
         elif self._end is not None:
             self._say_stopped(143)
@@ -167,16 +180,25 @@ class AttemptThread:
         if status is not None:
             self._conclude(status)
 
+    def _began(self, runner: Runner) -> bool:
+        """Whether the engine has it, as it says itself."""
+        self._may_run = runner.take_up(self._run, self._places.folder)
+        return self._may_run
+
     def _took_up(self, runner: Runner) -> None:
         """An agent died between the program's start and writing that down: what runs is the run's, whatever is asked of it."""
         log.info("job %s had been begun by an agent that could not say so", self._run.lease.job_id)
-        self._late = False
         self._started_ms = steady.now_ms()
         self._runner = runner
-        tracked = tracking.begun(self._places.folder)
-        self._tools.tell(Started(self._run.lease_id, self._started_ms, runner.save_state(), steady.boot_id(), tracked))
+        self._say_started(runner, tracking.begun(self._places.folder))
+
+    def _say_started(self, runner: Runner, tracked: str) -> None:
+        self._late = False
+        state, boot = runner.save_state(), steady.boot_id()
+        self._run = replace(self._run, started_ms=self._started_ms, runner_state=state, boot_id=boot)
+        self._tools.tell(Started(self._run.lease_id, self._started_ms, state, boot, tracked))
         if self._end is not None:
-            runner.stop(self._end[1])
+            runner.stop(self._end[1])  # it may have been asked before there was anything to ask
 
     def _start(self, runner: Runner) -> bool | None:
         """Stage and start; False when it was asked to end before the engine had it, None when it may not start."""
@@ -219,38 +241,44 @@ class AttemptThread:
             deadline_ms=deadline_ms,
             grace_ms=GRACE_MS,
         )
-        self._runner = runner
-        runner.start(attempt)
-        self._late = False
-        tracked = variables.get("MLFLOW_RUN_ID", "")
-        tools.tell(Started(run.lease_id, started_ms, runner.save_state(), steady.boot_id(), tracked))
-        if self._end is not None:
-            runner.stop(self._end[1])  # it may have been asked before there was anything to ask
+        self._runner, self._may_run = runner, True
+        try:
+            runner.start(attempt)
+        except FederationError:
+            self._may_run = False  # the engine did not take it
+            raise
+        except Exception:
+            self._late = not self._began(runner)
+            if self._late:
+                raise
+            log.exception("run %s was begun all the same", run.lease_id)
+        self._say_started(runner, variables.get("MLFLOW_RUN_ID", ""))
         return True
 
     def _watch(self, runner: Runner) -> Status | None:
         """Until the engine says that it is over; None when the agent leaves."""
         began_s = time.monotonic()
-        known, url = runner.save_state(), self._run.url
         while True:
             status = runner.poll()
             if status.phase is Phase.ENDED:
                 return status
             state = runner.save_state()
-            if state != known or (status.url and status.url != url):
-                known, url = state, status.url or url
-                self._tools.tell(Moved(self._run.lease_id, known, url))
+            url = status.url or self._run.url
+            if (state, url) != (self._run.runner_state, self._run.url):
+                self._run = replace(self._run, runner_state=state, url=url)
+                self._tools.tell(Moved(self._run.lease_id, state, url))
             self._saver.look()
             now_s = time.monotonic()
             with self._wake:
                 if self._leaving:
                     return None
                 if self._end is not None and now_s - self._asked_s >= self._end[1] / 1000 + ASK_AGAIN_S:
-                    self._asked_s = now_s
                     runner.stop(self._end[1])
+                    self._asked_s = now_s
                     continue
                 if self._extension is not None and self._extended(runner, self._extension):
                     self._extension = None
+                self._failures = 0
                 self._wake.wait(next(every_s for age_s, every_s in POLL_S if now_s - began_s < age_s))
 
     def _extended(self, runner: Runner, valid_until_ms: int) -> bool:
@@ -266,6 +294,7 @@ class AttemptThread:
 
     def _conclude(self, status: Status) -> None:
         """The program is over: what that means for the run."""
+        self._may_run = False
         ended_ms = steady.now_ms()
         if status.code == "" and status.exit_code == 0:
             outputs = results.collect(self._places.output)
@@ -354,12 +383,20 @@ class AttemptThread:
         outcome = Outcome.FAILED if reason.code in _FAILED_BY_US else Outcome.STOPPED
         self._tell_end(outcome, reason, exit_code, steady.now_ms())
 
-    def _say_failed(self, error: FederationError) -> None:
-        if self._end is not None:
+    def _say_failed(self, problem: Exception) -> None:
+        """Nothing of it runs. A mistake of ours must not leave a lease without an end either."""
+        if not isinstance(problem, FederationError):
+            log.error("run %s", self._run.lease_id, exc_info=problem)
+            reason = Reason(Code.INTERNAL.value, f"The agent made a mistake: {problem!r}.")
+        elif self._leaving:
+            return
+        elif self._end is not None:
             self._say_stopped(143)
             return
-        text = f"{error.message} {error.hint}".strip()
-        self._tell_end(Outcome.FAILED, Reason(error.code.value, text, dict(error.metadata)), 1, steady.now_ms())
+        else:
+            text = f"{problem.message} {problem.hint}".strip()
+            reason = Reason(problem.code.value, text, dict(problem.metadata))
+        self._tell_end(Outcome.FAILED, reason, 1, steady.now_ms())
 
     def _tell_end(self, outcome: Outcome, reason: Reason | None, exit_code: int, ended_ms: int) -> None:
         if self._late and not self._withdrawn():
@@ -392,5 +429,5 @@ class AttemptThread:
 def _ask(runner: Runner, grace_ms: int) -> None:
     try:
         runner.stop(grace_ms)
-    except FederationError as error:
-        log.warning("a runner could not be asked to end: %s", error)
+    except (FederationError, OSError) as problem:
+        log.warning("a runner could not be asked to end: %s", problem)

@@ -1,0 +1,172 @@
+"""One run's walk with the real staging and a real program: what of ours fails on the way, and what is told of the run."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from federation.errors import Code, Fault, FederationError
+from hub_node import steady
+from hub_node.agent.attempt import AttemptThread, Tools
+from hub_node.agent.facts import Ended, Fact, Started
+from hub_node.data.staging import Staging
+from hub_node.ports import Attempt, Status
+from hub_node.records import Outcome, Reason, Run, RunState
+from hub_node.runners.command import CommandRunner
+from tests.support.eventually import eventually
+from tests.unit.hub_node.runs import a_run
+
+NO_DESCRIPTOR = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+REFUSAL = FederationError(Code.TIMED_OUT, "It did not answer.", fault=Fault.HUB)
+WAITS = 'while [ ! -e "$BRHUB_OUTPUT_DIR/../go" ]; do sleep 0.02; done; exit 3'
+CANCELLED = Reason("CANCEL_REQUESTED", "asked to end")
+
+
+class TroubledRunner(CommandRunner):
+    """The first calls of some methods fail, `times` in all; `start` does so when the program has been launched."""
+
+    def __init__(self, *methods: str, problem: Exception = NO_DESCRIPTOR, times: int = 2) -> None:
+        super().__init__()
+        self._methods, self._problem, self.left = methods, problem, times
+
+    def _fail(self, method: str) -> None:
+        if method in self._methods and self.left:
+            self.left -= 1
+            raise self._problem
+
+    def start(self, attempt: Attempt) -> None:
+        """Launch it, then fail."""
+        super().start(attempt)
+        self._fail("start")
+
+    def poll(self) -> Status:
+        """Fail or look."""
+        self._fail("poll")
+        return super().poll()
+
+    def save_state(self) -> str:
+        """Fail or say."""
+        self._fail("save_state")
+        return super().save_state()
+
+    def load_state(self, text: str) -> None:
+        """Fail or take up."""
+        self._fail("load_state")
+        super().load_state(text)
+
+    def take_up(self, run: Run, folder: Path) -> bool:
+        """Fail or look."""
+        self._fail("take_up")
+        return super().take_up(run, folder)
+
+
+class Walks:
+    """Threads of runs in one state folder, and what they told."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.staging = Staging(state_dir, "shenzhen", ())
+        self.facts: list[Fact] = []
+        self.threads: list[AttemptThread] = []
+
+    def begin(
+        self, run: Run, runner: CommandRunner, *, fresh: bool = True, staging: Staging | None = None, link: Any = None
+    ) -> AttemptThread:
+        """A thread that was not started yet."""
+        registry = cast("Any", SimpleNamespace(runner=lambda _engine, _entrypoint: runner))
+        tools = Tools(staging or self.staging, registry, link, "shenzhen", self.facts.append)
+        self.threads.append(AttemptThread(run, tools, fresh))
+        return self.threads[-1]
+
+    def told(self, kind: type[Fact]) -> list[Any]:
+        """Facts of a kind, in their order."""
+        return [fact for fact in tuple(self.facts) if isinstance(fact, kind)]
+
+    def file(self, run: Run, name: str) -> Path:
+        """A file of the run's folder."""
+        return self.staging.places(run.lease.job_id, run.lease.epoch).folder / name
+
+
+@pytest.fixture
+def walks(tmp_path: Path) -> Iterator[Walks]:
+    """When the test ends, so do its runs."""
+    made = Walks(tmp_path)
+    yield made
+    for thread in made.threads:
+        thread.stop(CANCELLED, 0)
+        thread.join(10)
+
+
+def a_script(text: str, **over: Any) -> Run:
+    """An accepted run of a few words of shell."""
+    now_ms = steady.now_ms()
+    ordinary: dict[str, Any] = {"accepted_ms": now_ms, "deadline_ms": now_ms + 3_600_000, "boot_id": steady.boot_id()}
+    return a_run(entrypoint="sh", arguments=("-c", text), **{"state": RunState.ACCEPTED, **ordinary, **over})
+
+
+@pytest.mark.parametrize("problem", [NO_DESCRIPTOR, REFUSAL, ValueError("a mistake")], ids=["os", "refused", "mistake"])
+@pytest.mark.parametrize("method", ["poll", "save_state"])
+def test_a_run_that_cannot_be_looked_at_is_looked_at_again(walks: Walks, method: str, problem: Exception) -> None:
+    """What fails here for a moment ends no run on paper: it has begun once, and ended once, as its program did."""
+    run, runner = a_script(WAITS), TroubledRunner(method, problem=problem)
+    walks.begin(run, runner).start()
+    eventually(lambda: walks.told(Started) and not runner.left)
+    assert walks.told(Ended) == []
+    walks.file(run, "go").touch()
+    (end,) = eventually(lambda: walks.told(Ended))
+    assert (end.outcome, end.reason.code, end.exit_code) == (Outcome.FAILED, "EXIT_STATUS", 3)
+    assert len(walks.told(Started)) == 1
+
+
+@pytest.mark.parametrize("methods", [("start",), ("start", "take_up")], ids="-".join)
+def test_a_program_that_was_launched_before_a_mistake_is_the_runs(walks: Walks, methods: tuple[str, ...]) -> None:
+    """What fails after the launch, in the engine's room or when it is asked whether it began, makes no run without a program."""
+    run, runner = a_script(WAITS), TroubledRunner(*methods, problem=ValueError("a mistake"), times=len(methods))
+    walks.begin(run, runner).start()
+    eventually(lambda: walks.told(Started))
+    assert walks.told(Ended) == []
+    walks.file(run, "go").touch()
+    (end,) = eventually(lambda: walks.told(Ended))
+    assert (end.reason.code, end.exit_code) == ("EXIT_STATUS", 3)
+
+
+@pytest.mark.parametrize("journalled", [True, False])
+def test_a_run_that_cannot_be_taken_up_is_taken_up_later(walks: Walks, journalled: bool) -> None:
+    """An agent that starts and cannot look yet waits, also where the one before could not write down that it began."""
+    run = a_script(WAITS)
+    first = walks.begin(run, CommandRunner())
+    first.start()
+    (started,) = eventually(lambda: walks.told(Started))
+    eventually(walks.file(run, "guard.json").exists)
+    first.leave()
+    first.join(10)
+    if journalled:
+        run = replace(run, runner_state=started.runner_state, started_ms=started.started_ms, state=RunState.RUNNING)
+    runner = TroubledRunner("load_state" if journalled else "take_up")
+    walks.begin(run, runner, fresh=False).start()
+    eventually(lambda: not runner.left)
+    assert walks.told(Ended) == []
+    walks.file(run, "go").touch()
+    (end,) = eventually(lambda: walks.told(Ended))
+    assert (end.reason.code, end.exit_code) == ("EXIT_STATUS", 3)
+    assert len(walks.told(Started)) == (1 if journalled else 2)
+
+
+def test_a_mistake_before_anything_began_ends_the_run(walks: Walks) -> None:
+    """Nothing runs, so it is told at once, and whose mistake it was."""
+
+    class NeverRunner(CommandRunner):
+        def start(self, attempt: Attempt) -> None:
+            self._folder = attempt.folder
+            raise ValueError("a mistake")
+
+    walks.begin(a_script(WAITS), NeverRunner()).start()
+    (end,) = eventually(lambda: walks.told(Ended))
+    assert (end.outcome, end.reason.code) == (Outcome.FAILED, "INTERNAL")
+    assert walks.told(Started) == []
