@@ -162,8 +162,7 @@ class AttemptThread:
         self._late = not self._fresh and not run.runner_state
         if run.runner_state:
             if self._runner is None:
-                runner.load_state(run.runner_state)
-                self._runner = runner
+                self._found(runner)
         elif not self._fresh and self._began(runner):
             self._took_up(runner)
         elif self._end is not None:
@@ -179,6 +178,13 @@ class AttemptThread:
         status = self._watch(runner)
         if status is not None:
             self._conclude(status)
+
+    def _found(self, runner: Runner) -> None:
+        """What an earlier agent began, which may have died before it could ask it to end."""
+        runner.load_state(self._run.runner_state)
+        self._runner = runner
+        if self._end is not None:
+            runner.stop(max(0, self._end[1] - int((time.monotonic() - self._told_s) * 1000)))
 
     def _began(self, runner: Runner) -> bool:
         """Whether the engine has it, as it says itself."""
@@ -223,6 +229,7 @@ class AttemptThread:
             return False
         self._saver.began()
         self._started_ms = started_ms = steady.now_ms()
+        run = self._renewed()
         if too_late(lease, run.deadline_ms, started_ms):
             self._refuse_late()
             return None
@@ -254,6 +261,13 @@ class AttemptThread:
             log.exception("run %s was begun all the same", run.lease_id)
         self._say_started(runner, variables.get("MLFLOW_RUN_ID", ""))
         return True
+
+    def _renewed(self) -> Run:
+        """The run with what its lease was renewed to while it was prepared."""
+        run, until_ms = self._run, self._extension or 0
+        if until_ms <= run.deadline_ms:
+            return run
+        return replace(run, lease=replace(run.lease, valid_until_ms=until_ms), deadline_ms=until_ms)
 
     def _watch(self, runner: Runner) -> Status | None:
         """Until the engine says that it is over; None when the agent leaves."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,10 @@ import pytest
 from federation.errors import Code, Fault, FederationError
 from hub_node import steady
 from hub_node.agent.attempt import AttemptThread, Tools
-from hub_node.agent.facts import Ended, Fact, Started
-from hub_node.data.staging import Staging
+from hub_node.agent.facts import Ended, Fact, Progressed, Started
+from hub_node.data.staging import Staged, Staging
 from hub_node.ports import Attempt, Status
-from hub_node.records import Outcome, Reason, Run, RunState
+from hub_node.records import LeaseOrder, Outcome, Reason, Run, RunState
 from hub_node.runners.command import CommandRunner
 from tests.support.eventually import eventually
 from tests.unit.hub_node.runs import a_run
@@ -65,6 +66,20 @@ class TroubledRunner(CommandRunner):
         """Fail or look."""
         self._fail("take_up")
         return super().take_up(run, folder)
+
+
+class SlowStaging(Staging):
+    """The lease is renewed while it prepares, and over before it is ready."""
+
+    __slots__ = ()
+
+    def stage(
+        self, lease: LeaseOrder, grace_ms: int, progress: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> Staged:
+        """Prepare until the first lease has run out."""
+        progress("slowly")
+        eventually(lambda: steady.now_ms() > lease.valid_until_ms)
+        return super().stage(lease, grace_ms, progress, cancelled)
 
 
 class Walks:
@@ -170,3 +185,42 @@ def test_a_mistake_before_anything_began_ends_the_run(walks: Walks) -> None:
     (end,) = eventually(lambda: walks.told(Ended))
     assert (end.outcome, end.reason.code) == (Outcome.FAILED, "INTERNAL")
     assert walks.told(Started) == []
+
+
+def test_a_lease_that_is_renewed_while_its_run_is_prepared_is_not_over(walks: Walks, tmp_path: Path) -> None:
+    """What was granted meanwhile counts: it begins, and its guard knows the renewed end from the first moment."""
+    first_ms = steady.now_ms() + 300
+    run = a_script(WAITS, on_partition="rerun", valid_until_ms=first_ms, deadline_ms=first_ms)
+    guards_first: list[int] = []
+
+    class LookingRunner(CommandRunner):
+        def start(self, attempt: Attempt) -> None:
+            super().start(attempt)
+            deadline = json.loads((attempt.folder / "deadline.json").read_text(encoding="utf-8"))
+            guards_first.append(deadline["lease_boot_ms"])
+
+    renewed_ms = first_ms + 600_000
+    thread = walks.begin(run, LookingRunner(), staging=SlowStaging(tmp_path, "shenzhen", ()))
+    thread.start()
+    eventually(lambda: walks.told(Progressed))
+    thread.extend(renewed_ms)
+    eventually(lambda: walks.told(Started) or walks.told(Ended))
+    assert walks.told(Ended) == []
+    assert guards_first == [pytest.approx(steady.boot_time_ms(renewed_ms), abs=100)]
+
+
+def test_a_run_that_is_to_end_is_asked_as_soon_as_it_is_taken_up(walks: Walks) -> None:
+    """The agent before died between its journal and the guard: the program has its SIGTERM at once, not after its grace."""
+    run = a_script("trap 'exit 7' TERM; touch \"$BRHUB_OUTPUT_DIR/../ready\"; while :; do sleep 0.02; done")
+    first = walks.begin(run, CommandRunner())
+    first.start()
+    (started,) = eventually(lambda: walks.told(Started))
+    eventually(walks.file(run, "ready").exists)
+    first.leave()
+    first.join(10)
+    state = {"runner_state": started.runner_state, "started_ms": started.started_ms, "state": RunState.STOPPING}
+    thread = walks.begin(replace(run, reason=CANCELLED, **state), CommandRunner(), fresh=False)
+    thread.stop(CANCELLED, 3_600_000)
+    thread.start()
+    (end,) = eventually(lambda: walks.told(Ended), 10)
+    assert (end.outcome, end.reason, end.exit_code) == (Outcome.STOPPED, CANCELLED, 7)
