@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from federation.backoff import pause_s
 from federation.errors import Code, FederationError
@@ -30,6 +31,7 @@ from hub_node.runners.process import withdraw
 from hub_node.runners.registry import Registry
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 GRACE_MS = 10_000
 ASK_AGAIN_S = 10.0
@@ -311,7 +313,9 @@ class AttemptThread:
         self._may_run = False
         ended_ms = steady.now_ms()
         if status.code == "" and status.exit_code == 0:
-            outputs = results.collect(self._places.output)
+            outputs = self._patiently(lambda: results.collect(self._places.output), 0)
+            if outputs is None:
+                return
             self._tools.tell(ProgramEnded(self._run.lease_id, Outcome.SUCCEEDED, ended_ms, outputs))
             self._send_result(outputs, ended_ms, 0)
             return
@@ -363,13 +367,22 @@ class AttemptThread:
 
     def _send_result(self, outputs: tuple[OutputFile, ...], ended_ms: int, exit_code: int) -> None:
         """Until the store has it: the link may be down for days, and the result is kept as long."""
+
+        def send() -> bool:
+            urls = self._tools.link.result_links(self._run.lease_id, self._run.lease.epoch, outputs)
+            staging = self._tools.staging
+            results.send(self._places.output, outputs, urls, staging.ca, self._progress, staging.proxy)
+            return True
+
+        if not outputs or self._patiently(send, exit_code):
+            self._tell_end(Outcome.SUCCEEDED, None, exit_code, ended_ms)
+
+    def _patiently(self, step: Callable[[], T], exit_code: int) -> T | None:
+        """What `step` gives, once what it needs is there; None where the agent leaves, or where the run was told as stopped."""
         failures = 0
-        while outputs:
+        while True:
             try:
-                urls = self._tools.link.result_links(self._run.lease_id, self._run.lease.epoch, outputs)
-                staging = self._tools.staging
-                results.send(self._places.output, outputs, urls, staging.ca, self._progress, staging.proxy)
-                break
+                return step()
             except FederationError as error:
                 if error.code not in _TRANSIENT:
                     raise
@@ -379,11 +392,10 @@ class AttemptThread:
             with self._wake:
                 self._wake.wait_for(lambda: self._leaving or self._end is not None, seconds)
             if self._leaving:
-                return
+                return None
             if self._end is not None:
                 self._say_stopped(exit_code)
-                return
-        self._tell_end(Outcome.SUCCEEDED, None, exit_code, ended_ms)
+                return None
 
     def _refuse_late(self) -> None:
         reason = Reason("TOO_LATE", "Preparing it took so long that too little of its lease was left.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+import resource
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +17,11 @@ import pytest
 from federation.errors import Code, Fault, FederationError
 from hub_node import steady
 from hub_node.agent.attempt import AttemptThread, Tools
-from hub_node.agent.facts import Ended, Fact, Progressed, Started
+from hub_node.agent.facts import Ended, Fact, ProgramEnded, Progressed, Started
+from hub_node.data import results
 from hub_node.data.staging import Staged, Staging
 from hub_node.ports import Attempt, Status
-from hub_node.records import LeaseOrder, Outcome, Reason, Run, RunState
+from hub_node.records import Epoch, LeaseOrder, Outcome, OutputFile, Reason, Run, RunState
 from hub_node.runners.command import CommandRunner
 from tests.support.eventually import eventually
 from tests.unit.hub_node.runs import a_run
@@ -80,6 +82,20 @@ class SlowStaging(Staging):
         progress("slowly")
         eventually(lambda: steady.now_ms() > lease.valid_until_ms)
         return super().stage(lease, grace_ms, progress, cancelled)
+
+
+class TamperingLink:
+    """Asks for links, and something changes the output folder before they come."""
+
+    def __init__(self, tamper: Callable[[], object]) -> None:
+        self._tamper = tamper
+        self.asked = 0
+
+    def result_links(self, _lease_id: str, _epoch: Epoch, outputs: Sequence[OutputFile]) -> tuple[str, ...]:
+        """Links to where nobody listens."""
+        self.asked += 1
+        self._tamper()
+        return tuple("http://127.0.0.1:9/x" for _ in outputs)
 
 
 class Walks:
@@ -224,3 +240,32 @@ def test_a_run_that_is_to_end_is_asked_as_soon_as_it_is_taken_up(walks: Walks) -
     thread.start()
     (end,) = eventually(lambda: walks.told(Ended), 10)
     assert (end.outcome, end.reason, end.exit_code) == (Outcome.STOPPED, CANCELLED, 7)
+
+
+@pytest.mark.parametrize("tampering", ["removed", "changed"])
+def test_a_result_that_is_not_whole_any_more_is_no_success(walks: Walks, tampering: str) -> None:
+    """A file that cannot be read after the program's end ends the run, and says so; it is not asked for again and again."""
+    run = a_script('echo one > "$BRHUB_OUTPUT_DIR/one"; echo two > "$BRHUB_OUTPUT_DIR/two"')
+    file = walks.file(run, "output/one")
+    tampers = {"removed": lambda: file.unlink(missing_ok=True), "changed": lambda: file.write_text("other")}
+    link = TamperingLink(tampers[tampering])
+    walks.begin(run, CommandRunner(), link=link).start()
+    (end,) = eventually(lambda: walks.told(Ended))
+    assert (end.outcome, end.reason.code, link.asked) == (Outcome.FAILED, "RESULT_UNREADABLE", 1)
+    assert "the output file 'one' cannot be read at this hub" in end.reason.message
+    assert "Run it again." in end.reason.message
+    assert [one.path for one in walks.told(ProgramEnded)[0].outputs] == ["one", "two"]
+
+
+def test_a_result_is_asked_for_again_where_no_descriptor_is_left(tmp_path: Path) -> None:
+    """A shortage of the agent's own says nothing of the files: it is waited out, not told as the result's end."""
+    (tmp_path / "one").write_text("one")
+    present, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
+    try:
+        with pytest.raises(FederationError) as found:
+            results.collect(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (present, most))
+    assert found.value.code is Code.STORE_UNAVAILABLE
+    assert [one.path for one in results.collect(tmp_path)] == ["one"]
