@@ -174,7 +174,9 @@ class Journal:
             return
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps({"instance_id": self.instance_id}), encoding="utf-8")
+        to_disk(partial)
         partial.replace(file)
+        to_disk(file.parent)
 
     def _set(self, name: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
@@ -231,6 +233,15 @@ def take_lock(state_dir: Path) -> int:
             metadata={"state_dir": str(state_dir)},
         ) from None
     return lock
+
+
+def to_disk(path: Path) -> None:
+    """What a file holds, or which names a folder has, survives a power cut. Raises: OSError."""
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _row(run: Run) -> tuple[object, ...]:

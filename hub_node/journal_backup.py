@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from federation.errors import Code, Fault, FederationError
-from hub_node.journal import INSTANCE_FILE, SHAPE, take_lock
+from hub_node.journal import INSTANCE_FILE, SHAPE, take_lock, to_disk
 
 _UNDECIDED = "state IN ('ACCEPTED', 'STAGING') OR (state = 'STOPPING' AND json_extract(body, '$.runner_state') = '')"
 
@@ -51,7 +51,7 @@ def back_up(state_dir: Path, to: Path) -> JournalSummary:
         instance_id = str(json.loads((state_dir / INSTANCE_FILE).read_text(encoding="utf-8"))["instance_id"])
         _copy(source, partial, instance_id)
         found = summary_of(partial)
-        _to_disk(partial)
+        to_disk(partial)
         partial.rename(to)
     except (sqlite3.Error, OSError, ValueError, KeyError) as problem:
         raise _damaged(source, problem) from problem
@@ -77,14 +77,15 @@ def restore(state_dir: Path, file: Path, now_ms: int) -> JournalSummary:
         building.unlink(missing_ok=True)
         _copy(file, building, found.instance_id)
         left_out = _without_undecided(building)
-        _to_disk(building)
+        to_disk(building)
         present = state_dir / "journal.db"
         aside = _set_aside(present, now_ms) if present.exists() else None
         instance = (state_dir / INSTANCE_FILE).with_suffix(".partial")
         instance.write_text(json.dumps({"instance_id": found.instance_id}), encoding="utf-8")
+        to_disk(instance)
         building.rename(present)
         instance.replace(state_dir / INSTANCE_FILE)
-        _to_disk(state_dir)
+        to_disk(state_dir)
     except (sqlite3.Error, OSError) as problem:
         raise _damaged(file, problem) from problem
     finally:
@@ -158,14 +159,6 @@ def _set_aside(present: Path, now_ms: int) -> Path:
     Path(f"{present}-shm").unlink(missing_ok=True)
     os.link(present, aside)
     return aside
-
-
-def _to_disk(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _damaged(file: Path, problem: Exception) -> FederationError:

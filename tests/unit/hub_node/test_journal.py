@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -62,6 +63,21 @@ def test_what_was_saved_is_read_back_to_the_last_field(tmp_path: Path) -> None:
     assert second.seen() == Seen(2, 7)
     assert second.instance_id == first.instance_id
     second.close()
+
+
+def test_the_instance_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut soon after the first start leaves no empty file, which would be taken for damage; nor an old name."""
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        synced.append((name, (tmp_path / "instance.json").exists()))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    Journal(tmp_path).close()
+    assert synced == [("instance.partial", False), (tmp_path.name, True)]
 
 
 def test_runs_of_an_older_agent_are_read(tmp_path: Path) -> None:

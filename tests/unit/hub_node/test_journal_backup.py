@@ -115,7 +115,7 @@ def _gone(file: Path) -> None:
     [
         (_cut_short, Code.STORE_UNAVAILABLE),
         (_foreign, Code.STORE_UNAVAILABLE),
-        (_gone, Code.STORE_UNAVAILABLE),
+        (_gone, Code.CONFIGURATION_INVALID),
         (_newer, Code.CONFIGURATION_INVALID),
     ],
 )
