@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from federation.api.door import Caller, Gate, unary
@@ -12,6 +12,7 @@ from federation.api.jobs import LINK_TTL_S, package_key
 from federation.api.objects import asked, objects_of
 from federation.api.syncing import LeaseLinks, answer_out, beat_in
 from federation.api.translate import agent_in, checkpoint_out, epoch_in, hub_out, policy_out, report_in, saved_in
+from federation.archive.limits import PATH_BYTES_MAX
 from federation.client.settings import installed_version
 from federation.domain.ids import AgentKey, LeaseId
 from federation.domain.job import Job
@@ -34,6 +35,8 @@ from federation.v1 import hub_pb2, hub_pb2_grpc
 HOLD_MS_MAX = 20_000
 RESULT_FILES_MAX = 1_000
 RESULT_BYTES_MAX = 64 << 20
+USAGE_MAX = 9_000
+"""Stretches of use in one report: of a run of a month, as agents tell them to a restored control plane."""
 REPORTS_MAX = 20_000
 """In one message: what a journal holds, with what was released lately (`hub_node/ports.py`). The writer takes as many in about
 a second; more are refused before it hears of them."""
@@ -69,8 +72,7 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
         """An agent introduces itself."""
         if not speaks_for(caller.scope, caller.principal, request.hub_id):
             raise denied(caller.principal, f"speak for hub {request.hub_id[:80]}")
-        if len(request.runs) > REPORTS_MAX:
-            raise invalid(f"more than {REPORTS_MAX} runs in one session", field="runs", code=Code.LIMIT_EXCEEDED)
+        _check_reports(request.runs, "runs")
         if not request.instance_id:
             raise invalid("instance_id is missing", field="instance_id")
         protocol = negotiated(request.protocol_min, request.protocol_max)
@@ -95,8 +97,7 @@ class HubServicer(hub_pb2_grpc.HubServiceServicer):
     async def SyncHub(self, request: hub_pb2.SyncHubRequest, caller: Caller) -> hub_pb2.SyncHubResponse:
         """The heartbeat."""
         began_s = time.monotonic()
-        if len(request.changed) > REPORTS_MAX:
-            raise invalid(f"more than {REPORTS_MAX} runs in one sync", field="changed", code=Code.LIMIT_EXCEEDED)
+        _check_reports(request.changed, "changed")
         session_id, hub_id = request.session_id, caller.principal.home_hub
         beat = beat_in(request, hub_id)
         store = self.desk.store
@@ -368,3 +369,19 @@ def _no_session(session_id: str) -> FederationError:
         hint="Open a session.",
         metadata={"session_id": session_id[:80]},
     )
+
+
+def _check_reports(reports: Sequence[hub_pb2.RunReport], field: str) -> None:
+    """Refuse what no agent has to say, before the writer hears of it. Raises: FederationError LIMIT_EXCEEDED."""
+    if len(reports) > REPORTS_MAX:
+        raise invalid(f"more than {REPORTS_MAX} runs in one message", field=field, code=Code.LIMIT_EXCEEDED)
+    for report in reports:
+        if len(report.usage) > USAGE_MAX:
+            many, part = f"more than {USAGE_MAX} stretches of use", "usage"
+        elif len(report.outputs) > RESULT_FILES_MAX:
+            many, part = f"more than {RESULT_FILES_MAX} files", "outputs"
+        elif any(len(one.path.encode()) > PATH_BYTES_MAX for one in report.outputs):
+            many, part = f"a path of more than {PATH_BYTES_MAX} bytes", "outputs.path"
+        else:
+            continue
+        raise invalid(f"{many} in the report of one run", field=f"{field}.{part}", code=Code.LIMIT_EXCEEDED)

@@ -12,13 +12,16 @@ import grpc
 import grpc.aio
 import pytest
 
-from federation.api.hubs import REPORTS_MAX
+from federation.api.hubs import REPORTS_MAX, RESULT_FILES_MAX, USAGE_MAX
 from federation.app.serving import MESSAGE_BYTES_MAX
+from federation.archive.limits import PATH_BYTES_MAX
 from federation.client import Client, Settings, transport
 from federation.errors import Code, FederationError, from_rpc_error
 from federation.v1 import common_pb2, hub_pb2, job_pb2
 from hub_node.conversation import Call, Conversation, Introduction, Truth
+from hub_node.data import results
 from hub_node.ports import RELEASED_MAX, RUNS_MAX
+from hub_node.reconcile import USAGE_TOLD_MAX
 from hub_node.records import OutputFile, Run, RunState
 from tests.support.plane import AISHA, CAIRO, Plane, a_plane, a_session, a_submit, a_wire_spec
 from tests.unit.hub_node.runs import a_run
@@ -65,6 +68,7 @@ async def beside(plane: Plane, call: Any) -> tuple[Any, float]:
 def test_both_sides_know_the_same_limits() -> None:
     """What an agent may have to tell fits, in number; and a message has one size for all."""
     assert REPORTS_MAX == RUNS_MAX + RELEASED_MAX
+    assert (USAGE_MAX, RESULT_FILES_MAX) == (USAGE_TOLD_MAX, results.RESULT_FILES_MAX)
     assert transport.MESSAGE_BYTES_MAX == MESSAGE_BYTES_MAX
 
 
@@ -82,6 +86,39 @@ async def test_a_sync_with_very_many_unknown_runs(plane: Plane, count: int, take
     else:
         assert said.code is Code.LIMIT_EXCEEDED
     assert longest_s < STALL_S_MAX
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("stretches", "files", "path_bytes", "field"),
+    [
+        (USAGE_MAX, RESULT_FILES_MAX, PATH_BYTES_MAX, ""),
+        (USAGE_MAX + 1, 0, 1, "usage"),
+        (0, RESULT_FILES_MAX + 1, 1, "outputs"),
+        (0, 1, PATH_BYTES_MAX + 1, "outputs.path"),
+    ],
+)
+async def test_one_report_says_no_more_than_an_agent_has_to(
+    plane: Plane, stretches: int, files: int, path_bytes: int, field: str
+) -> None:
+    """At the limits it is heard; past one the whole is refused by its name, when a session opens and later."""
+    (report,) = unknown(1)
+    del report.usage[:]
+    report.usage.extend(hub_pb2.UsageInterval(index=n, start_ms=n, end_ms=n + 1) for n in range(stretches))
+    report.outputs.extend(hub_pb2.OutputFile(path="x" * path_bytes) for _ in range(files))
+    agent = plane.voice(CAIRO)
+    session = await agent.hub("OpenSession", a_session())
+    sync = hub_pb2.SyncHubRequest(session_id=session.session_id, sync_seq=1, changed=[report])
+    if not field:
+        assert len((await agent.hub("SyncHub", sync)).revokes) == 1
+        return
+    opening = a_session()
+    opening.runs.append(report)
+    for method, request, name in (("SyncHub", sync, "changed"), ("OpenSession", opening, "runs")):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await agent.hub(method, request)
+        said = from_rpc_error(caught.value)
+        assert (said.code, said.metadata["field"]) == (Code.LIMIT_EXCEEDED, f"{name}.{field}")
 
 
 @pytest.mark.asyncio
