@@ -57,7 +57,15 @@ class _Saved:
 class Retention:
     """See the module. `saved` and `heard` may be called from any thread."""
 
-    def __init__(self, shelf: Shelf, find: Callable[[str], Job | None], now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        find: Callable[[str], Job | None],
+        now_ms: Callable[[], int],
+        unsure: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`unsure`: whether what is over here may go on somewhere; then nothing is removed before a later sweep."""
+        self._unsure = unsure
         self._shelf = shelf
         self._find = find
         self._now_ms = now_ms
@@ -129,7 +137,7 @@ class Retention:
         """Remove a job's, unless they may be needed."""
         job = self._find(job_id)
         saved_ms = 0 if job is not None else max((one.saved_ms for one in self._shelf.newest(job_id, _ANY)), default=0)
-        if kept(job, saved_ms, self._now_ms()):
+        if self._unsure() or kept(job, saved_ms, self._now_ms()):
             return False
         self._shelf.remove(job_id)
         self._known.discard(job_id)

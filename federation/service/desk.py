@@ -85,8 +85,11 @@ class Desk:
         self.retention: Retention | None = None
         """Of checkpoints; None in a control plane without an object store."""
         if self.objects is not None:
-            self.retention = Retention(Shelf(self.objects), self.store.get_job, self.clock.now_ms)
+            self.retention = Retention(Shelf(self.objects), self.store.get_job, self.clock.now_ms, self._unsure)
             self.writer.after_commit(self.retention.heard)
+
+    def _unsure(self) -> bool:
+        return restoring.unsure(self.world, self.clock.now_ms())
 
     def start(self) -> None:
         """Begin: writer and expiry. Nothing is answered before every live lease is counted anew, and that is saved.

@@ -131,6 +131,11 @@ def asked_since(world: World, seq: int, now_ms: int) -> bool:
     return world.restoration is not None and seq > world.restoration.seq and open_to(world, now_ms)
 
 
+def unsure(world: World, now_ms: int) -> bool:
+    """Whether a job that is over in the backup may have been retried since, and runs: its hub has not told. Any thread."""
+    return bool(world.awaited or world.unheard) and open_to(world, now_ms)
+
+
 def of_before(world: World, epoch: Epoch) -> bool:
     """Whether a lease was granted by a control plane before the restore."""
     return epoch.incarnation < world.incarnation

@@ -16,7 +16,10 @@ from federation.objects.embedded import EmbeddedSettings, start_embedded
 from federation.objects.links import download, upload
 from federation.objects.store import ObjectStore
 from federation.service.checkpoints import KEPT_UNUSED_MS, Newest, Retention
+from federation.service.restoring import unsure
+from federation.service.world import Restoration
 from tests.support.builders import a_job
+from tests.support.world import ControlUnderTest
 
 JOB = "job-1"
 TTL_S = 60
@@ -166,6 +169,20 @@ def test_they_stay_while_the_job_may_run_again(shelf: Shelf, job: Job | None, st
     assert bool(shelf.jobs()) is stays
     if job is None:
         assert Retention(shelf, lambda _: job, lambda: NOW_MS - 1 + KEPT_UNUSED_MS).sweep() == 1
+
+
+def test_they_stay_while_a_restored_store_may_be_wrong_about_an_end(shelf: Shelf) -> None:
+    """A job that is over in the backup may run since: nothing is removed until the hubs have told, then the sweep does."""
+    saved(shelf, (1, 1), {"a": b"1"})
+    control = ControlUnderTest()
+    control.join()
+    control.world.restoration = Restoration(NOW_MS, 1, False, NOW_MS)
+    control.world.awaited = dict.fromkeys(control.world.agents, True)
+    job = a_job(JOB, JobState.SUCCEEDED, ended_ms=NOW_MS)
+    retention = Retention(shelf, lambda _: job, lambda: NOW_MS, lambda: unsure(control.world, NOW_MS))
+    assert (retention.sweep(), list(shelf.jobs())) == (0, [JOB])
+    control.world.awaited.clear()
+    assert (retention.sweep(), list(shelf.jobs())) == (1, [])
 
 
 def test_the_newest_is_known_for_people(shelf: Shelf) -> None:
