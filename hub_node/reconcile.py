@@ -31,6 +31,9 @@ USAGE_REPORTED_MAX = 100
 """Stretches of use in one report; the rest follow when these are stored."""
 USAGE_TOLD_MAX = 9_000
 """Of a run of a month: to a restored control plane all are told at once, for it does not know which it lacks."""
+TOO_LATE = "TOO_LATE"
+"""Why a run never began: too little of its lease was left. Its job waits for another."""
+_FAILED_BY_US = frozenset({"RUNTIME_LIMIT", "LEASE_RAN_OUT", TOO_LATE})
 _ENDED = RunState.ENDED
 
 
@@ -131,6 +134,8 @@ def expired(runs: Iterable[Run], now_ms: int) -> tuple[Command, ...]:
             commands.append(Stop(run.lease_id, reason, EXPIRY_GRACE_MS))
         elif run.deadline_ms and now_ms >= run.deadline_ms + GUARD_SLACK_MS:
             reason = Reason("LEASE_RAN_OUT", "Its lease ran out without renewal and the hub ended it.")
+            if run.lease.work.on_partition == "keep" and not run.started_ms:
+                reason = Reason(TOO_LATE, "Preparing it took so long that its lease ran out.")
             commands.append(Stop(run.lease_id, reason, EXPIRY_GRACE_MS))
     return tuple(commands)
 
@@ -142,6 +147,13 @@ def too_late(lease: LeaseOrder, deadline_ms: int, now_ms: int) -> bool:
     """
     needed_ms = lease.work.runtime_limit_ms if lease.work.on_partition == "keep" else 0
     return now_ms + needed_ms >= deadline_ms
+
+
+def stopped_outcome(code: str, began: bool) -> Outcome:
+    """How a run ended that was told to, by why. What ran into a limit has failed; what somebody ended was stopped."""
+    if code == TOO_LATE and not began:
+        return Outcome.REFUSED
+    return Outcome.FAILED if code in _FAILED_BY_US else Outcome.STOPPED
 
 
 def of_another_boot(run: Run, boot_id: str) -> bool:
@@ -274,7 +286,7 @@ def _starts(orders: Orders, runs: Mapping[str, Run], now_ms: int) -> list[Comman
         if longer_ms > deadline_ms:
             lease, deadline_ms = replace(lease, valid_until_ms=longer_ms), longer_ms  # noqa: PLW2901  # renewed at once
         if too_late(lease, deadline_ms, now_ms):
-            reason = Reason("TOO_LATE", "The order to start it came when too little of its lease was left.")
+            reason = Reason(TOO_LATE, "The order to start it came when too little of its lease was left.")
             commands.append(Refuse(lease, reason))
         else:
             commands.append(Start(lease, deadline_ms))

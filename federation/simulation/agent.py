@@ -32,10 +32,11 @@ TICK_MS = 5_000
 """A living agent looks around every second; so many looks at nothing would be most of a simulation."""
 POLL_MS = 250
 STAGING_MS_MAX = 120_000.0
+SLOW_STAGING_MS_MAX = 75 * 60_000.0
+"""A few packages and environments take longer than a lease, over links as they are."""
 CALL_MS = 15_000
 NODES_EVERY_MS = 30_000
 ASK_AGAIN_MS = 10_000
-_FAILED_BY_US = frozenset({"RUNTIME_LIMIT", "LEASE_RAN_OUT"})
 Resource = tuple[str, str, int]
 
 
@@ -204,12 +205,14 @@ class SimulatedAgent:
             self._tell_end(walk, Outcome.REFUSED, NOT_BEGUN, 1, self._now_ms())
         else:
             self._put(Progressed(run.lease_id, "staging"))
-            delay_ms = 50 + self._stage.chance.random() ** 3 * STAGING_MS_MAX
-            self._stage.after(delay_ms, partial(self._staged, walk), self.life)
+            chance = self._stage.chance
+            slow = chance.random() < 0.03
+            delay_ms = chance.random() * SLOW_STAGING_MS_MAX if slow else chance.random() ** 3 * STAGING_MS_MAX
+            self._stage.after(50 + delay_ms, partial(self._staged, walk), self.life)
         return walk
 
     def _staged(self, walk: _Walk) -> None:
-        if walk.over:
+        if walk.over or walk.program is not None:
             return
         if walk.end is not None:
             self._say_stopped(walk, 143)
@@ -219,7 +222,9 @@ class SimulatedAgent:
         if machine.find(run) is None and reconcile.too_late(
             run.lease, self.register.runs[run.lease_id].deadline_ms, now_ms
         ):
-            self._tell_end(walk, Outcome.REFUSED, Reason("TOO_LATE", "too little of its lease is left"), 1, now_ms)
+            self._tell_end(
+                walk, Outcome.REFUSED, Reason(reconcile.TOO_LATE, "too little of its lease is left"), 1, now_ms
+            )
             return
         deadline_ms = now_ms + run.lease.work.runtime_limit_ms
         if not run.lease.valid_until_ms:
@@ -260,6 +265,8 @@ class SimulatedAgent:
     def _stop(self, walk: _Walk, reason: Reason, grace_ms: int) -> None:
         walk.end = (reason, grace_ms)
         program = walk.program
+        if program is None and not walk.over:
+            self._stage.after(POLL_MS, partial(self._staged, walk), self.life)  # preparing it is called off
         if program is not None and not walk.over:
             self.place.machine.stop(program, grace_ms, reason.code)
             self._stage.after(grace_ms + ASK_AGAIN_MS, partial(self._ask_again, walk), self.life)
@@ -280,7 +287,7 @@ class SimulatedAgent:
     def _say_stopped(self, walk: _Walk, exit_code: int) -> None:
         assert walk.end is not None
         reason = walk.end[0]
-        outcome = Outcome.FAILED if reason.code in _FAILED_BY_US else Outcome.STOPPED
+        outcome = reconcile.stopped_outcome(reason.code, walk.program is not None)
         self._tell_end(walk, outcome, reason, exit_code, self._now_ms())
 
     def _tell_end(self, walk: _Walk, outcome: Outcome, reason: Reason | None, exit_code: int, ended_ms: int) -> None:

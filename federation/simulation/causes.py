@@ -31,8 +31,6 @@ _ENDS = frozenset(
         Trigger.CANCEL_REQUESTED,
     }
 )
-_NEVER_BEGAN = frozenset({LEASE_RAN_OUT, "REBOOTED"})
-"""Why an attempt fails of which no program began: its time was over, or its machine restarted, while it was prepared."""
 _BY_ITSELF = frozenset({"POWER", "OUT_OF_MEMORY", "RUNTIME_LIMIT"})
 Attempt = tuple[str, str]
 """(job, "<incarnation>-<n>")."""
@@ -78,13 +76,15 @@ class Causes:
         match JobState(told["to"]):
             case JobState.CANCELLED:
                 wish = self._people.by_job.get(str(job.id))
-                return "and nobody asked" if wish is not None and not wish.cancelled else ""
+                asked = wish is None or wish.cancelled or code == "RESTORED"  # its request has another job, which runs
+                return "" if asked else "and nobody asked"
             case JobState.FAILED if by_time:
                 return "" if job.spec.on_partition is OnPartition.STOP else "and it did not say `stop`"
             case JobState.FAILED if program is not None:
                 return _why_not_failed(job, program)
             case JobState.FAILED:
-                return "" if code in _NEVER_BEGAN else "and never began"
+                quiet = code == LEASE_RAN_OUT and job.spec.on_partition is not OnPartition.KEEP
+                return "" if quiet or code == "REBOOTED" else "and never began"
             case JobState.QUEUED if by_time:
                 return "" if _again(job) or job.spec.idempotent else "and may not run twice"
             case JobState.QUEUED if program is not None:

@@ -29,7 +29,7 @@ from hub_node.records import RunState, Seen
 JOBS_MAX = FACTS_MAX = 10**6
 UNHEARD_MAX = 20
 """Looks, a minute apart or more; a full disk, which keeps an agent from acknowledging, lasts for ten."""
-SILENT_MS_MAX = 15 * 60_000
+SILENT_MS_MAX = 30 * 60_000
 """A minute makes a hub SUSPECT; a store that is out of order, in which that cannot be written down, lasts for ten."""
 
 
@@ -103,11 +103,12 @@ class Promises:
         self.checks += 1
         job_id, _ = program.key
         work = program.run.lease.work
+        why = program.why if cause == "stopped" else cause
         if cause == "stopped":
             policy = self.agents[program.machine].place.policy
-            least_ms = {"PREEMPTED": policy.reclaim_s * 1_000, "CANCEL_REQUESTED": STOP_GRACE_MS}.get(program.why, 0)
-            self._hold(grace_ms >= least_ms, f"job {job_id} has {grace_ms} of {least_ms} ms to end: {program.why}")
-        if cause != "LEASE_RAN_OUT":
+            least_ms = {"PREEMPTED": policy.reclaim_s * 1_000, "CANCEL_REQUESTED": STOP_GRACE_MS}.get(why, 0)
+            self._hold(grace_ms >= least_ms, f"job {job_id} has {grace_ms} of {least_ms} ms to end: {why}")
+        if why != "LEASE_RAN_OUT":
             return
         if work.on_partition == "keep":
             since_ms, least_ms = self._stage.now_ms - program.began_ms, work.runtime_limit_ms
@@ -333,13 +334,13 @@ class Promises:
             self._none(broken_history(job_id, [(one.type, json.loads(one.payload)) for one in facts]))
 
     def _all_is_counted(self, program: Program, ran_ms: int) -> None:
-        """What a hub that is there ran under a lease that is known was counted, all of it; what power took, nobody owes."""
-        lease_id = program.run.lease.lease_id
-        if (
-            program.cause != "POWER"
-            and self.agents[program.machine].life.alive
-            and self._store.get_lease(LeaseId(lease_id)) is not None
-        ):
+        """What a hub that is there ran under a lease that is known was counted, all of it.
+
+        Not what was over in an earlier boot of its machine: power takes it, or the moment at which it ended.
+        """
+        lease_id, agent = program.run.lease.lease_id, self.agents[program.machine]
+        this_boot = program.boot == agent.place.machine.boot_id and program.cause != "POWER"
+        if this_boot and agent.life.alive and self._store.get_lease(LeaseId(lease_id)) is not None:
             counted_ms = sum(one.end_ms - one.start_ms for one in self._store.usage_of(LeaseId(lease_id)))
             self._hold(
                 counted_ms >= ran_ms * 0.999 - SLACK_MS,

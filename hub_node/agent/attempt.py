@@ -25,7 +25,7 @@ from hub_node.data import checkpoints, results, tracking
 from hub_node.data.staging import Places, Staging
 from hub_node.link import Link
 from hub_node.ports import Attempt, Extendable, Phase, Runner, Status
-from hub_node.reconcile import of_another_boot, too_late
+from hub_node.reconcile import TOO_LATE, of_another_boot, stopped_outcome, too_late
 from hub_node.records import Outcome, OutputFile, Reason, Run
 from hub_node.runners.process import withdraw
 from hub_node.runners.registry import Registry
@@ -48,7 +48,6 @@ _TRANSIENT = frozenset(
     }
 )  # fmt: skip
 """While a result is sent these are waited out; PERMISSION_DENIED is a link that ran out, and a new one is asked for."""
-_FAILED_BY_US = frozenset({"RUNTIME_LIMIT", "LEASE_RAN_OUT"})
 _NO_NEXT = frozenset({"CANCEL_REQUESTED", "LEASE_OVER", "SUPERSEDED"})
 """Ends after which nobody would go on from a checkpoint, or after which none is taken."""
 SAVE_AFTER_GRACE_S = 15.0
@@ -398,16 +397,15 @@ class AttemptThread:
                 return None
 
     def _refuse_late(self) -> None:
-        reason = Reason("TOO_LATE", "Preparing it took so long that too little of its lease was left.")
+        reason = Reason(TOO_LATE, "Preparing it took so long that too little of its lease was left.")
         self._tell_end(Outcome.REFUSED, reason, 1, self._started_ms)
 
     # ---- ends -------------------------------------------------------------------------------------------------------
     def _say_stopped(self, exit_code: int) -> None:
-        """It was asked to end and did. What ran into a limit has failed; what somebody ended was stopped."""
+        """It was asked to end and did."""
         assert self._end is not None, "only a run that was asked to end is stopped"
         reason = self._end[0]
-        outcome = Outcome.FAILED if reason.code in _FAILED_BY_US else Outcome.STOPPED
-        self._tell_end(outcome, reason, exit_code, steady.now_ms())
+        self._tell_end(stopped_outcome(reason.code, self._runner is not None), reason, exit_code, steady.now_ms())
 
     def _say_failed(self, problem: Exception) -> None:
         """Nothing of it runs. A mistake of ours must not leave a lease without an end either."""

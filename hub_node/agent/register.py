@@ -77,6 +77,7 @@ class Register:
         runs, seen = self.runs, self._seen
         commands: list[Command] = []
         facts, self._held = self._held, []
+        wants_all: bool | None = None
         for item in items:
             if isinstance(item, Orders):
                 self._answers += 1
@@ -84,7 +85,7 @@ class Register:
                 if reconcile.is_stale(item, seen.incarnation, seen.revision):
                     continue
                 seen = replace(seen, incarnation=item.incarnation, revision=item.revision)
-                self._released = self._journal.released() if item.send_all else None
+                wants_all = item.send_all
                 found = self._judged(reconcile.reconcile(item, runs, now_ms), runs, ending)
                 commands += found
                 runs = reconcile.applied(runs, found, now_ms)
@@ -97,6 +98,8 @@ class Register:
         if not self._save(runs, seen):
             self._held = facts
             return Turn()
+        if wants_all is not None:  # with what the same orders released
+            self._released = self._journal.released() if wants_all else None
         return Turn((*commands, *late), tuple(facts))
 
     def stop_all(self, now_ms: int) -> Turn:

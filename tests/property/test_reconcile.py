@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub_node.reconcile import (
+    GUARD_SLACK_MS,
     KEEP_STAGING_MS,
     RENEWAL_STEP_MS,
     USAGE_INTERVAL_MS,
@@ -25,6 +26,7 @@ from hub_node.reconcile import (
     expired,
     is_stale,
     reconcile,
+    stopped_outcome,
     usage,
 )
 from hub_node.records import (
@@ -284,3 +286,23 @@ def test_start_and_revoke_in_one_answer_start_nothing() -> None:
     lease = a_lease()
     revoke = RevokeOrder(lease.lease_id, lease.epoch, Reason("CANCEL_REQUESTED", "asked"), 500)
     assert reconcile(Orders(1, 5, NOW_MS, leases=(lease,), revokes=(revoke,)), {}, NOW_MS) == ()
+
+
+@pytest.mark.parametrize(
+    ("on_partition", "started_ms", "code", "outcome"),
+    [
+        ("keep", 0, "TOO_LATE", Outcome.REFUSED),
+        ("keep", NOW_MS - 2, "LEASE_RAN_OUT", Outcome.FAILED),
+        ("stop", 0, "LEASE_RAN_OUT", Outcome.FAILED),
+    ],
+)
+def test_a_keep_run_whose_lease_ran_out_before_it_began_is_nobodys_failure(
+    on_partition: str, started_ms: int, code: str, outcome: Outcome
+) -> None:
+    """Preparing it took longer than its lease: its job waits again. What had begun, or is to stop in a cut, has failed."""
+    run = a_run(on_partition=on_partition, deadline_ms=NOW_MS, started_ms=started_ms, runtime_limit_ms=10**9)
+    (stop,) = expired([run], NOW_MS + GUARD_SLACK_MS)
+    assert isinstance(stop, Stop)
+    assert (stop.reason.code, stopped_outcome(code, began=bool(started_ms))) == (code, outcome)
+    assert stopped_outcome("TOO_LATE", began=True) is Outcome.FAILED  # an agent that died in between had begun it
+    assert stopped_outcome("CANCEL_REQUESTED", began=False) is Outcome.STOPPED
