@@ -49,6 +49,8 @@ class Promises:
         self._terminal: dict[JobId, JobState] = {}
         self._epochs: dict[JobId, tuple[int, int]] = {}
         self._begun: dict[tuple[str, str], Program] = {}
+        self._left: dict[tuple[str, str], int] = {}
+        """What was left of an attempt's lease when it began: an order to start may come late, and is not renewed before."""
         self._ran: dict[tuple[str, str], int] = {}
         """Attempts that are over -> for how long they ran, in true time."""
         self._succeeded: set[tuple[str, str]] = set()
@@ -74,6 +76,7 @@ class Promises:
         work, (job_id, epoch) = program.run.lease.work, program.key
         self._hold(program.key not in self._begun, f"attempt {epoch} of job {job_id} runs a second time")
         self._begun[program.key] = program
+        self._left[program.key] = self._ends[program.run.lease.lease_id] - self._stage.now_ms
         job = self._store.get_job(job_id)
         over = job is None or job.state.terminal
         self._hold(not over or self._of_before(program), f"job {job_id} begins and has ended before")
@@ -113,7 +116,8 @@ class Promises:
         if work.on_partition == "keep":
             since_ms, least_ms = self._stage.now_ms - program.began_ms, work.runtime_limit_ms
         else:
-            since_ms, least_ms = self._stage.now_ms - self.agents[program.machine].heard_ms, LEASE_MS_BATCH // 2
+            since_ms = self._stage.now_ms - self.agents[program.machine].heard_ms
+            least_ms = min(LEASE_MS_BATCH // 2, self._left[program.key])
         self._hold(
             since_ms >= least_ms * 0.999 - SLACK_MS,
             f"job {job_id} was told to end for its lease after {since_ms} of {least_ms} ms",
