@@ -27,7 +27,7 @@ from hub_node.link import Link
 from hub_node.ports import Attempt, Extendable, Phase, Runner, Status
 from hub_node.reconcile import TOO_LATE, of_another_boot, stopped_outcome, too_late
 from hub_node.records import Outcome, OutputFile, Reason, Run
-from hub_node.runners.process import withdraw
+from hub_node.runners.process import has_ended, withdraw
 from hub_node.runners.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class AttemptThread:
             self._say_stopped(143)
             return
         rebooted = of_another_boot(run, steady.boot_id())
-        if rebooted and run.runner_state:
+        if rebooted and run.runner_state and not has_ended(self._places.folder):
             self._conclude(Status(Phase.ENDED, 1, "REBOOTED", REBOOTED.message))
             return
         runner = self._runner or self._tools.registry.runner(work.engine, work.entrypoint)

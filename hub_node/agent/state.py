@@ -24,6 +24,7 @@ from hub_node.conversation import Truth
 from hub_node.data import checkpoints
 from hub_node.ports import RunJournal
 from hub_node.records import Orders, ReadLogOrder, Run, RunState
+from hub_node.runners.process import has_ended
 
 log = logging.getLogger(__name__)
 
@@ -100,20 +101,24 @@ class State:
     def _end_rebooted(self) -> None:
         """Ask engines that may still have runs of another boot to end them, then count those runs as over.
 
-        One that left a checkpoint ends by its own thread, which saves that first.
+        One that left a checkpoint ends by its own thread, which saves that first; likewise one whose program had ended before,
+        as that did.
         """
         assert self._tools is not None
-        gone = self._register.rebooted()
-        stops = [self._chores.submit(_stop_leftover, self._tools, run) for run in gone]
+        tools, gone = self._tools, self._register.rebooted()
+        stops = [self._chores.submit(_stop_leftover, tools, run) for run in gone]
         until_s = time.monotonic() + REBOOT_STOP_S
         for stop in stops:
             try:
                 stop.result(max(0.1, until_s - time.monotonic()))
             except (FederationError, TimeoutError, OSError, ValueError) as problem:
                 log.warning("a leftover run could not be stopped: %s", problem)
-        places = self._tools.staging.places
-        left = [run for run in gone if checkpoints.left_something(places(run.lease.job_id, run.lease.epoch))]
-        self._register.end_rebooted([run for run in gone if run not in left], steady.now_ms())
+
+        def has_more_to_say(run: Run) -> bool:
+            places = tools.staging.places(run.lease.job_id, run.lease.epoch)
+            return has_ended(places.folder) or checkpoints.left_something(places)
+
+        self._register.end_rebooted([run for run in gone if not has_more_to_say(run)], steady.now_ms())
 
     def _adopt(self) -> None:
         live = self._register.live

@@ -102,6 +102,11 @@ def stat_of(pid: int) -> tuple[str, int, int] | None:
     return fields[0].decode(), int(fields[19]), int(fields[3])
 
 
+def has_ended(folder: Path) -> bool:
+    """Whether a guard has written down how the program of this attempt's folder ended; that outlives a boot."""
+    return (folder / "exit.json").exists()
+
+
 class ProcessRunner:
     """A Runner (`hub_node/ports.py`) for one process under guard. Subclasses say which."""
 

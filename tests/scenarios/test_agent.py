@@ -360,6 +360,23 @@ def test_machine_that_restarted_ends_its_runs_before_it_speaks(agent: AgentProce
     assert told == {"job-1": (FAILED, "REBOOTED"), "job-2": (REFUSED, "REBOOTED")}
 
 
+def test_what_had_ended_when_its_machine_lost_its_power_ended_as_it_did(
+    agent: AgentProcess, control: ScriptedControl
+) -> None:
+    """Nobody had looked at it yet: the guard wrote how, and the next boot reads that."""
+    control.start("job-1", program("import pathlib, time\nwhile not pathlib.Path('bell').exists(): time.sleep(0.02)"))
+    control.wait(in_state(control, "job-1", RUNNING))
+    agent.end(signal.SIGKILL)
+    attempt = agent.folder / "state/attempts/job-1/1-1"
+    (attempt / "package" / "bell").touch()
+    eventually((attempt / "exit.json").exists, 20, "the guard's last word")
+    journal = Journal(agent.folder / "state")
+    journal.save([replace(run, boot_id="the-boot-before") for run in journal.load().values()])
+    journal.close()
+    agent.start()
+    assert control.wait(lambda: control.ended("job-1")).outcome == SUCCEEDED
+
+
 def test_what_had_not_begun_when_its_machine_restarted_does_not_begin(
     agent: AgentProcess, control: ScriptedControl
 ) -> None:

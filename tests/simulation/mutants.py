@@ -430,13 +430,6 @@ def admission_believes() -> Iterator[None]:
 
 
 @_mutant
-def absence_before_its_end_was_heard() -> Iterator[None]:
-    """A list that lacks what is to end is believed, though the order to begin may be on its way."""
-    with _patched(sync, "_heard_its_end", lambda *_: True):
-        yield
-
-
-@_mutant
 def ends_unsaid() -> Iterator[None]:
     """Nobody is told what is to end."""
     orders = sync._orders

@@ -32,6 +32,13 @@ SMOKE = (
     "forgotten-before-it-was-heard",
     "guard-off",
     "admission-believes",
+    "ends-unsaid",
+    "no-grace",
+    "use-not-kept",
+    "successes-fail",
+    "preempted-jobs-fail",
+    "everybody-may-run-twice",
+    "silence-unnoticed",
 )
 SMOKE_SEEDS = 12
 
