@@ -7,7 +7,7 @@ A command for the writer. Placements come first, in the plan's order, then preem
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from federation.domain.hub import Agent, Hub
 from federation.domain.ids import AgentKey, JobId, LeaseId
@@ -31,6 +31,8 @@ class Accepted:
 
     placements: int = 0
     preemptions: int = 0
+    failures: list[str] = field(default_factory=list)
+    """What went wrong with decisions that were left out for a reason of ours; a mistake in this program."""
 
 
 def commit_plan(unit: Unit, plan: Plan, ids: IdSource) -> Accepted:
@@ -44,7 +46,8 @@ def commit_plan(unit: Unit, plan: Plan, ids: IdSource) -> Accepted:
                 accepted.placements += 1  # also of a preemption: the room became free meanwhile, nobody needs to end
             elif isinstance(decision, Preemption):
                 accepted.preemptions += _preempted(unit, decision)
-        except Exception:
+        except Exception as error:
+            accepted.failures.append(f"job {decision.job_id}: {error!r}")
             log.exception("the decision about job %s failed for a reason of ours; the others go on", decision.job_id)
             unit.rollback(savepoint)
     return accepted

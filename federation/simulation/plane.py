@@ -23,7 +23,7 @@ from federation.scheduling import Plan, Policy
 from federation.service import expiry
 from federation.service import jobs as service_jobs
 from federation.service import sync as service_sync
-from federation.service.committing import commit_plan
+from federation.service.committing import Accepted, commit_plan
 from federation.service.rounds import Rounds
 from federation.service.submit import SubmitJobs, request_id_of
 from federation.service.sync import Orders
@@ -440,11 +440,16 @@ class SimulatedPlane:
         self._stage.after(self._stage.chance.random() * ROUND_MS_MAX, partial(self._commit, plan), self.life)
 
     def _commit(self, plan: Plan) -> None:
-        def over(_: object) -> None:
+        def failed(_: object) -> None:
+            self._planning = False
+
+        def told(accepted: Accepted) -> None:
+            if accepted.failures:
+                raise self._stage.broken(f"decisions of a plan failed: {'; '.join(accepted.failures)}")
             self._planning = False
 
         if plan.placements or plan.preemptions:
-            self._ask(lambda unit: commit_plan(unit, plan, self._ids), over, over)
+            self._ask(lambda unit: commit_plan(unit, plan, self._ids), told, failed)
         else:
             self._planning = False
             self._plan_soon()

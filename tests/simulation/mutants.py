@@ -170,6 +170,17 @@ def plan_not_verified() -> Iterator[None]:
 
 
 @_mutant
+def decisions_fail() -> Iterator[None]:
+    """No room can be made for anybody: the decision ends with an error and is left out of its plan."""
+
+    def claimed(*_: object) -> None:
+        raise KeyError("nothing of the kind")
+
+    with _patched(lifecycle_commit, "claimed", claimed):
+        yield
+
+
+@_mutant
 def claim_skipped() -> Iterator[None]:
     """What was told to end counts as gone."""
     collect, verify = rounds.Rounds.collect, lifecycle_commit.verify

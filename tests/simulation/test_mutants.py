@@ -19,6 +19,7 @@ SMOKE = (
     "absence-is-an-end",
     "epoch-not-raised",
     "plan-not-verified",
+    "decisions-fail",
     "claim-skipped",
     "no-rollback",
     "leases-forgotten-at-start",
