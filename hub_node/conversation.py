@@ -43,6 +43,8 @@ REPORTS_BYTES_MAX = 6 << 20
 Ends that do not fit follow with the next sync; in a full list such a run is named as not yet ended."""
 TOLD_BYTES_MAX = 8 << 20
 """Of what only a restored control plane asks for, in one message; what does not fit follows with the next."""
+TOLD_USE_MAX = 100_000
+"""Likewise, of stretches of use: each is a fact that the other side has to write down before it hears of anybody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +77,25 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
+class Reminded:
+    """What a restored control plane has been told again, with one call and those before it."""
+
+    present: frozenset[str] = frozenset()
+    """The leases of unreleased runs, with all their use."""
+    released: int = 0
+    """How many of the released runs. Those come last: what is released meanwhile is before them."""
+    complete: bool = False
+    """There is no more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A sync that was sent: what it said, and when by our own clock."""
 
     seq: int
     sent: tuple[Run, ...]
     sent_ms: int
-    reminded: int = 0
-    """Of the runs that were released before: so many were told with it, and with the calls before it."""
+    reminded: Reminded = Reminded()
 
 
 class Conversation:
@@ -100,7 +113,7 @@ class Conversation:
         self._told: dict[str, Run] = {}
         self._full = False
         self._all = False
-        self._reminded = 0
+        self._reminded = Reminded()
         self._specs: frozenset[str] = frozenset()
         self._first = True
 
@@ -133,7 +146,8 @@ class Conversation:
         self.session_id, self._seq, self._store_id = answer.session_id, 0, answer.store_id
         self.hold_ms = min(HOLD_MS, answer.hold_ms or HOLD_MS)
         self._told = dict(told.runs)
-        self._first, self._full, self._all, self._reminded, self._specs = True, False, False, 0, frozenset()
+        self._first, self._full, self._all, self._specs = True, False, False, frozenset()
+        self._reminded = Reminded()
 
     def call(
         self, truth: Truth, nodes: Sequence[NodeReport], round_trip_ms: int, now_ms: int
@@ -163,7 +177,7 @@ class Conversation:
             hold_ms=self.hold_ms,
             round_trip_ms=round_trip_ms,
             full=self._full,
-            tells_all=reminds and reminded >= len(truth.released or ()),
+            tells_all=reminds and reminded.complete,
         )
         return Call(self._seq, changed, now_ms, reminded), request
 
@@ -183,30 +197,32 @@ class Conversation:
         self._first = False
         return orders
 
-    def _remind(self, reports: list[hub_pb2.RunReport], truth: Truth, reminds: bool, now_ms: int) -> int:
+    def _remind(self, reports: list[hub_pb2.RunReport], truth: Truth, reminds: bool, now_ms: int) -> Reminded:
         """Add what a restored control plane forgot: what leases said, all use, specs as it asks, how released runs ended.
 
-        Those as many as fit, and one at least; how many have been told then.
+        As much as fits, and one run at least; what has been told then.
         """
-        left_bytes = TOLD_BYTES_MAX
+        room, present, released = _Room(), set(self._reminded.present), self._reminded.released
         for report in reports:
-            run = truth.runs[report.lease_id]
-            wanted = report.lease_id in self._specs and len(run.lease.spec_bytes) <= left_bytes
-            if wanted or reminds:
-                before_bytes = report.ByteSize()
-                report.lease.CopyFrom(wire.lease_to(run, now_ms, with_spec=wanted))
-                wire.add_usage(report, _all_use(run, now_ms))
-                left_bytes -= report.ByteSize() - before_bytes
-        told = self._reminded
-        for run in (truth.released or ())[told:] if reminds else ():
+            wanted = report.lease_id in self._specs
+            if not wanted and (not reminds or report.lease_id in present):
+                continue
+            run, fuller = truth.runs[report.lease_id], hub_pb2.RunReport()
+            fuller.CopyFrom(report)
+            fuller.lease.CopyFrom(wire.lease_to(run, now_ms, with_spec=wanted))
+            wire.add_usage(fuller, _all_use(run, now_ms))
+            if not room.takes(fuller.ByteSize() - report.ByteSize(), len(fuller.usage)):
+                return Reminded(frozenset(present), released)
+            report.CopyFrom(fuller)
+            present.add(report.lease_id)
+        for run in (truth.released or ())[released:] if reminds else ():
             report = wire.report_to(run, _all_use(run, now_ms))
             report.released = True
-            left_bytes -= report.ByteSize()
-            if left_bytes < 0 and told > self._reminded:
-                break
+            if not room.takes(report.ByteSize(), len(report.usage)):
+                return Reminded(frozenset(present), released)
             reports.append(report)
-            told += 1
-        return told
+            released += 1
+        return Reminded(frozenset(present), released, complete=True)
 
     def _reports(self, runs: Iterable[Run], now_ms: int, full: bool) -> list[hub_pb2.RunReport]:
         reports: list[hub_pb2.RunReport] = []
@@ -223,6 +239,20 @@ class Conversation:
             elif full:
                 reports.append(wire.report_to(replace(run, state=RunState.STOPPING, outcome=Outcome.NONE)))
         return reports
+
+
+class _Room:
+    """What is left, in one message, for what a restored control plane asks."""
+
+    def __init__(self) -> None:
+        self._bytes, self._stretches, self._empty = TOLD_BYTES_MAX, TOLD_USE_MAX, True
+
+    def takes(self, count_bytes: int, stretches: int) -> bool:
+        """Whether that fits in, too; what comes first always does."""
+        fits = self._empty or (count_bytes <= self._bytes and stretches <= self._stretches)
+        if fits:
+            self._bytes, self._stretches, self._empty = self._bytes - count_bytes, self._stretches - stretches, False
+        return fits
 
 
 def _all_use(run: Run, now_ms: int) -> tuple[tuple[int, int, int], ...]:

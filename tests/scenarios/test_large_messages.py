@@ -18,7 +18,7 @@ from federation.archive.limits import PATH_BYTES_MAX
 from federation.client import Client, Settings, transport
 from federation.errors import Code, FederationError, from_rpc_error
 from federation.v1 import common_pb2, hub_pb2, job_pb2
-from hub_node.conversation import Call, Conversation, Introduction, Truth
+from hub_node.conversation import TOLD_USE_MAX, Call, Conversation, Introduction, Truth
 from hub_node.data import results
 from hub_node.ports import RELEASED_MAX, RUNS_MAX
 from hub_node.reconcile import USAGE_TOLD_MAX
@@ -205,3 +205,33 @@ def test_a_restored_control_plane_is_told_all_use_of_a_long_run() -> None:
     talk.answered(call, hub_pb2.SyncHubResponse(send_full=True, send_all=True), Truth(runs))
     _, told = talk.call(Truth(runs, released=()), (), 0, 20 * hour_ms + 1)
     assert [one.index for one in told.changed[0].usage] == list(range(20 * 12))
+
+
+def test_a_restored_control_plane_is_told_the_use_of_many_long_runs_in_parts() -> None:
+    """A hundred runs of a month: each with all its use once, "that is all" with the last, and a lost answer repeats a part."""
+    now_ms = 31 * 24 * 3_600_000
+    runs = {}
+    for n in range(100):
+        run = a_run(f"job-{n}", state=RunState.RUNNING, accepted_ms=1, started_ms=1, usage_stored=8_000)
+        runs[run.lease_id] = run
+    truth = Truth(runs, released=(a_run("job-over", state=RunState.ENDED),))
+    talk = Conversation(Introduction("cairo", "main", "i", "", (), ()), lambda _: 0)
+    talk.opened(truth, hub_pb2.OpenSessionResponse(session_id="s"))
+    wants_all = hub_pb2.SyncHubResponse(send_full=True, send_all=True)
+    talk.answered(talk.call(truth, (), 0, now_ms)[0], wants_all, truth)
+    told: list[str] = []
+    _, lost = talk.call(truth, (), 0, now_ms)
+    while True:
+        call, request = talk.call(truth, (), 0, now_ms)
+        assert told or request.changed == lost.changed
+        assert request.full
+        assert len(request.changed) == len(runs) + request.tells_all
+        with_lease = [one for one in request.changed if one.HasField("lease")]
+        assert {len(one.usage) for one in with_lease} == {31 * 24 * 12 - 1}
+        assert sum(len(one.usage) for one in with_lease) <= TOLD_USE_MAX
+        assert request.ByteSize() < MESSAGE_BYTES_MAX
+        told += [one.lease_id for one in with_lease]
+        talk.answered(call, wants_all, truth)
+        if request.tells_all:
+            break
+    assert (told, [one.job_id for one in request.changed if one.released]) == (list(runs), ["job-over"])

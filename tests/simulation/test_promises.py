@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from federation.simulation.faults import FaultKind
 from federation.simulation.federated import Scenario, simulate
 from federation.simulation.seeds import run_all
+from hub_node import conversation
 from tests.tidy.repository import ROOT
 
 SEEDS = 2_000 if os.environ.get("BRHUB_LONG") == "1" else 200
@@ -66,3 +68,17 @@ def test_a_hub_that_is_cut_off_for_a_day_keeps_its_work_and_rejoins() -> None:
     report = simulate(Scenario(11, hubs=2, hours=26, kinds=(FaultKind.PARTITION,), jobs_per_hub_hour=1))
     assert report.broken == ""
     assert report.faults[FaultKind.PARTITION] > 100
+
+
+def test_what_a_restored_control_plane_is_told_in_many_parts_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run a message, whatever fails between two of them: nothing starts twice, every end and all use arrive."""
+    monkeypatch.setattr(conversation, "TOLD_USE_MAX", 0)
+    asked, remind = [], conversation.Conversation._remind
+
+    def reminded(self: conversation.Conversation, *args: Any) -> conversation.Reminded:
+        asked.append(remind(self, *args))
+        return asked[-1]
+
+    monkeypatch.setattr(conversation.Conversation, "_remind", reminded)
+    assert [simulate(Scenario(seed)).broken for seed in (2, 3, 6)] == ["", "", ""]
+    assert sum(not part.complete for part in asked) > 200
