@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def restore(state_dir: Path, file: Path, now_ms: int) -> JournalSummary:
         left_out = _without_undecided(building)
         to_disk(building)
         present = state_dir / "journal.db"
-        aside = _set_aside(present, now_ms) if present.exists() else None
+        aside = _set_aside(present, now_ms)
         instance = (state_dir / INSTANCE_FILE).with_suffix(".partial")
         instance.write_text(json.dumps({"instance_id": found.instance_id}), encoding="utf-8")
         to_disk(instance)
@@ -142,23 +142,25 @@ def _without_undecided(building: Path) -> tuple[str, ...]:
     return jobs
 
 
-def _set_aside(present: Path, now_ms: int) -> Path:
-    """The journal of before under another name, with a log that it may still have."""
-    aside = present.with_name(f"{present.name}.before-{now_ms}")
-    try:
-        db = sqlite3.connect(present, isolation_level=None)
+def _set_aside(present: Path, now_ms: int) -> Path | None:
+    """The journal of before under another name, with a log that it may still have; None where there is none.
+
+    The file goes first: no agent starts without it, while one without its log would have forgotten what it had accepted.
+    """
+    aside, log = present.with_name(f"{present.name}.before-{now_ms}"), Path(f"{present}-wal")
+    if present.exists():
         try:
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            db.close()
-    except sqlite3.Error:
-        pass  # it is damaged: it is kept as it is
-    log = Path(f"{present}-wal")
+            with closing(sqlite3.connect(present, isolation_level=None)) as db:
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            pass  # it is damaged: it is kept as it is
+        present.rename(aside)
+        to_disk(present.parent)
     if log.exists():  # with another file it would be poison
         log.rename(f"{aside}-wal")
+        to_disk(present.parent)
     Path(f"{present}-shm").unlink(missing_ok=True)
-    os.link(present, aside)
-    return aside
+    return aside if aside.exists() else None
 
 
 def _damaged(file: Path, problem: Exception) -> FederationError:

@@ -278,7 +278,10 @@ class RayHeads:
         try:
             said = json.loads(record.read_text(encoding="utf-8"))
             head = RayHead(record.parent, Shape(**said["shape"]), said["token"], said["url"], Path(said["sockets"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except OSError as problem:  # the head may live: whoever starts next looks again
+            log.warning("the Ray head of %s is not taken up: %s", record, problem)
+            return
+        except (ValueError, KeyError, TypeError):
             shutil.rmtree(record.parent, ignore_errors=True)
             return
         if head.over():

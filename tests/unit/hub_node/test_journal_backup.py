@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 from pathlib import Path
@@ -14,6 +15,7 @@ from hub_node import journal_backup
 from hub_node.journal import Journal
 from hub_node.ports import RELEASED_MAX
 from hub_node.records import Outcome, RunState, Seen
+from tests.support.dying import each_try
 from tests.unit.hub_node.runs import a_run
 
 
@@ -154,3 +156,38 @@ def test_there_is_nothing_to_back_up_in_a_folder_without_a_journal(tmp_path: Pat
     with pytest.raises(FederationError) as refused:
         journal_backup.back_up(tmp_path, tmp_path / "copy.db")
     assert refused.value.code is Code.CONFIGURATION_INVALID
+
+
+RESTORE_KILLED = """
+import os, sys
+from pathlib import Path
+from hub_node import journal_backup
+from tests.support.dying import calls, work_killed_at_each
+steps = calls((os, "link"), (os, "fsync"), (Path, "rename"), (Path, "replace"), (Path, "unlink"))
+work_killed_at_each(lambda: journal_backup.restore(Path(sys.argv[1]), Path(sys.argv[2]), 7), steps)
+"""
+
+
+def test_restore_killed_at_any_step_never_leaves_a_journal_without_its_log(tmp_path: Path) -> None:
+    """SIGKILL at every step, of a journal that has runs in its log alone: all of before, all of the copy, or a refusal."""
+    journal = _filled(tmp_path / "state")
+    journal_backup.back_up(tmp_path / "state", tmp_path / "copy.db")
+    crashed = shutil.copytree(tmp_path / "state", tmp_path / "crashed")
+    journal.close()
+    kept = (crashed / "journal.db").read_bytes()
+    assert (crashed / "journal.db-wal").stat().st_size > 0
+    (crashed / "journal.db").write_bytes(b"out of reach" + kept[12:])  # nothing can fold its log in
+    seen: list[Code | int] = []
+    for n, _ in enumerate(each_try(RESTORE_KILLED, str(crashed), str(tmp_path / "copy.db"))):
+        found = shutil.copytree(crashed, tmp_path / f"try-{n}")
+        file = found / "journal.db"
+        if file.exists():
+            file.write_bytes(file.read_bytes().replace(b"out of reach", kept[:12], 1))
+        try:
+            again = Journal(found)
+        except FederationError as refused:
+            seen.append(refused.code)
+        else:
+            seen.append(len(again.load()))
+            again.close()
+    assert list(dict.fromkeys(seen)) == [5, Code.STORE_UNAVAILABLE, 2]

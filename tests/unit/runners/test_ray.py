@@ -248,6 +248,14 @@ def test_heads_of_an_agent_that_died_with_them_are_cleared_away(tmp_path: Path) 
     assert not sockets.exists()
 
 
+def test_a_record_that_cannot_be_read_now_is_left_for_the_next_start(tmp_path: Path) -> None:
+    """Its head may live, and nobody would ever end it."""
+    record = tmp_path / "heads" / "busy" / "head.json"
+    record.mkdir(parents=True)  # no file: to read it is an error of the system, not of what was written
+    RayHeads(tmp_path / "heads")
+    assert record.exists()
+
+
 def test_the_driver_runs_under_guard_in_rays_environment(tmp_path: Path) -> None:
     """Ray's entrypoint completes the guard's spec by RAY_* and becomes the guard: log, exit status, secrets removed."""
     log = tmp_path / "attempt.log"
