@@ -141,11 +141,11 @@ def upgrade(
     on it. A store in a file asks that the control plane has ended; so does `--finish`, which does the rest.
     """
     from federation.cli.show import print_one
-    from federation.store import migrations
+    from federation.store import upgrade_store
 
     settings = control_settings(config)
     copies = _copies(settings)
-    migrations.upgrade(copies.url, finish=finish)
+    upgrade_store(copies.url, finish=finish)
     found = copies.summary()
     text = f"{found.where} is up to date: {_words(found)}"
     print_one(_document(found), session_of(context).form, text=text)

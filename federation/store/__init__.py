@@ -20,7 +20,7 @@ from federation.store.faults import DurabilityLost
 if TYPE_CHECKING:
     from federation.store.leadership import Leadership  # loads a driver that not everybody has
 
-__all__ = ["DurabilityLost", "leadership_of", "open_store"]
+__all__ = ["DurabilityLost", "leadership_of", "open_store", "upgrade_store"]
 
 _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql://", "postgres://")
@@ -58,6 +58,27 @@ def open_store(url: str, *, busy_timeout_ms: int = 5_000, waiting: Callable[[str
         hint="Use sqlite:///path/to/file, postgresql://user@host/database, or memory:.",
         metadata={"store": _without_password(url)},
     )
+
+
+def upgrade_store(url: str, *, finish: bool = False) -> None:
+    """Bring the store at `url` to today's schema, making it if there is none; `finish`: with the post part.
+
+    In PostgreSQL the pre part may run while a control plane of the version before leads; everything else asks that nobody
+    has the store. Errors as in `open_store`; CONFIGURATION_INVALID where an older upgrade must be finished first.
+    """
+    from federation.store.sql import SqlStore
+
+    if url.startswith(_POSTGRES) and not finish:
+        from federation.store.postgres import prepare
+
+        prepare(url)
+        return
+    store = open_store(url)  # refused while a control plane has it
+    try:
+        if finish and isinstance(store, SqlStore):
+            store.database.finish_upgrade()
+    finally:
+        store.close()
 
 
 def leadership_of(store: Store) -> Leadership | None:

@@ -20,7 +20,7 @@ from federation.domain.hub import Agent
 from federation.domain.job import Job
 from federation.domain.lease import Lease
 from federation.errors import Code, FederationError
-from federation.store import codec, migrations, open_store, schema, sqlite
+from federation.store import codec, migrations, open_store, schema, sqlite, upgrade_store
 from tests.contract.store_builders import agent, fact, full_job, job, keep, lease
 
 REPOSITORY = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def test_head_is_the_newest_revision() -> None:
 def test_from_nothing_to_todays_schema(tmp_path: Path) -> None:
     """All revisions in turn make exactly the tables and indexes that the code declares; a second run does nothing."""
     path = tmp_path / "federation.db"
-    migrations.upgrade(f"sqlite:///{path}")
+    upgrade_store(f"sqlite:///{path}")
     declared = tmp_path / "declared.db"
     engine = create_engine(f"sqlite:///{declared}")
     schema.metadata.create_all(engine)
@@ -108,7 +108,7 @@ def test_from_nothing_to_todays_schema(tmp_path: Path) -> None:
     del made["alembic_version"], wanted["alembic_version"]
     assert made == wanted
     before = path.read_bytes()
-    migrations.upgrade(f"sqlite:///{path}")
+    upgrade_store(f"sqlite:///{path}")
     assert _tables(path).keys() == made.keys() | {"alembic_version"}
     assert len(path.read_bytes()) == len(before)
 
@@ -116,7 +116,7 @@ def test_from_nothing_to_todays_schema(tmp_path: Path) -> None:
 def test_alembic_finds_nothing_to_do(tmp_path: Path) -> None:
     """Alembic's own comparison of a new store and the declared schema is empty."""
     path = tmp_path / "federation.db"
-    migrations.upgrade(f"sqlite:///{path}")
+    upgrade_store(f"sqlite:///{path}")
     engine = create_engine(f"sqlite:///{path}")
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

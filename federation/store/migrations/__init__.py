@@ -33,28 +33,6 @@ _ONE_AT_A_TIME = 0x62726D67
 log = logging.getLogger(__name__)
 
 
-def upgrade(url: str, *, finish: bool = False) -> None:
-    """Bring the store at `url` to today's schema, making it if there is none; `finish`: with the post part.
-
-    In PostgreSQL the pre part may run while a control plane of the version before leads; everything else asks that nobody
-    has the store. Errors as in `open_store`; CONFIGURATION_INVALID where an older upgrade must be finished first.
-    """
-    from federation.store import open_store
-    from federation.store.sql import SqlStore
-
-    if url.startswith("postgres") and not finish:
-        from federation.store.postgres import prepare
-
-        prepare(url)
-        return
-    store = open_store(url)  # refused while a control plane has it
-    try:
-        if finish and isinstance(store, SqlStore):
-            store.database.finish_upgrade()
-    finally:
-        store.close()
-
-
 def upgrade_sqlite(
     connection: sqlite3.Connection, where: str, scripts: Path = VERSIONS, *, finish: bool = False, to: str = ""
 ) -> None:
