@@ -156,7 +156,8 @@ class AttemptThread:
             self._say_stopped(143)
             return
         rebooted = of_another_boot(run, steady.boot_id())
-        if rebooted and run.runner_state and not has_ended(self._places.folder):
+        outlived = rebooted and self._tools.registry.elsewhere(work.engine)
+        if rebooted and run.runner_state and not outlived and not has_ended(self._places.folder):
             self._conclude(Status(Phase.ENDED, 1, "REBOOTED", REBOOTED.message))
             return
         runner = self._runner or self._tools.registry.runner(work.engine, work.entrypoint)
@@ -176,9 +177,26 @@ class AttemptThread:
             if began is False and not self._leaving:
                 self._say_stopped(143)
             return
-        status = self._watch(runner)
+        status = self._watch_outlived(runner) if outlived else self._watch(runner)
         if status is not None:
             self._conclude(status)
+
+    def _watch_outlived(self, runner: Runner) -> Status | None:
+        """End what another boot of this machine began elsewhere, and wait for its engine's word."""
+        with self._wake:
+            self._end = self._end or (REBOOTED, GRACE_MS)
+            self._asked_s = float("-inf")  # the engine has not heard of it yet
+        status = self._watch(runner)
+        if status is None:
+            return None
+        with self._wake:
+            why = self._end[0].code
+            # a limit that ran out by the clock of another boot says nothing
+            if why == REBOOTED.code or stopped_outcome(why, began=True) is Outcome.FAILED:
+                self._end = None
+        if status.code == "" and status.exit_code == 0:
+            return status
+        return Status(Phase.ENDED, status.exit_code or 1, REBOOTED.code, REBOOTED.message)
 
     def _found(self, runner: Runner) -> None:
         """What an earlier agent began, which may have died before it could ask it to end."""
@@ -201,7 +219,7 @@ class AttemptThread:
 
     def _say_started(self, runner: Runner, tracked: str) -> None:
         self._late = False
-        state, boot = runner.save_state(), steady.boot_id()
+        state, boot = runner.save_state(), self._run.boot_id or steady.boot_id()
         self._run = replace(self._run, started_ms=self._started_ms, runner_state=state, boot_id=boot)
         self._tools.tell(Started(self._run.lease_id, self._started_ms, state, boot, tracked))
         if self._end is not None:
@@ -284,17 +302,19 @@ class AttemptThread:
                 self._tools.tell(Moved(self._run.lease_id, state, url))
             self._saver.look()
             now_s = time.monotonic()
+            asked_grace_ms = None
             with self._wake:
                 if self._leaving:
                     return None
                 if self._end is not None and now_s - self._asked_s >= self._end[1] / 1000 + ASK_AGAIN_S:
-                    runner.stop(self._end[1])
-                    self._asked_s = now_s
-                    continue
-                if self._extension is not None and self._extended(runner, self._extension):
-                    self._extension = None
-                self._failures = 0
-                self._wake.wait(next(every_s for age_s, every_s in POLL_S if now_s - began_s < age_s))
+                    self._asked_s, asked_grace_ms = now_s, self._end[1]
+                else:
+                    if self._extension is not None and self._extended(runner, self._extension):
+                        self._extension = None
+                    self._failures = 0
+                    self._wake.wait(next(every_s for age_s, every_s in POLL_S if now_s - began_s < age_s))
+            if asked_grace_ms is not None:
+                runner.stop(asked_grace_ms)  # without the lock: the agent's one thread wants it, and an engine may hang
 
     def _extended(self, runner: Runner, valid_until_ms: int) -> bool:
         """Whether the guard knows; where its disk is full it is told again, for the control plane will not say it again."""

@@ -110,7 +110,7 @@ class Register:
         return Turn(found) if saved else Turn()
 
     def rebooted(self) -> list[Run]:
-        """Runs that began in another boot: their processes are gone; an engine that is a service may still have them."""
+        """Runs that began in another boot: their processes are gone; an engine on other machines may still have them."""
         began = [run for run in self.live if run.outcome is Outcome.NONE and run.runner_state]
         return [run for run in began if reconcile.of_another_boot(run, self._boot_id)]
 

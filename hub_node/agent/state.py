@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 SWEEP_S = 3_600.0
-REBOOT_STOP_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +98,21 @@ class State:
 
     # ---- the start --------------------------------------------------------------------------------------------------
     def _end_rebooted(self) -> None:
-        """Ask engines that may still have runs of another boot to end them, then count those runs as over.
+        """Count what ran here in another boot as over.
 
         One that left a checkpoint ends by its own thread, which saves that first; likewise one whose program had ended before,
-        as that did.
+        as that did; and one on other machines, once its engine says that it is over.
         """
         assert self._tools is not None
-        tools, gone = self._tools, self._register.rebooted()
-        stops = [self._chores.submit(_stop_leftover, tools, run) for run in gone]
-        until_s = time.monotonic() + REBOOT_STOP_S
-        for stop in stops:
-            try:
-                stop.result(max(0.1, until_s - time.monotonic()))
-            except (FederationError, TimeoutError, OSError, ValueError) as problem:
-                log.warning("a leftover run could not be stopped: %s", problem)
+        tools = self._tools
 
         def has_more_to_say(run: Run) -> bool:
             places = tools.staging.places(run.lease.job_id, run.lease.epoch)
-            return has_ended(places.folder) or checkpoints.left_something(places)
+            on_its_disk = has_ended(places.folder) or checkpoints.left_something(places)
+            return on_its_disk or tools.registry.elsewhere(run.lease.work.engine)
 
-        self._register.end_rebooted([run for run in gone if not has_more_to_say(run)], steady.now_ms())
+        gone = [run for run in self._register.rebooted() if not has_more_to_say(run)]
+        self._register.end_rebooted(gone, steady.now_ms())
 
     def _adopt(self) -> None:
         live = self._register.live
@@ -206,12 +200,6 @@ class State:
         staging = self._tools.staging
         live = {staging.places(run.lease.job_id, run.lease.epoch).folder for run in self._register.runs.values()}
         self._chores.submit(logs.sweep, staging.state_dir / "attempts", live, now_ms)
-
-
-def _stop_leftover(tools: Tools, run: Run) -> None:
-    runner = tools.registry.runner(run.lease.work.engine, run.lease.work.entrypoint)
-    runner.load_state(run.runner_state)
-    runner.stop(0)
 
 
 def _name(run: Run) -> str:

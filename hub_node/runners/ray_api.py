@@ -102,7 +102,7 @@ class RayApi:
         jobs = found if isinstance(found, list) else []
         return any(isinstance(job, dict) and job.get("status") not in TERMINAL for job in jobs)
 
-    def _call(self, method: str, path: str, body: object = None, timeout_s: float = _CALL_S) -> object:
+    def _call(self, method: str, path: str, body: object = None, timeout_s: float = 0.0) -> object:
         request = urllib.request.Request(  # noqa: S310 - an http(s) address of the hub's own configuration
             self.url + path,
             method=method,
@@ -110,7 +110,7 @@ class RayApi:
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
         )
         try:
-            with self._opener.open(request, timeout=timeout_s) as answer:
+            with self._opener.open(request, timeout=timeout_s or _CALL_S) as answer:
                 text = answer.read(ANSWER_BYTES_MAX)
         except urllib.error.HTTPError as refused:
             with refused:

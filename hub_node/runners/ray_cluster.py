@@ -45,6 +45,7 @@ class RayClusterRunner:
         self._submission_id = ""
         self._deadline_ms = 0
         self._ran_out = ""
+        self._stop_unheard = False
         self._final: Status | None = None
 
     def start(self, attempt: Attempt) -> None:
@@ -87,16 +88,20 @@ class RayClusterRunner:
             message = "" if isinstance(code, int) and code else str(job.get("message") or "")[-600:]
             self._final = Status(Phase.ENDED, code if isinstance(code, int) and code else 1, "", message)
         else:
+            if self._stop_unheard:
+                self.stop(0)
             return Status(Phase.RUNNING)
         return self._final
 
     def stop(self, grace_ms: int) -> None:
         """Ask Ray to end it; the grace is the cluster's RAY_JOB_STOP_WAIT_TIME_S, whatever `grace_ms` says."""
         del grace_ms
+        self._stop_unheard = True
         try:
             self._api.stop(self._submission_id)
         except RaySilentError:
-            pass  # poll says UNKNOWN meanwhile, and whoever wanted the end asks again
+            return  # poll says UNKNOWN meanwhile, and asks again once Ray speaks
+        self._stop_unheard = False
 
     def extend(self, deadline_ms: int, lease_until_ms: int) -> None:
         """New wall-clock deadlines (0 for none); the nearer one counts."""

@@ -56,7 +56,7 @@ class Registry:
                 return fake_runner(entrypoint)
 
     def _ray(self) -> Runner:
-        if self._config.ray.get("address"):
+        if self.elsewhere("ray"):
             from hub_node.runners.ray_cluster import RayClusterRunner, RayClusterSettings
 
             return RayClusterRunner(settings_of(RayClusterSettings, "ray", self._config.ray))
@@ -68,9 +68,13 @@ class Registry:
                 self._ray_heads = settings_of(RayHeads, "ray", self._config.ray, self._config.state_dir / "ray")
             return RayRunner(self._ray_heads)
 
+    def elsewhere(self, engine: str) -> bool:
+        """Whether its runs are on other machines, and so outlive a restart of this one."""
+        return engine == "ray" and bool(self._config.ray.get("address"))
+
     def close(self, end_engines: bool) -> None:
         """Before the agent's process ends. `end_engines`: warm Ray heads end too, else the next process finds them."""
-        if end_engines and "ray" in self._config.engines and not self._config.ray.get("address"):
+        if end_engines and "ray" in self._config.engines and not self.elsewhere("ray"):
             self._ray()
             assert self._ray_heads is not None, "`_ray` makes or finds them"
             self._ray_heads.close()

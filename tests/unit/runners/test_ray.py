@@ -6,10 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,71 +22,9 @@ from hub_node.runners.ray_head import RayHeads, free_ports
 from tests.support.descriptors import no_descriptor
 from tests.support.engine_attempts import attempt, work
 from tests.support.eventually import eventually
+from tests.support.small_ray import TOKEN, SmallRay, serving
 
-TOKEN = "a-token"
 PROGRAM = {"main.py": "print('hello')"}
-
-
-class SmallRay:
-    """As much of Ray's Jobs API as we call: jobs with a status that the test sets."""
-
-    def __init__(self) -> None:
-        self.jobs: dict[str, dict[str, Any]] = {}
-        self.submits_refused = 0
-        self.stopped: list[str] = []
-        ray = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *words: object) -> None:
-                """Quiet."""
-
-            def answer(self, status: int, content: object) -> None:
-                body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def do_GET(self) -> None:
-                if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                    return self.answer(401, "Unauthorized")
-                if self.path == "/api/version":
-                    return self.answer(200, {"version": "4"})
-                if self.path == "/api/jobs/":
-                    return self.answer(200, list(ray.jobs.values()))
-                job = ray.jobs.get(self.path.rsplit("/", 1)[1])
-                return self.answer(200, job) if job else self.answer(404, "does not exist")
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                if self.path.endswith("/stop"):
-                    ray.stopped.append(self.path.split("/")[3])
-                    return self.answer(200, {"stopped": True})
-                said = json.loads(body)
-                if ray.submits_refused:
-                    ray.submits_refused -= 1
-                    return self.answer(500, "No available agent to submit job, please try again later.")
-                if said["submission_id"] in ray.jobs:
-                    return self.answer(500, "Job with submission_id already exists")
-                ray.jobs[said["submission_id"]] = {**said, "status": "PENDING"}
-                return self.answer(200, {"submission_id": said["submission_id"]})
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-@contextmanager
-def serving() -> Iterator[SmallRay]:
-    """A SmallRay while the block lasts."""
-    ray = SmallRay()
-    thread = threading.Thread(target=ray.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield ray
-    finally:
-        ray.server.shutdown()
-        ray.server.server_close()
-        thread.join()
 
 
 @pytest.fixture
