@@ -18,10 +18,16 @@ ANSWER_BYTES_MAX = 16 * 1024 * 1024
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 _CALL_S = 30.0
 _RETRY_S = 0.5
+_OF_A_PROXY = frozenset({502, 503, 504})
+"""What a proxy says when it has no answer of Ray's: what Ray did with the question nobody knows."""
 
 
 class RaySilentError(Exception):
-    """Ray did not answer, or not yet; that is no answer about any job."""
+    """Ray did not answer, or not yet; that is no answer about any job. `sent`: it may have heard the question."""
+
+    def __init__(self, text: str, sent: bool = True) -> None:
+        super().__init__(text)
+        self.sent = sent
 
 
 class RayRefusedError(Exception):
@@ -57,24 +63,38 @@ class RayApi:
 
         Just after a head's start Ray says that it has no agent to take a job: it is asked again until `wait_s` is over.
 
-        Raises: RaySilentError, RayRefusedError.
+        Raises: RaySilentError (`sent`: it may have the job, or get it yet), RayRefusedError (it has none).
         """
         body = {"entrypoint": entrypoint, "submission_id": submission_id, "runtime_env": dict(runtime_env)}
         ends_s = time.monotonic() + wait_s
+        perhaps = False
         while True:
+            problem: RaySilentError | RayRefusedError
             try:
-                self._call("POST", "/api/jobs/", body)
+                self._submit_once(submission_id, body)
                 return
             except RayRefusedError as refused:
-                if refused.status in (400, 500) and self.job(submission_id) is not None:
-                    return
+                problem = refused
                 passing = "No available agent" in refused.text or "Failed to connect" in refused.text
-                if not passing or time.monotonic() > ends_s or cancelled():
-                    raise
-            except RaySilentError:
-                if time.monotonic() > ends_s or cancelled():
-                    raise
+            except RaySilentError as silent:
+                problem, passing = silent, True
+                perhaps = perhaps or silent.sent
+            if not passing or time.monotonic() > ends_s or cancelled():
+                raise RaySilentError(str(problem)) if perhaps else problem
             threading.Event().wait(_RETRY_S)
+
+    def _submit_once(self, submission_id: str, body: Mapping[str, object]) -> None:
+        try:
+            self._call("POST", "/api/jobs/", body)
+        except RayRefusedError as refused:
+            if refused.status not in (400, 500):
+                raise
+            try:
+                known = self.job(submission_id) is not None
+            except (RaySilentError, RayRefusedError) as problem:
+                raise RaySilentError(str(problem)) from problem  # what it refused may have been a second one
+            if not known:
+                raise
 
     def job(self, submission_id: str) -> dict[str, object] | None:
         """What Ray knows of a job (`status`, `message`, `driver_exit_code`); None when it knows none.
@@ -114,9 +134,13 @@ class RayApi:
                 text = answer.read(ANSWER_BYTES_MAX)
         except urllib.error.HTTPError as refused:
             with refused:
-                raise RayRefusedError(refused.code, refused.read(65_536).decode("utf-8", "replace")) from None
+                text = refused.read(65_536)
+            if refused.code in _OF_A_PROXY:
+                raise RaySilentError(f"{refused.code}: {text[-600:]!r}") from None
+            raise RayRefusedError(refused.code, text.decode("utf-8", "replace")) from None
         except (OSError, http.client.HTTPException) as problem:
-            raise RaySilentError(str(problem)) from problem
+            # urllib makes a URLError of what fails before the whole request has gone out, and of nothing else
+            raise RaySilentError(str(problem), sent=not isinstance(problem, urllib.error.URLError)) from problem
         try:
             return json.loads(text)
         except ValueError as problem:

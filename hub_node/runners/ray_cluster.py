@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from hub_node.ports import Attempt, Phase, Status
 from hub_node.records import Run
 from hub_node.runners.ray import SUBMIT_S_MAX, driver_words, runtime_env_of
 from hub_node.runners.ray_api import RayApi, RayRefusedError, RaySilentError
+
+_TAKEN = "taken"
+"""A symbolic link in the attempt's folder, which only one can make: a driver that begins, or the agent that gives it up."""
+_BY_DRIVER, _BY_AGENT = "by-driver", "by-agent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +50,32 @@ class RayClusterRunner:
         self._submission_id = ""
         self._deadline_ms = 0
         self._ran_out = ""
+        self._folder: Path | None = None
+        self._unanswered = False
+        """Nobody knows whether Ray has it, or gets it yet."""
+        self._stop_asked = threading.Event()
         self._stop_unheard = False
         self._final: Status | None = None
 
     def start(self, attempt: Attempt) -> None:
-        """Submit it. Raises: FederationError ENGINE_UNAVAILABLE, INVALID_ARGUMENT."""
+        """Submit it; where no answer comes it counts as begun until Ray speaks.
+
+        Raises: FederationError ENGINE_UNAVAILABLE, INVALID_ARGUMENT.
+        """
+        words, environment = driver_words(attempt), runtime_env_of(attempt)
+        self._folder = attempt.folder
         self._submission_id = _submission_id(attempt.run)
         self._deadline_ms = attempt.deadline_ms
-        folder, log = shlex.quote(str(attempt.package)), shlex.quote(str(attempt.log))
-        entrypoint = f"cd {folder} && exec {shlex.join(driver_words(attempt))} >> {log} 2>&1"
+        taken, folder, log = (
+            shlex.quote(str(path)) for path in (attempt.folder / _TAKEN, attempt.package, attempt.log)
+        )
+        entrypoint = f"ln -s {_BY_DRIVER} {taken} && cd {folder} && exec {shlex.join(words)} >> {log} 2>&1"
         try:
-            self._api.submit(self._submission_id, entrypoint, runtime_env_of(attempt), SUBMIT_S_MAX, lambda: False)
+            self._api.submit(self._submission_id, entrypoint, environment, SUBMIT_S_MAX, self._called_off)
         except (RaySilentError, RayRefusedError) as problem:
+            if isinstance(problem, RaySilentError) and problem.sent:
+                self._unanswered = True
+                return
             raise FederationError(
                 Code.ENGINE_UNAVAILABLE,
                 f"This hub's Ray cluster did not take the job: {problem}.",
@@ -77,12 +96,12 @@ class RayClusterRunner:
         except (RaySilentError, RayRefusedError):
             return Status(Phase.UNKNOWN)
         if job is None:
-            self._final = Status(Phase.ENDED, 1, "ENGINE_UNAVAILABLE", "The hub's Ray cluster no longer knows it.")
-        elif job.get("status") == "SUCCEEDED":
+            return self._unknown_to_ray()
+        self._unanswered = False
+        if job.get("status") == "SUCCEEDED":
             self._final = Status(Phase.ENDED, 0)
         elif job.get("status") == "STOPPED":
-            words = "It ran to its runtime limit and was ended." if self._ran_out else "It was asked to end."
-            self._final = Status(Phase.ENDED, 143, self._ran_out or "STOPPED", words)
+            self._final = self._stopped()
         elif job.get("status") == "FAILED":
             code = job.get("driver_exit_code")
             message = "" if isinstance(code, int) and code else str(job.get("message") or "")[-600:]
@@ -96,37 +115,82 @@ class RayClusterRunner:
     def stop(self, grace_ms: int) -> None:
         """Ask Ray to end it; the grace is the cluster's RAY_JOB_STOP_WAIT_TIME_S, whatever `grace_ms` says."""
         del grace_ms
+        self._stop_asked.set()
+        if not self._submission_id:
+            return  # it is asked again once it has begun
         self._stop_unheard = True
         try:
             self._api.stop(self._submission_id)
         except RaySilentError:
             return  # poll says UNKNOWN meanwhile, and asks again once Ray speaks
-        self._stop_unheard = False
+        self._stop_unheard = self._unanswered  # of a job that comes late Ray could not know
 
     def extend(self, deadline_ms: int, lease_until_ms: int) -> None:
         """New wall-clock deadlines (0 for none); the nearer one counts."""
         self._deadline_ms = min((moment for moment in (deadline_ms, lease_until_ms) if moment > 0), default=0)
 
     def save_state(self) -> str:
-        """The submission id and the deadline."""
-        return json.dumps({"submission_id": self._submission_id, "deadline_ms": self._deadline_ms})
+        """The submission id, the deadline, and where nobody knows whether Ray has it, the folder in which that shows."""
+        state: dict[str, object] = {"submission_id": self._submission_id, "deadline_ms": self._deadline_ms}
+        if self._unanswered:
+            state["unanswered_in"] = str(self._folder)
+        return json.dumps(state)
 
     def load_state(self, text: str) -> None:
         """Take up a job that an earlier process of the agent submitted."""
         state = json.loads(text)
         self._submission_id, self._deadline_ms = str(state["submission_id"]), int(state["deadline_ms"])
+        if "unanswered_in" in state:
+            self._folder, self._unanswered = Path(state["unanswered_in"]), True
 
     def take_up(self, run: Run, folder: Path) -> bool:
         """Whether Ray has it, or does not say: then it counts as begun until Ray speaks."""
-        del folder
-        self._submission_id = _submission_id(run)
+        self._folder, self._submission_id = folder, _submission_id(run)
         self._deadline_ms = steady.now_ms() + run.lease.work.runtime_limit_ms
         try:
             return self._api.job(self._submission_id) is not None
         except (RaySilentError, RayRefusedError):
+            self._unanswered = True
             return True
+
+    def _called_off(self) -> bool:
+        return self._stop_asked.is_set() or 0 < self._deadline_ms <= steady.now_ms()
+
+    def _unknown_to_ray(self) -> Status:
+        """Ray speaks, and does not know it. A submission that was not answered may come later all the same."""
+        text = "The hub's Ray cluster no longer knows it."
+        if self._unanswered:
+            assert self._folder is not None, "it is known wherever a submission may be on its way"
+            try:
+                began = not _withdrawn(self._folder)
+            except OSError:
+                return Status(Phase.UNKNOWN)
+            self._unanswered = False
+            if began:
+                return Status(Phase.RUNNING)  # it came this very moment
+            if self._stop_asked.is_set():
+                self._final = self._stopped()
+                return self._final
+            text = "This hub's Ray cluster did not take the job."
+        self._final = Status(Phase.ENDED, 1, "ENGINE_UNAVAILABLE", text)
+        return self._final
+
+    def _stopped(self) -> Status:
+        words = "It ran to its runtime limit and was ended." if self._ran_out else "It was asked to end."
+        return Status(Phase.ENDED, 143, self._ran_out or "STOPPED", words)
 
 
 def _submission_id(run: Run) -> str:
     """One for each attempt: Ray takes no second job under it."""
     return f"{run.lease.job_id}-{run.lease.epoch}"
+
+
+def _withdrawn(folder: Path) -> bool:
+    """Whether no driver begins this attempt any more, not even one that comes late; False where one has. Raises: OSError."""
+    try:
+        (folder / _TAKEN).symlink_to(_BY_AGENT)
+    except FileNotFoundError:
+        return True  # without the folder none can
+    except FileExistsError:
+        return str((folder / _TAKEN).readlink()) == _BY_AGENT
+    return True

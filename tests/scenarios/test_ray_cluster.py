@@ -81,7 +81,7 @@ def of_another_boot(runner_state: str, on_partition: str = "rerun", left_ms: int
     )
 
 
-KNOWN = json.dumps({"submission_id": "job-1-1-1", "deadline_ms": 10_000_000})
+KNOWN = json.dumps({"submission_id": "job-1-1-1", "deadline_ms": 10**15})
 
 
 @pytest.mark.parametrize("runner_state", [KNOWN, ""], ids=["written-down", "begun-but-not-written-down"])

@@ -18,6 +18,11 @@ class SmallRay:
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.submits_refused = 0
+        self.refusal = (500, "No available agent to submit job, please try again later.")
+        self.submits_lost: list[dict[str, Any]] = []
+        """What was on its way when it went away: it has not come here, and may come."""
+        self.goes_away_before = self.goes_away_after = False
+        """With the next submission: without, or with, the job."""
         self.stopped: list[str] = []
         self.away = False
         """Nothing is heard, and no answer comes."""
@@ -56,17 +61,25 @@ class SmallRay:
                     ray.stopped.append(self.path.split("/")[3])
                     ray.stops_answered.wait(120)
                     return self.answer(200, {"stopped": True})
-                said = json.loads(body)
-                if ray.submits_refused:
-                    ray.submits_refused -= 1
-                    return self.answer(500, "No available agent to submit job, please try again later.")
-                if said["submission_id"] in ray.jobs:
-                    return self.answer(500, "Job with submission_id already exists")
-                ray.jobs[said["submission_id"]] = {**said, "status": "PENDING"}
-                return self.answer(200, {"submission_id": said["submission_id"]})
+                said = ray.submitted(json.loads(body))
+                return self.answer(*said) if said else None
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def submitted(self, said: dict[str, Any]) -> tuple[int, object] | None:
+        """The answer to a submission; None for none."""
+        if self.submits_refused:
+            self.submits_refused -= 1
+            return self.refusal
+        self.away = self.goes_away_before or self.goes_away_after
+        if self.goes_away_before:
+            self.submits_lost.append(said)
+            return None
+        if said["submission_id"] in self.jobs:
+            return 500, "Job with submission_id already exists"
+        self.jobs[said["submission_id"]] = {**said, "status": "PENDING"}
+        return None if self.goes_away_after else (200, {"submission_id": said["submission_id"]})
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from federation.errors import Code, FederationError
 from hub_node.ports import Phase, Status
-from hub_node.runners import guard, ray_driver
+from hub_node.runners import guard, ray_cluster, ray_driver
 from hub_node.runners.ray import RayRunner, driver_words, runtime_env_of, shape_of
 from hub_node.runners.ray_api import RayApi, RayRefusedError, RaySilentError
 from hub_node.runners.ray_cluster import RayClusterRunner, RayClusterSettings
@@ -124,6 +125,104 @@ def test_a_silent_cluster_leaves_a_job_unknown(tmp_path: Path) -> None:
         runner = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
         runner.start(attempt(tmp_path, work(engine="ray"), PROGRAM))
     assert runner.poll().phase is Phase.UNKNOWN
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submission is tried once."""
+    monkeypatch.setattr(ray_cluster, "SUBMIT_S_MAX", 0.0)
+
+
+def next_agents(runner: RayClusterRunner, ray: SmallRay) -> RayClusterRunner:
+    """The same run in the hands of the agent's next process."""
+    after = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    after.load_state(runner.save_state())
+    return after
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_submission_whose_answer_is_lost_counts_as_begun(ray: SmallRay, tmp_path: Path) -> None:
+    """Ray has it, and said so to nobody: unknown until it speaks, then what it says; an end that was asked for is asked again."""
+    ray.goes_away_after = True
+    runner = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    runner.start(attempt(tmp_path, work(engine="ray"), PROGRAM))
+    assert runner.poll().phase is Phase.UNKNOWN
+    runner.stop(0)
+    ray.away = False
+    assert runner.poll().phase is Phase.RUNNING
+    assert ray.stopped == ["job-1-1-1"]
+    ray.jobs["job-1-1-1"]["status"] = "STOPPED"
+    assert next_agents(runner, ray).poll().code == "STOPPED"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("stopped", "code"), [(False, "ENGINE_UNAVAILABLE"), (True, "STOPPED")])
+def test_a_submission_that_ray_does_not_know_ends_before_it_can_begin(
+    ray: SmallRay, tmp_path: Path, stopped: bool, code: str
+) -> None:
+    """It was on its way when Ray fell silent, and comes after the run was told to be over: its driver does not begin."""
+    ray.goes_away_before = True
+    runner = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    runner.start(attempt(tmp_path, work(engine="ray"), {"main.py": "open('it-ran', 'w').close()"}))
+    if stopped:
+        runner.stop(0)
+    ray.away = False
+    runner = next_agents(runner, ray) if not stopped else runner
+    assert runner.poll().code == code
+    late = subprocess.run(["/bin/sh", "-c", ray.submits_lost[0]["entrypoint"]], timeout=60, check=False)
+    assert late.returncode != 0
+    assert not (tmp_path / "package" / "it-ran").exists()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_submission_that_comes_while_ray_is_asked_goes_on(ray: SmallRay, tmp_path: Path) -> None:
+    """Ray did not know it a moment ago, but its driver has begun: it is not over."""
+    ray.goes_away_before = True
+    runner = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    runner.start(attempt(tmp_path, work(engine="ray"), {"main.py": "open('it-ran', 'w').close()"}))
+    subprocess.run(["/bin/sh", "-c", ray.submits_lost[0]["entrypoint"]], timeout=60, check=True)
+    ray.away = False
+    assert runner.poll().phase is Phase.RUNNING
+    ray.jobs["job-1-1-1"] = {"status": "SUCCEEDED"}
+    assert runner.poll() == Status(Phase.ENDED, 0)
+    assert (tmp_path / "package" / "it-ran").exists()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_proxys_word_is_no_answer_of_rays(ray: SmallRay, tmp_path: Path) -> None:
+    """It gave up waiting, and Ray may have the job."""
+    ray.submits_refused, ray.refusal = 1, (504, "Gateway Timeout")
+    runner = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    runner.start(attempt(tmp_path, work(engine="ray"), PROGRAM))
+    ray.jobs["job-1-1-1"] = {"status": "RUNNING"}
+    assert runner.poll().phase is Phase.RUNNING
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_cluster_that_is_not_there_takes_nothing(tmp_path: Path) -> None:
+    """Nothing was sent, so nothing can run: its job need not wait for Ray's word."""
+    port = free_ports(("one",))["one"]
+    runner = RayClusterRunner(RayClusterSettings(f"http://127.0.0.1:{port}", TOKEN))
+    with pytest.raises(FederationError) as caught:
+        runner.start(attempt(tmp_path, work(engine="ray"), PROGRAM))
+    assert caught.value.code is Code.ENGINE_UNAVAILABLE
+
+
+@pytest.mark.parametrize("why", ["asked", "deadline"])
+def test_a_submission_that_is_tried_again_and_again_hears_that_it_is_to_end(
+    ray: SmallRay, tmp_path: Path, why: str
+) -> None:
+    """It would go on for two minutes."""
+    ray.submits_refused = 1_000_000
+    runner = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    made = attempt(tmp_path, work(engine="ray"), PROGRAM)
+    if why == "asked":
+        runner.stop(0)  # before it began: that is not forgotten
+    else:
+        made = replace(made, deadline_ms=1)
+    with pytest.raises(FederationError):
+        runner.start(made)
+    assert ray.submits_refused == 999_999
 
 
 @pytest.mark.parametrize(("address", "token"), [("ray-head:8265", "t"), ("http://ray-head:8265", "")])
