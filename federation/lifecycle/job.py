@@ -302,13 +302,24 @@ def _ends_preempted(record: JobRecord, fact: Fact) -> bool:
     return fact.trigger in _ENDS_BY_PREEMPTION or never_began
 
 
-def _ends_to_rerun(record: JobRecord, fact: Fact) -> bool:
+def _ran_out_to_rerun(record: JobRecord, fact: Fact) -> bool:
     """Whether a hub ended a run because its lease ran out, and the job said that it may then run again.
 
     The hub may say so before the server would have counted the lease as over: what the job asked for is the same.
     """
     ran_out = fact.trigger is T.RUN_FAILED and _says(fact, LEASE_RAN_OUT)
-    return ran_out and record.job.spec.on_partition is OnPartition.RERUN and row_of(record) is not J.CANCELLING
+    return ran_out and record.job.spec.on_partition is OnPartition.RERUN
+
+
+def _ends_to_rerun(record: JobRecord, fact: Fact) -> bool:
+    """Whether such a run is wanted again."""
+    return _ran_out_to_rerun(record, fact) and row_of(record) is not J.CANCELLING
+
+
+def _ends_cancelled(record: JobRecord, fact: Fact) -> bool:
+    """Whether what its hub calls a failure is what somebody asked for; after a restore only the hub may know of that."""
+    asked = fact.trigger is T.RUN_STOPPED and _says(fact, CANCEL_REQUESTED)
+    return asked or (_ran_out_to_rerun(record, fact) and row_of(record) is J.CANCELLING)
 
 
 def _target(record: JobRecord, fact: Fact, now_ms: int) -> JobState:
@@ -321,8 +332,8 @@ def _target(record: JobRecord, fact: Fact, now_ms: int) -> JobState:
     again = job.spec.on_partition is OnPartition.RERUN or job.spec.idempotent
     if fact.trigger is T.RELEASE_FORCED and again and row is not J.CANCELLING:
         return J.QUEUED
-    if fact.trigger is T.RUN_STOPPED and target is J.FAILED and _says(fact, CANCEL_REQUESTED):
-        return J.CANCELLED  # after a restore only its hub knows that somebody asked for it
+    if target is J.FAILED and _ends_cancelled(record, fact):
+        return J.CANCELLED
     if fact.trigger is T.LEASE_EXPIRED:
         if row is J.CANCELLING and (again or job.spec.on_partition is OnPartition.STOP):
             return J.CANCELLED  # it might have run a second time, so it may as well not

@@ -79,7 +79,7 @@ class SimulatedAgent:
         self.name = f"{place.hub_id}/{place.agent_id}"
         self.life = Life(alive=False)
         self.heard_ms = self._answered_ms = stage.now_ms
-        """True time at which the control plane last answered a sync, and no crash took the answer."""
+        """True time at which the latest sync was sent of which the orders came, and no crash took them: leases count from it."""
         self.comes_back = True
         """Whether somebody starts it again."""
         self.when_gone: Callable[[], None] = lambda: None
@@ -345,7 +345,6 @@ class SimulatedAgent:
                     self._failed(reply)
                 return
             answer = hub_pb2.SyncHubResponse.FromString(reply)
-            self._answered_ms = self._stage.now_ms  # and heard once that is in the journal
             if newest:
                 self._newest = None
                 self._failures = 0
@@ -359,9 +358,8 @@ class SimulatedAgent:
         orders = self._conversation.answered(call, answer, self._told)
         if orders is not None:
             self._delivered += 1
+            self._answered_ms = max(self._answered_ms, sent_ms)  # and heard once that is in the journal
             self._put(orders)
-        else:
-            self.heard_ms = self._answered_ms
         if not newest:
             return
         if orders is not None and conversation.carried(orders):

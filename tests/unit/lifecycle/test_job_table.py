@@ -303,10 +303,10 @@ def test_a_hub_that_ended_a_run_for_its_lease_is_heard_as_the_job_said(
 
 
 def test_a_cancelled_run_whose_lease_ran_out_does_not_run_again() -> None:
-    """The wish that it end is the stronger one."""
+    """The wish that it end is the stronger one, and whoever has it is not told that the job failed."""
     record = a_record(JobState.CANCELLING, on_partition=OnPartition.RERUN, idempotent=True)
     fact = Fact(Trigger.RUN_FAILED, Epoch(1, 1), reason=Reason("LEASE_RAN_OUT", "so"))
-    assert step(record, fact, NOON_MS).record.job.state is JobState.FAILED
+    assert step(record, fact, NOON_MS).record.job.state is JobState.CANCELLED
 
 
 def test_an_unknown_job_can_be_closed_once_its_run_is_over_for_certain() -> None:
