@@ -45,7 +45,7 @@ OPEN_FILES_MAX = 65_536
 """Past every number that an agent needs; `guard.py` closes what it was handed up to here."""
 _OPEN_FILES, _OPEN_FILES_HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
 _GUARD_VARIABLES = ("PATH", "BRHUB_FEDERATION_DIR")  # the second marks what an embedded federation started
-_WORDS = {
+WORDS = {
     "RUNTIME_LIMIT": "It ran to its runtime limit and was ended.",
     "LEASE_RAN_OUT": "Its lease ran out without renewal and the hub ended it.",
     "OUT_OF_MEMORY": "It used far more memory than its lease holds and was ended.",
@@ -188,7 +188,7 @@ class ProcessRunner:
             self._final = Status(Phase.ENDED, 1, "REBOOTED", "The machine restarted while it ran.")
         else:
             self._end_orphans()
-            self._final = Status(Phase.ENDED, 137, "GUARD_LOST", _WORDS["GUARD_LOST"])
+            self._final = Status(Phase.ENDED, 137, "GUARD_LOST", WORDS["GUARD_LOST"])
         return self._final
 
     def stop(self, grace_ms: int) -> None:
@@ -378,4 +378,4 @@ def _status_of(said: guard.Json) -> Status:
         return Status(Phase.ENDED, exit_code, "STOPPED", "It was asked to end.")
     if cause == "FAILED_TO_START":
         return Status(Phase.ENDED, exit_code, "FAILED_TO_START", f"It could not be started: {message}.")
-    return Status(Phase.ENDED, exit_code or 1, cause, _WORDS.get(cause, message))
+    return Status(Phase.ENDED, exit_code or 1, cause, WORDS.get(cause, message))

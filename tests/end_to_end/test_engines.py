@@ -16,7 +16,8 @@ import pytest
 
 from hub_node.data.environments import build
 from hub_node.ports import Phase
-from hub_node.runners.ray import RayRunner
+from hub_node.runners.ray import RayRunner, shape_of
+from hub_node.runners.ray_cluster import RayClusterRunner, RayClusterSettings
 from hub_node.runners.ray_head import RayHeads
 from hub_node.runners.spark import SparkRunner, SparkSettings
 from tests.support.engine_attempts import attempt, ended, work
@@ -169,6 +170,35 @@ def test_a_head_is_found_again_by_the_agents_next_process(heads: RayHeads, tmp_p
     assert ended(second).code == "STOPPED"
     assert ended(first).code == "STOPPED"
     restarted._closing.set()  # its thread looks no more; the head stays with `heads`
+
+
+def test_a_hubs_own_cluster_runs_a_job_and_ends_one_at_its_deadline_without_an_agent(
+    heads: RayHeads, tmp_path: Path
+) -> None:
+    """Exit status and log are the driver's; nobody looks at the second, whose agent wrote its deadline down and is no more."""
+    wanted = work(engine="ray", arguments=("3",), cpu_milli=1_500)
+    made = attempt(tmp_path / "one", wanted, {"main.py": RAY_PROGRAM, "beside.py": "ZERO = 0\n"}, job_id="job-one")
+    head = heads.acquire(shape_of(made), "the-cluster")
+    settings = RayClusterSettings(head.api.url, head.token)
+    runner = RayClusterRunner(settings)
+    runner.start(made)
+    status = ended(runner, 200)
+    log = made.log.read_text(encoding="utf-8")
+    assert status.exit_code == 3, log
+    assert "(9, 'job-one')" in log
+
+    text = "import ray, time\nray.init()\nprint('up', flush=True)\ntime.sleep(600)\n"
+    made = attempt(tmp_path / "two", wanted, {"main.py": text}, job_id="job-two")
+    runner = RayClusterRunner(settings)
+    runner.start(made)
+    eventually(lambda: made.log.exists() and "up" in made.log.read_text(encoding="utf-8"), 120)
+    runner.extend(1, 0)
+    eventually(lambda: (head.api.job("job-two-1-1") or {}).get("status") == "FAILED", 60)
+    after = RayClusterRunner(settings)
+    after.load_state(runner.save_state())
+    assert after.poll().code == "RUNTIME_LIMIT"
+    eventually(lambda: not processes_below(tmp_path / "two"), 60)
+    heads.release(head.name, "the-cluster")
 
 
 def test_workers_run_in_the_jobs_environment(heads: RayHeads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,10 @@ from typing import Any
 import pytest
 
 from federation.errors import Code, FederationError
+from hub_node import steady
 from hub_node.ports import Phase, Status
-from hub_node.runners import guard, ray_cluster, ray_driver
+from hub_node.runners import guard, ray_cluster, ray_deadline, ray_driver
+from hub_node.runners.process import stat_of
 from hub_node.runners.ray import RayRunner, driver_words, runtime_env_of, shape_of
 from hub_node.runners.ray_api import RayApi, RayRefusedError, RaySilentError
 from hub_node.runners.ray_cluster import RayClusterRunner, RayClusterSettings
@@ -105,18 +110,144 @@ def test_what_ray_says_of_a_clusters_job(
     assert (status.phase, status.exit_code, status.code) == (phase, exit_code, code)
 
 
-def test_a_clusters_job_is_found_again_and_ended_at_its_deadline(ray: SmallRay, tmp_path: Path) -> None:
+FAR_MS = 10**13
+
+
+@pytest.mark.parametrize(
+    ("limit_ms", "lease_ms", "code"), [(1, 0, "RUNTIME_LIMIT"), (FAR_MS, 1, "LEASE_RAN_OUT")], ids=["limit", "lease"]
+)
+def test_a_clusters_job_is_found_again_and_ended_at_its_deadline(
+    ray: SmallRay, tmp_path: Path, limit_ms: int, lease_ms: int, code: str
+) -> None:
     """A new process of the agent takes it up, and holds the deadline that no guard can hold there."""
     first = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
     first.start(attempt(tmp_path, work(engine="ray"), PROGRAM))
     second = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
     second.load_state(first.save_state())
     assert second.poll().phase is Phase.RUNNING
-    second.extend(1, 0)
+    second.extend(limit_ms, lease_ms)
     second.poll()
     assert ray.stopped == ["job-1-1-1"]
     ray.jobs["job-1-1-1"]["status"] = "STOPPED"
-    assert second.poll().code == "RUNTIME_LIMIT"
+    assert second.poll().code == code
+
+
+def test_the_lease_of_a_clusters_job_moves_on_and_its_limit_only_comes_nearer(ray: SmallRay, tmp_path: Path) -> None:
+    """As under a guard: an agent that restarted may believe that the run began later than it did."""
+    runner = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    made = attempt(tmp_path, work(engine="ray"), PROGRAM)
+    runner.start(made)
+    before = guard.read_json(str(tmp_path / "deadline.json"))
+    runner.extend(made.deadline_ms + 600_000, FAR_MS)
+    runner.extend(made.deadline_ms + 600_000, FAR_MS + 600_000)
+    after = guard.read_json(str(tmp_path / "deadline.json"))
+    assert before["lease_wall_ms"] == 0
+    assert abs(guard.number(after, "lease_wall_ms") - FAR_MS - 600_000) < 60_000
+    assert abs(guard.number(after, "runtime_wall_ms") - guard.number(before, "runtime_wall_ms")) < 60_000
+
+
+def test_the_limit_of_a_clusters_job_that_was_taken_up_is_that_of_its_beginning(ray: SmallRay, tmp_path: Path) -> None:
+    """Its agent died before it could say that it had begun; the next one knows no better than what that wrote down."""
+    made = replace(attempt(tmp_path, work(engine="ray"), PROGRAM), deadline_ms=steady.now_ms() + 60_000)
+    RayClusterRunner(RayClusterSettings(ray.url, TOKEN)).start(made)
+    after = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    assert after.take_up(made.run, tmp_path)
+    after.extend(FAR_MS, 0)
+    written_ms = guard.number(guard.read_json(str(tmp_path / "deadline.json")), "runtime_wall_ms")
+    assert written_ms <= time.time_ns() // 1_000_000 + 70_000
+
+
+Begin = Callable[..., tuple[RayClusterRunner, subprocess.Popen[bytes]]]
+
+
+@pytest.fixture
+def begin(ray: SmallRay, tmp_path: Path) -> Iterator[Begin]:
+    """A run of a cluster, and its entrypoint, begun as Ray begins it; the program has said that it is there."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def begin_one(program: str, **changed: Any) -> tuple[RayClusterRunner, subprocess.Popen[bytes]]:
+        runner = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+        made = attempt(tmp_path, work(engine="ray"), {"main.py": program + "\nopen('there', 'w').close()\n" + STAYS})
+        runner.start(replace(made, **changed))
+        process = subprocess.Popen(ray.jobs["job-1-1-1"]["entrypoint"], shell=True, start_new_session=True)
+        begun.append(process)
+        eventually((tmp_path / "package" / "there").exists, 30)
+        return runner, process
+
+    yield begin_one
+    for process in begun:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+STAYS = "import time\ntime.sleep(600)"
+DEAF = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)"
+LEAVES_ANOTHER = """
+import subprocess
+other = subprocess.Popen(["/bin/sh", "-c", "trap '' TERM; echo deaf; sleep 600"], stdout=subprocess.PIPE)
+other.stdout.readline()
+open("other", "w").write(str(other.pid))
+"""
+
+
+@pytest.mark.parametrize("program", ["", DEAF, LEAVES_ANOTHER], ids=["hears", "deaf", "leaves-another"])
+@pytest.mark.parametrize(("limit_ms", "lease_ms", "code"), [(1, FAR_MS, "RUNTIME_LIMIT"), (FAR_MS, 1, "LEASE_RAN_OUT")])
+def test_a_driver_of_a_cluster_ends_at_its_deadline_without_any_agent(
+    begin: Begin, ray: SmallRay, tmp_path: Path, program: str, limit_ms: int, lease_ms: int, code: str
+) -> None:
+    """The last that its agent did was to write down when; nobody asks Ray. The next agent learns why it ended."""
+    runner, process = begin(program, grace_ms=200)
+    runner.extend(limit_ms, lease_ms)
+    status = process.wait(60)
+    assert status == -signal.SIGKILL
+    if program == LEAVES_ANOTHER:
+        other = int((tmp_path / "package" / "other").read_text(encoding="utf-8"))
+        eventually(lambda: (found := stat_of(other)) is None or found[0] in "ZX", 20)
+    ray.jobs["job-1-1-1"] |= {"status": "FAILED", "driver_exit_code": status}
+    after = next_agents(runner, ray)
+    said = after.poll()
+    assert (said.phase, said.exit_code, said.code) == (Phase.ENDED, 143, code)
+
+
+def test_a_driver_that_comes_after_its_deadline_does_not_begin(ray: SmallRay, tmp_path: Path) -> None:
+    """Ray may take a job late."""
+    runner = RayClusterRunner(RayClusterSettings(ray.url, TOKEN))
+    runner.start(attempt(tmp_path, work(engine="ray"), {"main.py": "open('it-ran', 'w').close()"}))
+    runner.extend(1, 0)
+    status = subprocess.run(ray.jobs["job-1-1-1"]["entrypoint"], shell=True, timeout=60, check=False).returncode
+    assert status == 143
+    assert not (tmp_path / "package" / "it-ran").exists()
+
+
+def test_a_driver_that_ray_asks_to_end_has_its_last_word(begin: Begin) -> None:
+    """Ray asks every process of the job, and what holds the deadlines waits for the driver."""
+    hears = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: exit(5))"
+    _, process = begin(hears)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 5
+
+
+def test_a_deadline_that_was_read_is_not_moved_by_setting_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the wall clock's until it is read, and the boot clock's from then on; what is torn changes nothing."""
+    file = tmp_path / "deadline.json"
+    wall_ms = time.time_ns() // 1_000_000
+    content: guard.Json = {"runtime_wall_ms": wall_ms + 600_000, "lease_wall_ms": 0, "grace_ms": 1}
+    guard.write_json(str(file), content)
+    held = ray_deadline.Deadlines(tmp_path)
+    held.read()
+    monkeypatch.setattr(time, "time_ns", lambda: (wall_ms + 3_600_000) * 1_000_000)
+    held.read()
+    assert held.passed() == ""
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match="Expecting"):
+        held.read()
+    assert held.passed() == ""
+    guard.write_json(str(file), content | {"lease_wall_ms": 1})
+    held.read()
+    assert held.passed() == "LEASE_RAN_OUT"
 
 
 def test_a_silent_cluster_leaves_a_job_unknown(tmp_path: Path) -> None:
