@@ -21,7 +21,7 @@ from federation.errors import Code, Fault, FederationError, invalid
 from hub_node.ports import Attempt, Phase, Status
 from hub_node.records import Run
 from hub_node.runners import guard
-from hub_node.runners.process import ProcessRunner, Program
+from hub_node.runners.process import ProcessRunner, Program, withdraw
 from hub_node.runners.ray_api import TERMINAL, RayRefusedError, RaySilentError
 from hub_node.runners.ray_head import RayHead, RayHeads, Shape
 
@@ -118,6 +118,8 @@ class RayRunner(ProcessRunner):
                 self._stop_asked.is_set,
             )  # fmt: skip
         except (RaySilentError, RayRefusedError) as problem:
+            if isinstance(problem, RaySilentError) and problem.sent and not withdraw(folder):
+                return  # its answer was lost, and its driver is there
             self._heads.release(head.name, self._submission_id())
             raise FederationError(
                 Code.ENGINE_UNAVAILABLE,

@@ -20,6 +20,7 @@ from federation.errors import Code, FederationError
 from hub_node import steady
 from hub_node.ports import Phase, Status
 from hub_node.runners import guard, ray_cluster, ray_deadline, ray_driver
+from hub_node.runners import ray as ray_runner
 from hub_node.runners.process import stat_of
 from hub_node.runners.ray import RayRunner, driver_words, runtime_env_of, shape_of
 from hub_node.runners.ray_api import RayApi, RayRefusedError, RaySilentError
@@ -447,8 +448,22 @@ def test_the_driver_runs_under_guard_in_rays_environment(tmp_path: Path) -> None
 class OneHead:
     """The heads of an agent that has one, which is always there."""
 
-    def __init__(self, url: str) -> None:
+    name = "the-head"
+
+    def __init__(self, url: str, comes: Callable[[], object] = bool) -> None:
         self.api = RayApi(url, TOKEN)
+        self.comes = comes
+
+    def acquire(self, *_asked: object) -> OneHead:
+        """It, for whoever asks."""
+        return self
+
+    def live_until(self, _moment_ms: int) -> None:
+        """What happens between a submission and its answer."""
+        self.comes()
+
+    def release(self, _name: str, _user: str) -> None:
+        """It stays."""
 
     def find(self, name: str) -> OneHead | None:
         """It, by its name."""
@@ -472,3 +487,24 @@ def test_head_that_cannot_be_looked_up_is_not_gone(tmp_path: Path, ray: SmallRay
     assert one.poll() == Status(Phase.RUNNING)
     one.stop(0)
     assert ray.stopped == ["job-1-1-1"]
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_a_submission_that_a_head_did_not_answer_is_over_only_where_it_cannot_begin(
+    tmp_path: Path, ray: SmallRay, monkeypatch: pytest.MonkeyPatch, came: bool
+) -> None:
+    """Where its driver has come the run goes on; where it has not, one that comes late does not begin."""
+    monkeypatch.setattr(ray_runner, "SUBMIT_S_MAX", 0.0)
+    ray.goes_away_before = True
+    heads: Any = OneHead(ray.url, lambda: came and guard.claim(str(tmp_path), os.getpid()))
+    runner = RayRunner(heads)
+    made = attempt(tmp_path, work(engine="ray"), {"main.py": "open('it-ran', 'w').close()"})
+    if came:
+        runner.start(made)
+        assert runner.poll() == Status(Phase.RUNNING)
+        return
+    with pytest.raises(FederationError):
+        runner.start(made)
+    subprocess.run(ray.submits_lost[0]["entrypoint"], shell=True, timeout=60, check=False)
+    assert guard.read_json(str(tmp_path / "guard.json"))["pid"] == 0
+    assert not (tmp_path / "package" / "it-ran").exists()
