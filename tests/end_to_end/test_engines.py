@@ -177,7 +177,7 @@ def test_a_hubs_own_cluster_runs_a_job_and_ends_one_at_its_deadline_without_an_a
 ) -> None:
     """Exit status and log are the driver's; nobody looks at the second, whose agent wrote its deadline down and is no more."""
     wanted = work(engine="ray", arguments=("3",), cpu_milli=1_500)
-    made = attempt(tmp_path / "one", wanted, {"main.py": RAY_PROGRAM, "beside.py": "ZERO = 0\n"}, job_id="job-one")
+    made = attempt(tmp_path / "one", wanted, {"main.py": RAY_PROGRAM, "beside.py": "ZERO = 0\n"}, job_id="job-three")
     head = heads.acquire(shape_of(made), "the-cluster")
     settings = RayClusterSettings(head.api.url, head.token)
     runner = RayClusterRunner(settings)
@@ -185,15 +185,15 @@ def test_a_hubs_own_cluster_runs_a_job_and_ends_one_at_its_deadline_without_an_a
     status = ended(runner, 200)
     log = made.log.read_text(encoding="utf-8")
     assert status.exit_code == 3, log
-    assert "(9, 'job-one')" in log
+    assert "(9, 'job-three')" in log
 
     text = "import ray, time\nray.init()\nprint('up', flush=True)\ntime.sleep(600)\n"
-    made = attempt(tmp_path / "two", wanted, {"main.py": text}, job_id="job-two")
+    made = attempt(tmp_path / "two", wanted, {"main.py": text}, job_id="job-four")
     runner = RayClusterRunner(settings)
     runner.start(made)
     eventually(lambda: made.log.exists() and "up" in made.log.read_text(encoding="utf-8"), 120)
     runner.extend(1, 0)
-    eventually(lambda: (head.api.job("job-two-1-1") or {}).get("status") == "FAILED", 60)
+    eventually(lambda: (head.api.job("job-four-1-1") or {}).get("status") == "FAILED", 60)
     after = RayClusterRunner(settings)
     after.load_state(runner.save_state())
     assert after.poll().code == "RUNTIME_LIMIT"
