@@ -81,31 +81,37 @@ def run(session: Session, wanted: Wanted) -> None:
     fresh_kernels()
     logging.disable(logging.CRITICAL)  # what simulated processes log is in the trace
     began_s = time.monotonic()
+    before: list[dict[str, Any]] = []
     if wanted.trace is not None:
         with wanted.trace.open("w", encoding="utf-8") as out:
-            rows = [many.row_of(many.trace_of(scenario, out.write))]
+            now = [many.row_of(many.trace_of(scenario, out.write))]
     else:
-        rows = _many(scenario, seeds, wanted)
-    _tell(session, scenario, sorted(rows, key=lambda row: int(row["seed"])), time.monotonic() - began_s)
+        before, now = _many(scenario, seeds, wanted)
+    rows = sorted(before + now, key=lambda row: int(row["seed"]))
+    _tell(session, scenario, rows, _virtual_h(before), time.monotonic() - began_s)
     if any(row["broken"] for row in rows):
         raise typer.Exit(1)
 
 
-def _many(scenario: Scenario, seeds: Sequence[int], wanted: Wanted) -> list[dict[str, Any]]:
+def _many(
+    scenario: Scenario, seeds: Sequence[int], wanted: Wanted
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of seeds that were in the results file, and of those that were played now."""
     from dataclasses import replace
 
     from federation.simulation import seeds as many
 
-    rows: list[dict[str, Any]] = []
+    before: list[dict[str, Any]] = []
+    now: list[dict[str, Any]] = []
     if wanted.results is not None:
-        rows = many.done_before(wanted.results, (replace(scenario, seed=seed) for seed in seeds))
-        if rows:
-            say(f"{len(rows)} of {len(seeds)} seeds are in {wanted.results} already")
-    known = {int(row["seed"]) for row in rows}
+        before = many.done_before(wanted.results, (replace(scenario, seed=seed) for seed in seeds))
+        if before:
+            say(f"{len(before)} of {len(seeds)} seeds are in {wanted.results} already")
+    known = {int(row["seed"]) for row in before}
     left = [seed for seed in seeds if seed not in known]
     said_s = began_s = time.monotonic()
     for done, row in enumerate(many.run_all(scenario, left, wanted.workers or os.cpu_count() or 1), 1):
-        rows.append(row)
+        now.append(row)
         if wanted.results is not None:
             with wanted.results.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(row, separators=(",", ":")) + "\n")
@@ -115,7 +121,11 @@ def _many(scenario: Scenario, seeds: Sequence[int], wanted: Wanted) -> list[dict
             said_s = time.monotonic()
             left_s = (said_s - began_s) / done * (len(left) - done)
             say(f"{done} of {len(left)} seeds, about {left_s:.0f} s to go")
-    return rows
+    return before, now
+
+
+def _virtual_h(rows: Iterable[Mapping[str, Any]]) -> float:
+    return float(sum(row["virtual_ms"] for row in rows)) / 3_600_000
 
 
 def _summed(rows: Iterable[Mapping[str, Any]], name: str) -> dict[str, int]:
@@ -132,12 +142,15 @@ def _counts(title: str, of: Mapping[str, int]) -> str:
     return filled.replace("\N{NO-BREAK SPACE}", " ")  # which kept a count on the line of its name
 
 
-def _tell(session: Session, scenario: Scenario, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
+def _tell(
+    session: Session, scenario: Scenario, rows: Sequence[Mapping[str, Any]], before_h: float, seconds: float
+) -> None:
+    """`before_h` of the virtual time was played by earlier runs, the rest in so many `seconds`."""
     from federation.cli.show import print_one
     from federation.simulation.faults import FaultKind
 
     broken = [row for row in rows if row["broken"]]
-    virtual_h = sum(row["virtual_ms"] for row in rows) / 3_600_000
+    now_h = _virtual_h(rows) - before_h
     value = {
         "id": f"seeds-{rows[0]['seed']}-{rows[-1]['seed']}",
         "seeds": len(rows),
@@ -148,7 +161,8 @@ def _tell(session: Session, scenario: Scenario, rows: Sequence[Mapping[str, Any]
         "jobs": _summed(rows, "jobs"),
         "events": sum(row["events"] for row in rows),
         "checks": sum(row["checks"] for row in rows),
-        "virtual_hours": round(virtual_h, 1),
+        "virtual_hours": round(now_h, 1),
+        "virtual_hours_before": round(before_h, 1),
         "seconds": round(seconds, 1),
         "digests": {str(row["seed"]): row["digest"] for row in rows},
     }
@@ -157,7 +171,8 @@ def _tell(session: Session, scenario: Scenario, rows: Sequence[Mapping[str, Any]
         + (f"{len(broken)} BROKE A PROMISE" if broken else "every promise held"),
         _counts("jobs", value["jobs"]),
         _counts("faults", value["faults"]),
-        f"{value['checks']:,} checks after {value['events']:,} events; {virtual_h:,.1f} h of virtual time in {seconds:.1f} s",
+        f"{value['checks']:,} checks after {value['events']:,} events; {now_h:,.1f} h of virtual time in {seconds:.1f} s"
+        + (f", {before_h:,.1f} h before" if before_h else ""),
     ]
     asked_for = "" if len(scenario.kinds) == len(FaultKind) else f" --faults {','.join(scenario.kinds) or 'none'}"
     for row in broken[:BROKEN_TOLD_MAX]:

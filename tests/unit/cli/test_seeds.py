@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def test_a_run_that_was_cut_off_goes_on(brhub: Brhub, tmp_path: Path) -> None:
     results.write_text(lines[0] + "\n" + lines[1][:40])
     again = brhub("simulate", "--seeds", "1..2", *SHORT, "--results", results)
     assert (again.status, "1 of 2 seeds are in" in again.err) == (0, True)
+    assert re.search(r"; \d\.\d h of virtual time in [\d.]+ s, \d\.\d h before$", again.out.rstrip())
     assert results.read_text().splitlines() == lines
     scenarios = [Scenario(seed, hours=0.3) for seed in (1, 2)]
     assert done_before(results, scenarios) == []
